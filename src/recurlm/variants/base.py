@@ -1,0 +1,122 @@
+"""The contract of a recurrence, and the stack of layers that most recurrences are.
+
+A recurrence maps features to features and carries a state. It knows nothing of vocabularies, batches, losses, files,
+ONNX or MLflow. `forward` is the fast path that training and evaluation call; `step` is the same mathematics in plain
+tensor operations: the reference that `forward` is tested against, and the graph that ONNX gets.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+State = dict[str, Tensor]  # name → tensor[batch, *shape]
+
+
+class Recurrence(nn.Module, ABC):
+    """Features in, features out, and a state between."""
+
+    gates: ClassVar[int] = 0
+    """How many gates one cell has: 0 for an RNN, 2 for a GRU, 3 for an LSTM."""
+
+    causal: ClassVar[bool] = True
+    """True: y[t] has read x[≤ t], and predicts what comes next. False: y[t] has read all but x[t], and predicts x[t]."""
+
+    output_size: int
+    state_spec: dict[str, tuple[int, ...]]
+    """Name → shape of one sequence's state."""
+
+    def initial_state(self, batch_size: int) -> State:
+        """The state before anything was read: zeros."""
+        parameter = next(self.parameters())
+        return {name: parameter.new_zeros(batch_size, *shape) for name, shape in self.state_spec.items()}
+
+    @abstractmethod
+    def forward(
+        self, x: Float[Tensor, "batch time input"], state: State
+    ) -> tuple[Float[Tensor, "batch time output"], State]:
+        """Read a chunk of any length at once."""
+
+    @abstractmethod
+    def step(self, x: Float[Tensor, "batch input"], state: State) -> tuple[Float[Tensor, "batch output"], State]:
+        """Read one element, in plain tensor operations."""
+
+
+class Stack(Recurrence):
+    """Layers of one kind, each reading the one below, with dropout between them.
+
+    A variant names its cell's states and says how one layer of it is made, run over a chunk, and stepped.
+    """
+
+    cell_states: ClassVar[tuple[str, ...]]
+
+    def __init__(self, input_size: int, hidden_size: int, layers: int = 1, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.output_size = hidden_size
+        self.dropout = nn.Dropout(dropout)
+        sizes = [input_size] + [hidden_size] * (layers - 1)
+        self.layers = nn.ModuleList(self.make_layer(size, hidden_size) for size in sizes)
+        self.state_spec = {
+            f"layer{number}.{name}": (hidden_size,) for number in range(layers) for name in self.cell_states
+        }
+
+    @abstractmethod
+    def make_layer(self, input_size: int, hidden_size: int) -> nn.Module:
+        """One layer, holding its weights."""
+
+    @abstractmethod
+    def run_layer(
+        self, layer: nn.Module, x: Float[Tensor, "batch time input"], state: Sequence[Float[Tensor, "batch hidden"]]
+    ) -> tuple[Float[Tensor, "batch time hidden"], Sequence[Float[Tensor, "batch hidden"]]]:
+        """One layer over a chunk, by the fused kernel."""
+
+    @abstractmethod
+    def step_layer(
+        self, layer: nn.Module, x: Float[Tensor, "batch input"], state: Sequence[Float[Tensor, "batch hidden"]]
+    ) -> Sequence[Float[Tensor, "batch hidden"]]:
+        """One layer over one element; the first of the new states is its output."""
+
+    def forward(
+        self, x: Float[Tensor, "batch time input"], state: State
+    ) -> tuple[Float[Tensor, "batch time output"], State]:
+        next_state: State = {}
+        for number, layer in enumerate(self.layers):
+            if number:
+                x = self.dropout(x)
+            x, new = self.run_layer(layer, x, [state[f"layer{number}.{name}"] for name in self.cell_states])
+            next_state |= {f"layer{number}.{name}": value for name, value in zip(self.cell_states, new, strict=True)}
+        return x, next_state
+
+    def step(self, x: Float[Tensor, "batch input"], state: State) -> tuple[Float[Tensor, "batch output"], State]:
+        next_state: State = {}
+        for number, layer in enumerate(self.layers):
+            if number:
+                x = self.dropout(x)
+            new = self.step_layer(layer, x, [state[f"layer{number}.{name}"] for name in self.cell_states])
+            next_state |= {f"layer{number}.{name}": value for name, value in zip(self.cell_states, new, strict=True)}
+            x = new[0]
+        return x, next_state
+
+
+def orthogonal_(cell: nn.RNNBase, gates: int) -> None:
+    """Start a fused layer well: each gate's recurrent matrix orthogonal, its input matrix scaled by the fan-in.
+
+    An orthogonal recurrent matrix keeps the norm of a state, so that gradients neither vanish nor explode at the start
+    (Saxe, McClelland & Ganguli 2014, arXiv:1312.6120). Biases start at zero.
+    """
+    for recurrent in cell.weight_hh_l0.chunk(gates):
+        nn.init.orthogonal_(recurrent)
+    nn.init.uniform_(cell.weight_ih_l0, -math.sqrt(3 / cell.input_size), math.sqrt(3 / cell.input_size))
+    nn.init.zeros_(cell.bias_ih_l0)
+    nn.init.zeros_(cell.bias_hh_l0)
+
+
+def product(x: Float[Tensor, "batch input"], w: Float[Tensor, "output input"]) -> Float[Tensor, "batch output"]:
+    """W x for a batch of rows x."""
+    return torch.matmul(x, w.T)

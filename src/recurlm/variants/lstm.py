@@ -1,0 +1,42 @@
+"""Long short-term memory: three gates and a second state that gradients can flow along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from recurlm.variants.base import Stack, orthogonal_, product
+
+
+class LSTM(Stack):
+    """c' = f ⊙ c + i ⊙ g and h' = o ⊙ tanh(c') (Hochreiter & Schmidhuber 1997; forget gate: Gers et al. 2000)."""
+
+    gates = 3
+    cell_states = ("h", "c")
+
+    def make_layer(self, input_size: int, hidden_size: int) -> nn.Module:
+        layer = nn.LSTM(input_size, hidden_size, batch_first=True)
+        orthogonal_(layer, gates=4)
+        # Remember by default (Jozefowicz, Zaremba & Sutskever 2015): forget gates start open.
+        nn.init.ones_(layer.bias_ih_l0[hidden_size : 2 * hidden_size])
+        return layer
+
+    def run_layer(
+        self, layer: nn.Module, x: Float[Tensor, "batch time input"], state: Sequence[Float[Tensor, "batch hidden"]]
+    ) -> tuple[Float[Tensor, "batch time hidden"], Sequence[Float[Tensor, "batch hidden"]]]:
+        y, (h, c) = layer(x, (state[0][None], state[1][None]))
+        return y, [h[0], c[0]]
+
+    def step_layer(
+        self, layer: nn.Module, x: Float[Tensor, "batch input"], state: Sequence[Float[Tensor, "batch hidden"]]
+    ) -> Sequence[Float[Tensor, "batch hidden"]]:
+        h, c = state
+        W, U, b = layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0 + layer.bias_hh_l0
+        i, f, g, o = (product(x, W) + product(h, U) + b).chunk(4, dim=-1)
+        i, f, g, o = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
+        c = f * c + i * g
+        h = o * torch.tanh(c)
+        return [h, c]
