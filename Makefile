@@ -1,0 +1,38 @@
+# `make` lists the targets. Every recipe is lines that a person could type.
+
+PYTHON ?= python3
+PORT ?= 5000
+ACTIVATE := . .venv/bin/activate
+INSTALLED := .venv/installed
+
+help:    ## list the targets
+	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:[^#]*## /|/' | awk -F'|' '{ printf "make %-8s %s\n", $$1, $$2 }'
+
+setup: $(INSTALLED)  ## make .venv with the pinned packages of requirements.lock
+
+repro: setup  ## run what is stale of the pipeline: corpus → models → ONNX → data/report
+	$(ACTIVATE) && dvc repro
+
+test: setup  ## run the tests
+	$(ACTIVATE) && pytest
+
+lint: setup  ## check format, style and types
+	$(ACTIVATE) && ruff format --check && ruff check && mypy
+
+bench: setup  ## measure the README's figures of speed and quality
+	$(ACTIVATE) && python benchmarks/run.py
+
+ui: setup  ## compare the runs in MLflow, on http://127.0.0.1:5000 (PORT=…)
+	$(ACTIVATE) && MLFLOW_DISABLE_TELEMETRY=true mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///.mlflow/mlflow.db
+
+# The stamp comes last, so that an install that was interrupted starts again from nothing.
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("recurlm needs Python 3.11 or newer, and $(PYTHON) is %d.%d: try make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	@test -e $@ || rm -rf .venv
+	@rm -f $@
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install -r requirements.lock
+	.venv/bin/pip install --no-deps -e .
+	@touch $@
+
+.PHONY: help setup repro test lint bench ui
