@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 import sys
 from collections.abc import Callable, Iterable
 
 # A full disk, a full quota and a file-size limit: the person's machine, not our bug.
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# numpy's writers give no errno, only this.
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 
 
 class InputError(Exception):
@@ -29,10 +32,11 @@ def exit_cleanly(main: Callable[[], None]) -> None:
     except InputError as error:
         _stop(str(error))
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in NO_ROOM and not SHORT_WRITE.fullmatch(str(error)):
             raise
         where = f" {error.filename}" if error.filename else ""
-        _stop(f"no room left to write{where} ({error.strerror}): free some space and run it again; nothing was kept")
+        reason = error.strerror or str(error)
+        _stop(f"no room left to write{where} ({reason}): free some space and run it again; nothing was kept")
 
 
 def _stop(message: str) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from recurlm.config import Variant
@@ -96,18 +99,25 @@ def build(name: str, block: Variant, vocabulary_size: int) -> LanguageModel:
 def _own_numbers(name: str, block: Variant) -> dict[str, Any]:
     """The keys that the variant's constructor knows beyond those of every variant, checked against its signature."""
     signature = inspect.signature(REGISTRY[name])
-    common = {"input_size", "hidden_size", "layers", "dropout"}
-    known = [key for key in signature.parameters if key not in common]
-    for key, value in block.own.items():
+    annotations = inspect.get_annotations(REGISTRY[name].__init__, eval_str=True)
+    known = [key for key in signature.parameters if key not in {"input_size", "hidden_size", "layers", "dropout"}]
+    for key in known:
+        if signature.parameters[key].default is inspect.Parameter.empty and key not in block.own:
+            raise InputError(f"params.yaml: 'variants.{name}.{key}' is missing")
+    for key in block.own:
         if key not in known:
-            raise InputError(
-                f"params.yaml: unknown parameter 'variants.{name}.{key}': "
-                f"{nearest(key, [*known, *Variant.model_fields])}"
-            )
-        choices = getattr(inspect.get_annotations(REGISTRY[name].__init__, eval_str=True)[key], "__args__", None)
-        if choices and value not in choices:
-            raise InputError(f"params.yaml: 'variants.{name}.{key}' is {value!r}: {nearest(str(value), choices)}")
-    return block.own
+            near = nearest(key, [*known, *Variant.model_fields])
+            raise InputError(f"params.yaml: unknown parameter 'variants.{name}.{key}': {near}")
+    return {key: _fitting(f"variants.{name}.{key}", value, annotations[key]) for key, value in block.own.items()}
+
+
+def _fitting(key: str, value: Any, annotation: Any) -> Any:
+    try:
+        return TypeAdapter(annotation).validate_python(value)
+    except ValidationError as error:
+        choices = get_args(annotation) if get_origin(annotation) is Literal and isinstance(value, str) else ()
+        hint = f" ({nearest(value, choices)})" if choices else ""
+        raise InputError(f"params.yaml: '{key}' is {value!r}: {error.errors()[0]['msg']}{hint}") from None
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -120,7 +130,8 @@ def save(folder: Path, model: LanguageModel, name: str, block: Variant) -> None:
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     if model.decoder.weight is model.embedding.weight:
         del weights["decoder.weight"]  # tied: safetensors holds it once
-    save_file(weights, folder / "model.safetensors")
+    # Python's own write, so that a full disk is an OSError like everywhere else.
+    (folder / "model.safetensors").write_bytes(to_bytes(weights))
     description = {
         "variant": name,
         "vocabulary_size": model.vocabulary_size,
@@ -141,7 +152,10 @@ def load(folder: Path) -> LanguageModel:
     path = folder / "model.safetensors"
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    weights = load_file(path)
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path}: corrupted ({error}): train again") from None
     if "decoder.weight" not in weights:
         weights["decoder.weight"] = weights["embedding.weight"]
     try:

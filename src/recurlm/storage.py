@@ -32,8 +32,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path` to fill; it replaces `path` only if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial
@@ -41,9 +42,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
             _sync(file)
         _sync(partial)
         if path.exists():
-            shutil.rmtree(path)
+            os.replace(path, old)  # never half of it at its place, as removing it there would leave after a kill
         os.replace(partial, path)
         _sync(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
