@@ -202,7 +202,8 @@ def _first_misfit(error: ValidationError) -> str:
     if misfit["type"] == "missing":
         return f"'{where}' is missing"
     value = misfit["input"]
-    hint = f" ({nearest(value, _choices(misfit))})" if misfit["type"] == "literal_error" and isinstance(value, str) else ""
+    misspelt = misfit["type"] == "literal_error" and isinstance(value, str)
+    hint = f" ({nearest(value, _choices(misfit))})" if misspelt else ""
     return f"'{where}' is {value!r}: {misfit['msg']}{hint}"
 
 

@@ -1,0 +1,205 @@
+"""The contract of a recurrence, for every name in the registry and every choice that its constructor offers."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from recurlm import config
+from recurlm.variants import REGISTRY
+from recurlm.variants.base import Recurrence, State
+
+PARAMS = config.load(Path(__file__).parents[2] / "params.yaml")
+INPUT, HIDDEN = 5, 7
+CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.float64: {"rtol": 1e-10, "atol": 1e-10}}
+
+
+def cases() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Each variant as params.yaml has it, and once more for each other choice of a Literal, such as `rnn` with relu."""
+    found = {}
+    for name, variant in REGISTRY.items():
+        own = PARAMS.variant(name).own
+        found[name] = (name, own)
+        for key, annotation in inspect.get_annotations(variant.__init__, eval_str=True).items():
+            if get_origin(annotation) is Literal:
+                others = [choice for choice in get_args(annotation) if choice != own.get(key)]
+                found |= {f"{name}-{choice}": (name, own | {key: choice}) for choice in others}
+    return found
+
+
+CASES = cases()
+every_case = pytest.mark.parametrize("case", CASES)
+
+
+def make(case: str, layers: int = 2, dtype: torch.dtype = torch.float32) -> Recurrence:
+    name, own = CASES[case]
+    torch.manual_seed(3)
+    recurrence = REGISTRY[name](INPUT, HIDDEN, layers=layers, dropout=0.4, **own)
+    for parameter in recurrence.parameters():  # fresh biases are zero, which would hide a forgotten one
+        torch.nn.init.normal_(parameter, std=0.4)
+    return recurrence.to(dtype).eval()
+
+
+def make_input(recurrence: Recurrence, batch: int, time: int) -> tuple[Tensor, State]:
+    dtype = next(recurrence.parameters()).dtype
+    x = torch.randn(batch, time, INPUT, dtype=dtype)
+    return x, {name: torch.randn(batch, *shape, dtype=dtype) for name, shape in recurrence.state_spec.items()}
+
+
+def in_pieces(recurrence: Recurrence, x: Tensor, state: State, lengths: list[int], steps: bool) -> tuple[Tensor, State]:
+    """Read x piece by piece, carrying the state: by `forward`, or in pieces of one by `step`."""
+
+    def read(piece: Tensor, state: State) -> tuple[Tensor, State]:
+        if not steps:
+            return recurrence(piece, state)
+        y, state = recurrence.step(piece[:, 0], state)
+        return y[:, None], state
+
+    def walk(pieces: list[Tensor], state: State) -> tuple[list[Tensor], State]:
+        outputs = []
+        for piece in pieces:
+            y, state = read(piece, state)
+            outputs.append(y)
+        return outputs, state
+
+    pieces = list(x.split(lengths, dim=1))
+    outputs, end = walk(pieces, state)
+    if recurrence.causal:
+        return torch.cat(outputs, dim=1), end
+    # A walk from the left has the left half of the outputs right, a walk from the right the other half.
+    backwards, start = walk(pieces[::-1], state)
+    y_left = torch.cat(outputs, dim=1).chunk(2, dim=-1)[0]
+    y_right = torch.cat(backwards[::-1], dim=1).chunk(2, dim=-1)[1]
+    joined = {name: (end if name.startswith("left.") else start)[name] for name in state}
+    return torch.cat([y_left, y_right], dim=-1), joined
+
+
+def assert_same(found: tuple[Tensor, State], expected: tuple[Tensor, State]) -> None:
+    close = CLOSE[expected[0].dtype]
+    torch.testing.assert_close(found[0], expected[0], **close)
+    torch.testing.assert_close(found[1], expected[1], **close)
+
+
+@every_case
+@pytest.mark.parametrize("dtype", CLOSE)
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("time", [1, 2, 13])
+def test_a_chunk_is_read_as_step_by_step(case: str, dtype: torch.dtype, layers: int, batch: int, time: int) -> None:
+    recurrence = make(case, layers, dtype)
+    x, state = make_input(recurrence, batch, time)
+    assert_same(recurrence(x, state), in_pieces(recurrence, x, state, [1] * time, steps=True))
+
+
+@every_case
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6), batch=st.sampled_from([1, 3]))
+@settings(max_examples=20, deadline=None)
+def test_any_chunking_with_carried_state_reads_the_same(case: str, lengths: list[int], batch: int) -> None:
+    recurrence = make(case)
+    x, state = make_input(recurrence, batch, sum(lengths))
+    assert_same(in_pieces(recurrence, x, state, lengths, steps=False), recurrence(x, state))
+
+
+@every_case
+def test_gradients_of_chunks_and_of_steps_agree(case: str) -> None:
+    recurrence = make(case, layers=2, dtype=torch.float64)
+    x, state = make_input(recurrence, batch=3, time=7)
+    inputs = [x, *state.values(), *recurrence.parameters()]
+    for tensor in inputs:
+        tensor.requires_grad_(True)
+
+    def gradients(steps: bool) -> tuple[Tensor, ...]:
+        lengths = [1] * 7 if steps else [7]
+        y, end = in_pieces(recurrence, x, state, lengths, steps)
+        torch.manual_seed(5)  # the same random weights of the sum on both paths
+        loss = sum((value * torch.randn_like(value)).sum() for value in (y, *end.values()))
+        return torch.autograd.grad(loss, inputs)
+
+    for fast, reference in zip(gradients(steps=False), gradients(steps=True), strict=True):
+        assert reference.abs().max() > 0
+        torch.testing.assert_close(fast, reference, rtol=1e-8, atol=1e-10)
+
+
+@every_case
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_state_is_what_the_spec_says(case: str, batch: int) -> None:
+    recurrence = make(case)
+    x, _ = make_input(recurrence, batch, time=4)
+    zero = recurrence.initial_state(batch)
+    chunk, after_chunk = recurrence(x, zero)
+    element, after_step = recurrence.step(x[:, 0], zero)
+    for state in (zero, after_chunk, after_step):
+        assert {name: tuple(value.shape) for name, value in state.items()} == {
+            name: (batch, *shape) for name, shape in recurrence.state_spec.items()
+        }
+        assert list(state) == list(recurrence.state_spec)
+    assert all((value == 0).all() for value in zero.values())
+    assert chunk.shape == (batch, 4, recurrence.output_size)
+    assert element.shape == (batch, recurrence.output_size)
+
+
+@every_case
+def test_the_initial_state_follows_the_weights_dtype(case: str) -> None:
+    state = make(case, dtype=torch.float64).initial_state(2)
+    assert {value.dtype for value in state.values()} == {torch.float64}
+
+
+@every_case
+def test_reading_leaves_the_given_state_as_it_was(case: str) -> None:
+    recurrence = make(case)
+    x, state = make_input(recurrence, batch=3, time=5)
+    before = {name: value.clone() for name, value in state.items()}
+    recurrence(x, state)
+    recurrence.step(x[:, 0], state)
+    for name, value in state.items():
+        assert torch.equal(value, before[name])
+
+
+@every_case
+def test_rows_of_a_batch_never_see_each_other(case: str) -> None:
+    recurrence = make(case)
+    x, state = make_input(recurrence, batch=3, time=6)
+    alone = [recurrence(x[i : i + 1], {name: value[i : i + 1] for name, value in state.items()}) for i in range(3)]
+    joined = {name: torch.cat([end[name] for _, end in alone]) for name in state}
+    assert_same((torch.cat([y for y, _ in alone]), joined), recurrence(x, state))
+
+
+@every_case
+def test_an_output_reads_what_the_contract_allows_and_all_of_it(case: str) -> None:
+    recurrence = make(case, dtype=torch.float64)
+    x, state = make_input(recurrence, batch=1, time=6)
+    x.requires_grad_(True)
+    y, _ = recurrence(x, state)
+    for t, other in itertools.product(range(6), range(6)):
+        (gradient,) = torch.autograd.grad(y[0, t].sum(), x, retain_graph=True)
+        may_read = other <= t if recurrence.causal else other != t
+        assert bool((gradient[0, other] != 0).any()) == may_read, (t, other)
+
+
+@every_case
+def test_dropout_is_silent_in_evaluation_and_acts_between_layers_in_training(case: str) -> None:
+    recurrence = make(case, layers=2)
+    x, state = make_input(recurrence, batch=3, time=5)
+    assert torch.equal(recurrence(x, state)[0], recurrence(x, state)[0])
+    recurrence.train()
+    assert not torch.equal(recurrence(x, state)[0], recurrence(x, state)[0])
+
+
+@every_case
+def test_fresh_weights_come_from_the_seed_alone(case: str) -> None:
+    name, own = CASES[case]
+
+    def fresh(seed: int) -> list[Tensor]:
+        torch.manual_seed(seed)
+        return list(REGISTRY[name](INPUT, HIDDEN, layers=2, **own).parameters())
+
+    assert all(torch.equal(a, b) for a, b in zip(fresh(1), fresh(1), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(fresh(1), fresh(2), strict=True))
