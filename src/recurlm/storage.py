@@ -22,7 +22,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield partial
         _sync(partial)
-        os.replace(partial, path)
+        partial.replace(path)
         _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
@@ -42,8 +42,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
             _sync(file)
         _sync(partial)
         if path.exists():
-            os.replace(path, old)  # never half of it at its place, as removing it there would leave after a kill
-        os.replace(partial, path)
+            path.replace(old)  # never half of it at its place, as removing it there would leave after a kill
+        partial.replace(path)
         _sync(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:

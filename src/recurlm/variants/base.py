@@ -26,7 +26,7 @@ class Recurrence(nn.Module, ABC):
     """How many gates one cell has: 0 for an RNN, 2 for a GRU, 3 for an LSTM."""
 
     causal: ClassVar[bool] = True
-    """True: y[t] has read x[≤ t], and predicts what comes next. False: y[t] has read all but x[t], and predicts x[t]."""
+    """True: y[t] has read x[≤ t] and predicts what comes next. False: y[t] has read all but x[t], which it predicts."""
 
     output_size: int
     state_spec: dict[str, tuple[int, ...]]
