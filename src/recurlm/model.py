@@ -9,14 +9,13 @@ from typing import Any, Literal, get_args, get_origin
 import torch
 from jaxtyping import Float, Int
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from recurlm.config import Variant
 from recurlm.errors import InputError, nearest
-from recurlm.storage import read_json, write_json
+from recurlm.storage import check_sha256, read_json, sha256_of, write_json
 from recurlm.variants import REGISTRY
 from recurlm.variants.base import Recurrence, State
 
@@ -77,7 +76,12 @@ class LanguageModel(nn.Module):
     def step(self, token: Int[Tensor, "batch"], state: State) -> tuple[Float[Tensor, "batch vocabulary"], State]:
         """Read one token, in plain tensor operations: the graph that ONNX gets."""
         y, state = self.recurrence.step(self.embedding(token), state)
-        return self.decoder(self.projection(y)), state
+        return self.decode(y), state
+
+    def decode(self, y: Float[Tensor, "*batch output"]) -> Float[Tensor, "*batch vocabulary"]:
+        """What the recurrence says → logits."""
+        logits: Tensor = self.decoder(self.projection(y))
+        return logits
 
 
 def build(name: str, block: Variant, vocabulary_size: int) -> LanguageModel:
@@ -131,12 +135,14 @@ def save(folder: Path, model: LanguageModel, name: str, block: Variant) -> None:
     if model.decoder.weight is model.embedding.weight:
         del weights["decoder.weight"]  # tied: safetensors holds it once
     # Python's own write, so that a full disk is an OSError like everywhere else.
-    (folder / "model.safetensors").write_bytes(to_bytes(weights))
+    path = folder / "model.safetensors"
+    path.write_bytes(to_bytes(weights))
     description = {
         "variant": name,
         "vocabulary_size": model.vocabulary_size,
         "parameters": count_parameters(model),
         "block": block.model_dump(),
+        "sha256": sha256_of(path),
     }
     write_json(folder / "model.json", description)
 
@@ -145,17 +151,13 @@ def load(folder: Path) -> LanguageModel:
     """Read a model that `save` wrote, in evaluation mode, in fp32, on the CPU.
 
     Raises:
-        InputError: a file is missing, or the weights do not fit the description.
+        InputError: a file is missing or corrupted, or the weights do not fit the description.
     """
     description = read_json(folder / "model.json")
     model = build(description["variant"], Variant(**description["block"]), description["vocabulary_size"])
     path = folder / "model.safetensors"
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        weights = load_file(path)
-    except SafetensorError as error:
-        raise InputError(f"{path}: corrupted ({error}): train again") from None
+    check_sha256(path, description["sha256"])
+    weights = load_file(path)
     if "decoder.weight" not in weights:
         weights["decoder.weight"] = weights["embedding.weight"]
     try:
