@@ -1,0 +1,160 @@
+"""Put traced graphs together: inline them, loop over them, choose between them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+Shape = Sequence[int | str]
+
+
+class Graph:
+    """A graph in the making. A subgraph (the body of a Loop, a branch of an If) shares its parent's weights."""
+
+    def __init__(self, parent: Graph | None = None) -> None:
+        self.parent = parent
+        self.nodes: list[onnx.NodeProto] = []
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
+        self.weights: dict[str, onnx.TensorProto] = {} if parent is None else parent.weights
+        self.contents: dict[tuple[Any, ...], str] = {} if parent is None else parent.contents
+        self.counter: list[int] = [0] if parent is None else parent.counter
+
+    def name(self, hint: str) -> str:
+        """A name that no other value has."""
+        self.counter[0] += 1
+        return f"{hint}.{self.counter[0]}"
+
+    def input(self, name: str, kind: int, shape: Shape, default: np.ndarray[Any, Any] | None = None) -> str:
+        """Declare an input; one with a default may be left out by the caller."""
+        self.inputs.append(helper.make_tensor_value_info(name, kind, shape))
+        if default is not None:
+            self.weights[name] = numpy_helper.from_array(default, name)
+        return name
+
+    def output(self, value: str, name: str, kind: int, shape: Shape) -> None:
+        """Declare an output under its public name."""
+        self.nodes.append(helper.make_node("Identity", [value], [name]))
+        self.outputs.append(helper.make_tensor_value_info(name, kind, shape))
+
+    def constant(self, value: Any, dtype: type[np.generic] = np.int64) -> str:
+        """A constant; the same value twice is one initializer."""
+        array = np.asarray(value, dtype=dtype)
+        name = f"constant.{array.dtype}.{'x'.join(map(str, array.shape))}.{'_'.join(map(str, array.ravel().tolist()))}"
+        self.weights.setdefault(name, numpy_helper.from_array(array, name))
+        return name
+
+    def weight(self, name: str, value: np.ndarray[Any, Any]) -> str:
+        """An array under a name of its own."""
+        return self._share(numpy_helper.from_array(value, name))
+
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node with one output and return that output's name."""
+        result = self.name(kind.lower())
+        self.nodes.append(helper.make_node(kind, list(inputs), [result], **attributes))
+        return result
+
+    def inline(self, graph: onnx.GraphProto, values: Mapping[str, str]) -> dict[str, str]:
+        """Copy a traced graph in, reading `values` for its inputs; equal weights are shared.
+
+        Returns:
+            The traced graph's output names → the values that hold them here.
+        """
+        names = dict(values)
+        for weight in graph.initializer:
+            names[weight.name] = self._share(weight)
+        for node in graph.node:
+            names |= {output: self.name(output) for output in node.output if output}
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            del copy.input[:], copy.output[:]
+            copy.input.extend(names[value] if value else "" for value in node.input)
+            copy.output.extend(names[value] if value else "" for value in node.output)
+            copy.name = ""
+            self.nodes.append(copy)
+        return {output.name: names[output.name] for output in graph.output}
+
+    def _share(self, weight: onnx.TensorProto) -> str:
+        """Take a weight in, unless one with the same shape and bytes is there already."""
+        content = (weight.data_type, tuple(weight.dims), hashlib.sha256(weight.raw_data).digest())
+        if content not in self.contents:
+            name = weight.name if weight.name not in self.weights else self.name(weight.name)
+            self.weights[name] = onnx.TensorProto()
+            self.weights[name].CopyFrom(weight)
+            self.weights[name].name = name
+            self.contents[content] = name
+        return self.contents[content]
+
+    def loop(
+        self,
+        trips: str,
+        carried: Mapping[str, tuple[str, int, Shape]],
+        body: Callable[[Graph, str, dict[str, str]], tuple[dict[str, str], list[tuple[str, int, Shape]]]],
+    ) -> tuple[dict[str, str], list[str]]:
+        """Run a body `trips` times.
+
+        Args:
+            trips: an int64 scalar.
+            carried: name → (first value, element type, shape) of what goes from one trip to the next.
+            body: gets the body's graph, the trip's number and the carried values; returns the new carried values, and
+                (value, element type, shape) of what is collected from every trip.
+
+        Returns:
+            The carried values after the last trip, and what was collected, stacked along a new first axis.
+        """
+        inner = Graph(parent=self)
+        trip = inner.input(inner.name("trip"), TensorProto.INT64, [])
+        condition = inner.input(inner.name("go_on"), TensorProto.BOOL, [])
+        values = {key: inner.input(inner.name(key), kind, shape) for key, (_, kind, shape) in carried.items()}
+        after, collected = body(inner, trip, values)
+        inner.output(condition, inner.name("go_on"), TensorProto.BOOL, [])
+        for key, (_, kind, shape) in carried.items():
+            inner.output(after[key], inner.name(key), kind, shape)
+        for value, kind, shape in collected:
+            inner.output(value, inner.name("collected"), kind, shape)
+        results = {key: self.name(key) for key in carried}
+        stacked = [self.name("stacked") for _ in collected]
+        self.nodes.append(
+            helper.make_node(
+                "Loop",
+                [trips, "", *(first for first, _, _ in carried.values())],
+                [*results.values(), *stacked],
+                body=inner.proto("body"),
+            )
+        )
+        return results, stacked
+
+    def choose(
+        self, condition: str, then: Callable[[Graph], str], otherwise: Callable[[Graph], str], kind: int, shape: Shape
+    ) -> str:
+        """One value from either of two branches, of which only one is run."""
+        branches = {}
+        for attribute, build in (("then_branch", then), ("else_branch", otherwise)):
+            inner = Graph(parent=self)
+            inner.output(build(inner), inner.name("chosen"), kind, shape)
+            branches[attribute] = inner.proto(attribute)
+        return self.op("If", condition, **branches)
+
+    def proto(self, name: str) -> onnx.GraphProto:
+        """The finished graph; weights stand in the outermost one, where every subgraph sees them."""
+        weights = list(self.weights.values()) if self.parent is None else []
+        return helper.make_graph(self.nodes, name, self.inputs, self.outputs, weights)
+
+
+def to_model(graph: onnx.GraphProto, opset: int, ir_version: int, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """A checked model around a graph.
+
+    Raises:
+        onnx.checker.ValidationError: the graph is not valid ONNX, or its shapes contradict each other.
+    """
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version, producer_name="recurlm"
+    )
+    helper.set_model_props(model, dict(metadata))
+    onnx.checker.check_model(model, full_check=True)
+    return model

@@ -1,0 +1,107 @@
+"""What happens at one token, as modules that are traced: plain tensor operations, and nothing about time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from recurlm.export.sampling import cut, draw, scale
+from recurlm.model import LanguageModel
+
+
+class Step(nn.Module):
+    """Read a token; say what comes next."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.model = model
+        self.names = list(model.recurrence.state_spec)
+
+    def forward(self, token: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        logits, after = self.model.step(token, dict(zip(self.names, state, strict=True)))
+        return (logits, *(after[name] for name in self.names))
+
+
+class Read(nn.Module):
+    """Read a token in the rows that are `active`; the others keep their state."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.step = Step(model)
+        self.names = self.step.names
+
+    def forward(self, token: Tensor, active: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        _, *after = self.step(token, *state)
+        return tuple(torch.where(active[:, None], new, old) for new, old in zip(after, state, strict=True))
+
+
+class Score(nn.Module):
+    """Read a token; the log-probability of the one after it. A row that is not `active` scores 0 and keeps still."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.step = Step(model)
+        self.names = self.step.names
+
+    def forward(self, token: Tensor, target: Tensor, active: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        logits, *after = self.step(token, *state)
+        log_prob = torch.log_softmax(logits, dim=-1).gather(1, target[:, None])[:, 0]
+        kept = (torch.where(active[:, None], new, old) for new, old in zip(after, state, strict=True))
+        return (torch.where(active, log_prob, torch.zeros_like(log_prob)), *kept)
+
+
+class Half(nn.Module):
+    """One direction of a recurrence that reads both sides: what it knew before `token`, and its state after it."""
+
+    def __init__(self, model: LanguageModel, side: str) -> None:
+        super().__init__()
+        self.model = model
+        self.side = side
+        self.names = [name for name in model.recurrence.state_spec if name.startswith(f"{side}.")]
+
+    def forward(self, token: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        whole = self.model.initial_state(1)
+        whole = {name: value.expand(token.shape[0], *value.shape[1:]) for name, value in whole.items()}
+        whole |= dict(zip(self.names, state, strict=True))
+        y, after = self.model.recurrence.step(self.model.embedding(token), whole)
+        left, right = y.chunk(2, dim=-1)
+        return (left if self.side == "left" else right, *(after[name] for name in self.names))
+
+
+class Decode(nn.Module):
+    """Both directions' knowledge → logits."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.model.decode(torch.cat([left, right], dim=-1))
+
+
+class LogProb(nn.Module):
+    """The log-probability of one token a row."""
+
+    def forward(self, logits: Tensor, token: Tensor) -> Tensor:
+        return torch.log_softmax(logits, dim=-1).gather(1, token[:, None])[:, 0]
+
+
+class Scale(nn.Module):
+    suppressed: Tensor
+
+    def __init__(self, suppressed: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("suppressed", suppressed)
+
+    def forward(self, logits: Tensor, temperature: Tensor) -> Tensor:
+        return scale(logits, temperature, self.suppressed)
+
+
+class Cut(nn.Module):
+    def forward(self, scaled: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+        return cut(scaled, top_k, top_p)
+
+
+class Draw(nn.Module):
+    def forward(self, scaled: Tensor, temperature: Tensor, uniform: Tensor) -> Tensor:
+        return draw(scaled, temperature, uniform)

@@ -1,0 +1,82 @@
+"""From a torch module to an ONNX graph: torch's exporter, and what it takes to make its output clean and repeatable."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import warnings
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+
+def trace(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], opset: int) -> onnx.GraphProto:
+    """Export `module`, whose first dimension of every input of rank one or more is the batch.
+
+    Args:
+        module: called with the tensors of `inputs` in their order; returns as many tensors as `outputs` has names.
+        inputs: name → example; the example's batch must not be 0 or 1, which torch would freeze.
+        outputs: names of the outputs.
+        opset: version of the default operator set.
+
+    Returns:
+        A graph with its weights as initializers, every Transpose of a weight folded, and no trace of this machine.
+    """
+    batch = torch.export.Dim("batch")
+    shapes = tuple({0: batch} if value.ndim else {} for value in inputs.values())
+    with warnings.catch_warnings(), _Quiet("torch.onnx"):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            # One tensor given twice would be taken for one input, without a word.
+            tuple(value.clone() for value in inputs.values()),
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_shapes=_as_arguments(module, shapes),
+            opset_version=opset,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    graph: onnx.GraphProto = program.model_proto.graph
+    _clean(graph)
+    return graph
+
+
+def _as_arguments(module: nn.Module, shapes: tuple[dict[int, Any], ...]) -> tuple[Any, ...]:
+    """One entry an argument of `forward`, where `*state` is a single argument."""
+    code = module.forward.__code__
+    named = code.co_argcount - 1
+    takes_more = bool(code.co_flags & inspect.CO_VARARGS)
+    return (*shapes[:named], shapes[named:]) if takes_more else shapes
+
+
+def _clean(graph: onnx.GraphProto) -> None:
+    """Drop what names this machine (stack traces with paths) or would differ between two exports."""
+    graph.name = "traced"
+    graph.doc_string = ""
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    for node in graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for part in (*graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
+class _Quiet:
+    """Hold a logger's warnings back for a while: torch's exporter reports missing torchvision operators."""
+
+    def __init__(self, name: str) -> None:
+        self.logger = logging.getLogger(name)
+
+    def __enter__(self) -> None:
+        self.level = self.logger.level
+        self.logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        self.logger.setLevel(self.level)
