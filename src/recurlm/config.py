@@ -94,6 +94,8 @@ class Train(Section):
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05  # of all steps
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     validations: Count = 8
+    rest_learning_rate: Annotated[float, Field(gt=0)] = 0.004
+    blank_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
 class Evaluate(Section):

@@ -1,0 +1,65 @@
+"""What updates the weights, and how fast: optimizers, the learning-rate schedule, the precision of the arithmetic."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Muon, Optimizer
+
+from recurlm.config import Train
+from recurlm.errors import InputError
+from recurlm.model import LanguageModel
+
+
+def optimizers(model: LanguageModel, recipe: Train, learning_rate: float) -> list[Optimizer]:
+    """AdamW for everything, or Muon for the recurrence's matrices and AdamW for the rest.
+
+    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) makes each update of a matrix orthogonal. Its
+    step is scaled to the size of AdamW's (Liu et al. 2025, arXiv:2502.16982). Only matrices are decayed.
+    """
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim == 2]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim != 2]
+    if recipe.optimizer == "adamw":
+        return [_adamw(matrices, vectors, learning_rate, recipe.weight_decay)]
+    inside = {id(parameter) for parameter in model.recurrence.parameters()}
+    muon = Muon(
+        [parameter for parameter in matrices if id(parameter) in inside],
+        lr=learning_rate,
+        weight_decay=recipe.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    outside = [parameter for parameter in matrices if id(parameter) not in inside]
+    return [muon, _adamw(outside, vectors, recipe.rest_learning_rate, recipe.weight_decay)]
+
+
+def _adamw(matrices: list[nn.Parameter], vectors: list[nn.Parameter], learning_rate: float, decay: float) -> AdamW:
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+    return AdamW(groups, lr=learning_rate, betas=(0.9, 0.99), fused=True)
+
+
+def rate(schedule: Literal["linear", "cosine", "constant"], step: int, steps: int, warmup_share: float) -> float:
+    """The share of the full learning rate at a step: a linear warm-up, then a decay to zero at the last step."""
+    warmup = warmup_share * steps
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(steps - warmup, 1)
+    return {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}[schedule]
+
+
+def precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> Literal["fp32", "bf16"]:
+    """`auto` takes bf16 where the machine multiplies in it, rather than imitating it.
+
+    Raises:
+        InputError: bf16 was asked for and the machine lacks it.
+    """
+    has_it: bool = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if device.type == "cuda"
+        else torch.cpu._is_avx512_bf16_supported()
+    )
+    if wanted == "bf16" and not has_it:
+        raise InputError("params.yaml: train.precision is 'bf16', and this machine has none: use 'auto' or 'fp32'")
+    return "bf16" if wanted != "fp32" and has_it else "fp32"
