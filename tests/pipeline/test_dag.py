@@ -1,0 +1,138 @@
+"""The real DAG on a tiny corpus: what a repro makes, what it leaves alone, and what brings it back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_project import TINY_VARIANT, Project
+
+VARIANTS = ("rnn", "gru", "lstm", "bilstm")
+STAGES = ("train", "evaluate", "export", "verify")
+
+
+def stages_of(*variants: str) -> set[str]:
+    return {f"{stage}@{variant}" for stage in STAGES for variant in variants}
+
+
+def live_runs(project: Project) -> list[str]:
+    """The names of the runs in the project's MLflow store."""
+    with sqlite3.connect(project.folder / ".mlflow/mlflow.db") as store:
+        return [
+            name for (name,) in store.execute("select name from runs where lifecycle_stage = 'active' order by name")
+        ]
+
+
+def results(project: Project) -> dict[str, bytes]:
+    """What must not change when everything runs again: the hashes of all outputs, and the metrics themselves."""
+    files = [project.folder / "dvc.lock", *sorted((project.folder / "data/metrics").rglob("*.json"))]
+    return {str(file.relative_to(project.folder)): file.read_bytes() for file in files}
+
+
+def test_one_repro_makes_every_output_of_every_variant(reproduced: Project) -> None:
+    data = reproduced.folder / "data"
+    for split in ("train", "validation", "test"):
+        assert (data / f"corpus/{split}.txt").stat().st_size > 0
+        assert (data / f"tokens/{split}.bin").stat().st_size > 0
+    for variant in VARIANTS:
+        assert (data / f"models/{variant}/model.safetensors").is_file()
+        assert (data / f"models/{variant}/curve.csv").read_text(encoding="utf-8").count("\n") >= 3
+        assert json.loads((data / f"metrics/{variant}.json").read_bytes())["variant"] == variant
+        assert json.loads((data / f"metrics/proof/{variant}.json").read_bytes())["passed"] is True
+        bundle = json.loads((data / f"onnx/{variant}/bundle.json").read_bytes())
+        maker = "filler.onnx" if variant == "bilstm" else "generator.onnx"
+        assert maker in bundle["files"]
+        assert (data / f"onnx/{variant}" / maker).is_file()
+    assert list((data / "report").glob("*.html"))
+    assert live_runs(reproduced) == sorted(VARIANTS)
+
+
+def test_a_repro_leaves_git_clean_but_for_the_lock_and_the_metrics(reproduced: Project) -> None:
+    changed = set(reproduced.git("show", "--format=", "--name-only", "HEAD").splitlines())
+    metrics = {f"data/metrics/{folder}{variant}.json" for folder in ("", "proof/") for variant in VARIANTS}
+    assert changed == {"dvc.lock", *metrics}
+
+
+def test_nothing_outside_the_checkout_is_written(reproduced: Project) -> None:
+    assert sorted(reproduced.home.rglob("*")) == []
+    assert sorted(reproduced.temporary.rglob("*")) == []
+    assert (reproduced.folder / ".cache/dvc/repo").is_dir()
+
+
+def test_a_second_repro_runs_nothing_but_the_report_and_is_quick(reproduced: Project) -> None:
+    start = time.monotonic()
+    assert reproduced.repro() == {"report"}
+    assert time.monotonic() - start < 15, "5 seconds on a machine that does nothing else"
+    assert reproduced.git("status", "--porcelain") == ""
+    assert live_runs(reproduced) == sorted(VARIANTS)
+
+
+def test_everything_run_again_elsewhere_gives_the_same_bytes(project: Project) -> None:
+    before = results(project)
+    ran = project.repro("--force")
+    assert ran == {"fetch", "tokenize", "report", *stages_of(*VARIANTS)}
+    assert results(project) == before
+
+
+def test_an_edited_block_runs_only_its_own_stages_again(project: Project) -> None:
+    change = "variants.gru.hidden_size=24"
+    assert project.stages_run_by("dvc", "exp", "run", "--set-param", change) == {"report", *stages_of("gru")}
+    assert "variants.gru.hidden_size  16      24" in project.run("dvc", "params", "diff").stdout.replace("HEAD", "")
+    assert project.read_params()["variants"]["gru"]["hidden_size"] == 24
+
+
+def test_a_new_variant_is_one_file_one_line_in_the_registry_and_one_block(project: Project) -> None:
+    add_minimal_gated_unit(project)
+    changed = {line[3:] for line in project.git("status", "--porcelain").splitlines()}
+    assert changed == {"params.yaml", "src/recurlm/variants/__init__.py", "src/recurlm/variants/mgu.py"}
+
+    assert project.repro() == {"report", *stages_of("mgu")}
+    assert json.loads((project.folder / "data/metrics/proof/mgu.json").read_bytes())["passed"] is True
+    assert json.loads((project.folder / "data/metrics/mgu.json").read_bytes())["test"]["bits_per_byte"] > 0
+    for page in (project.folder / "data/report").glob("*.*"):
+        if page.suffix in {".md", ".html"}:
+            assert "mgu" in page.read_text(encoding="utf-8"), page
+
+
+def add_minimal_gated_unit(project: Project) -> None:
+    variants = project.folder / "src/recurlm/variants"
+    shutil.copy(Path(__file__).with_name("minimal_gated_unit.py"), variants / "mgu.py")
+    registry = (variants / "__init__.py").read_text(encoding="utf-8")
+    registry = registry.replace("\n\nREGISTRY", "\nfrom recurlm.variants.mgu import MGU\n\nREGISTRY", 1)
+    (variants / "__init__.py").write_text(registry.replace("\n}", '\n    "mgu": MGU,\n}'), encoding="utf-8")
+    block = {"mgu": {"cell": "mgu", **TINY_VARIANT, "dropout": 0.0, "tied": True, "learning_rate": 0.01}}
+    with (project.folder / "params.yaml").open("a", encoding="utf-8") as params:
+        params.write("".join(f"  {line}\n" for line in yaml.safe_dump(block).splitlines()))
+
+
+def test_deleted_outputs_and_a_deleted_store_come_back_without_training(project: Project) -> None:
+    before = results(project)
+    shutil.rmtree(project.folder / ".mlflow", ignore_errors=True)
+    for name in ("corpus", "tokens", "models", "graphs", "onnx", "report", "timings"):
+        shutil.rmtree(project.folder / "data" / name, ignore_errors=True)
+
+    assert project.repro() == {"report"}
+    assert results(project) == before
+    assert live_runs(project) == sorted(VARIANTS)
+    assert list((project.folder / "data/report").glob("*.html"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("dvc", "metrics", "show"),
+        ("dvc", "plots", "show", "--json"),
+    ],
+    ids=lambda command: " ".join(command),
+)
+def test_dvc_shows_the_results(reproduced: Project, command: tuple[str, ...]) -> None:
+    result = reproduced.run(*command)
+    assert result.returncode == 0, result.stderr
+    assert "ERROR" not in result.stderr
+    for variant in VARIANTS:
+        assert variant in result.stdout
