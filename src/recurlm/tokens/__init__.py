@@ -1,0 +1,1 @@
+"""Text ↔ ids: three kinds of tokenizer, memory-mapped id files, training batches."""

@@ -1,0 +1,54 @@
+"""The three kinds of tokenizer by name, and how one is learned and read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from recurlm.config import Tokenize
+from recurlm.errors import InputError
+from recurlm.storage import check_sha256, read_json
+from recurlm.tokens import bpe, char, word
+
+
+@dataclass(frozen=True)
+class Kind:
+    learn: Callable[[Iterable[str], int, bool], Tokenizer]  # texts, vocabulary size, lower case
+    cut: str  # a pattern of places (nothing but look-around) where a text may be cut without changing its tokens
+
+
+KINDS = {
+    "char": Kind(char.learn, char.CUT),
+    "bpe": Kind(bpe.learn, bpe.CUT),
+    "word": Kind(word.learn, word.CUT),
+}
+
+
+def learn_tokenizer(texts: Iterable[str], section: Tokenize) -> Tokenizer:
+    """Learn from texts that are cut where the kind allows it.
+
+    Raises:
+        InputError: lower case is asked of a kind that keeps every character, or there are no words to learn from.
+    """
+    if section.lowercase and section.kind != "word":
+        raise InputError(
+            f"params.yaml: tokenize.lowercase is for kind 'word' only, and tokenize.kind is '{section.kind}'"
+        )
+    return KINDS[section.kind].learn(texts, section.vocabulary_size, section.lowercase)
+
+
+def load_tokenizer(path: Path, sha256: str | None = None) -> Tokenizer:
+    """Read a tokenizer.json, and compare it with the hash that a manifest gives for it.
+
+    Raises:
+        InputError: the file is missing, corrupted, or no tokenizer.
+    """
+    if sha256 is not None:
+        check_sha256(path, sha256)
+    parts = read_json(path)
+    if not isinstance(parts, dict) or "model" not in parts:
+        raise InputError(f"{path}: not a file of Hugging Face tokenizers")
+    return Tokenizer.from_file(str(path))

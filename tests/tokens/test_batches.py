@@ -1,0 +1,58 @@
+"""The training stream: every id in its place, whatever the batch and the length."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recurlm.errors import InputError
+from recurlm.tokens.batches import Stream
+
+
+def test_the_drawing_in_the_docstring_is_what_happens() -> None:
+    ids = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz", np.uint8).astype(np.uint16)
+    windows = [[bytes(row).decode() for row in window.tolist()] for window in Stream(ids, 3, 3)]
+    assert windows == [["abcd", "ijkl", "qrst"], ["defg", "lmno", "tuvw"], ["gh", "op", "wx"]]
+
+
+@given(st.integers(1, 7), st.integers(1, 9), st.integers(0, 100))
+def test_rows_are_the_stream_and_every_id_is_predicted_once(batch: int, length: int, more: int) -> None:
+    ids = np.arange(2 * batch + more, dtype=np.uint16)
+    windows = list(Stream(ids, batch, length))
+    assert len(windows) == len(Stream(ids, batch, length))
+    assert {window.dtype for window in windows} == {torch.int64}
+    assert all(window.shape[1] == length + 1 for window in windows[:-1])
+    rows = torch.cat([windows[0][:, :1], *(window[:, 1:] for window in windows)], dim=1)
+    assert rows.flatten().tolist() == list(range(len(ids) // batch * batch))
+    for window, following in itertools.pairwise(windows):
+        assert torch.equal(window[:, -1], following[:, 0])
+
+
+def test_an_epoch_can_go_on_in_its_middle() -> None:
+    stream = Stream(np.arange(100, dtype=np.uint32), 3, 7)
+    assert all(torch.equal(stream[index], window) for index, window in enumerate(stream))
+    for outside in (-1, len(stream)):
+        with pytest.raises(IndexError):
+            stream[outside]
+
+
+def test_a_window_of_a_mapped_file_can_be_written_to(tmp_path: Path) -> None:
+    np.arange(20, dtype=np.uint16).tofile(tmp_path / "ids.bin")
+    ids = np.memmap(tmp_path / "ids.bin", np.uint16, mode="r")
+    window = Stream(ids, 2, 4)[0]
+    window.zero_()
+    assert ids.tolist() == list(range(20))
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 7])
+def test_a_split_smaller_than_a_batch_is_refused(tokens: int) -> None:
+    with pytest.raises(
+        InputError, match=rf"validation split has {tokens} tokens, .* of 4 needs at least 8.*batch_size"
+    ):
+        Stream(np.zeros(tokens, np.uint16), 4, 16, split="validation")
