@@ -1,0 +1,44 @@
+"""Make the report: gather what the stages left, draw it, and write data/report as a whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recurlm import config
+from recurlm.report import content, curves, fingerprint, html, markdown, samples
+from recurlm.report.fingerprint import MadeFrom
+from recurlm.report.results import Results, gather
+from recurlm.report.samples import Sample
+from recurlm.storage import whole_folder
+
+
+def build(root: Path, inputs: str) -> MadeFrom:
+    """Write the pages for the results under `root`.
+
+    Args:
+        inputs: what `fingerprint.inputs_hash` says of `root` before anything is read from it.
+    """
+    results = gather(root, config.load(root / "params.yaml"))
+    charts = curves.charts(results)
+    drawn = samples.draw(results)
+    sections = content.sections(results, charts, drawn)
+    lead = content.lead(results)
+    with whole_folder(root / fingerprint.FOLDER) as folder:
+        (folder / "report.md").write_text(markdown.page(lead, sections), encoding="utf-8")
+        (folder / "index.html").write_text(html.page(lead, sections), encoding="utf-8")
+        for file, svg in charts.items():
+            (folder / file).write_text(curves.standalone(svg), encoding="utf-8")
+        curves.write_csv(folder / curves.CSV, results)
+        _write_samples(folder / "samples", drawn)
+        return fingerprint.write(folder, inputs, results.params.report.experiment, _runs(results))
+
+
+def _write_samples(folder: Path, drawn: tuple[Sample, ...]) -> None:
+    folder.mkdir()
+    for sample in drawn:
+        if not sample.problem:
+            (folder / f"{sample.variant}.txt").write_text(f"{sample.whole}\n", encoding="utf-8")
+
+
+def _runs(results: Results) -> dict[str, str]:
+    return {result.name: result.key for result in results.variants if result.complete}

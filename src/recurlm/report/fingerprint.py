@@ -1,0 +1,106 @@
+"""What a report was made from, so that a run with nothing new ends at once.
+
+This module is what every `dvc repro` runs: it imports no more than the standard library and YAML.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recurlm.errors import InputError
+from recurlm.storage import read_json, sha256_of, to_json
+
+FOLDER = Path("data/report")
+FILE = "made_from.json"
+# Small files only: the large ones are hashed inside them.
+INPUTS = (
+    "params.yaml",
+    "data/corpus/manifest.json",
+    "data/tokens/manifest.json",
+    "data/models/*/model.json",
+    "data/models/*/curve.csv",
+    "data/metrics/*.json",
+    "data/metrics/proof/*.json",
+    "data/onnx/*/bundle.json",
+    "data/timings/*.json",
+)
+CODE = ("report", "runtime", "tracking")
+
+
+@dataclass(frozen=True)
+class MadeFrom:
+    """What stands in data/report/made_from.json."""
+
+    inputs: str  # sha256 over everything that the report was made from
+    outputs: dict[str, str]  # name of a file in data/report → its sha256
+    experiment: str  # in MLflow
+    runs: dict[str, str]  # variant → the key of its run in MLflow, for each variant that has a proven bundle
+
+
+def inputs_hash(root: Path) -> str:
+    """One sha256 over the results, the parameters and the code that a report is made from."""
+    digest = hashlib.sha256()
+    for name, content in _inputs(root):
+        digest.update(f"{name}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _inputs(root: Path) -> Iterator[tuple[str, bytes]]:
+    for pattern in INPUTS:
+        for path in sorted(root.glob(pattern)):
+            yield path.relative_to(root).as_posix(), path.read_bytes()
+    # DVC notes the report itself in dvc.lock, after it was made.
+    stages = {name: stage for name, stage in locked_stages(root).items() if name != "report"}
+    yield "dvc.lock", json.dumps(stages, sort_keys=True).encode()
+    package = Path(__file__).parents[1]
+    for folder in CODE:
+        for path in sorted((package / folder).glob("*.py")):
+            yield path.relative_to(package).as_posix(), path.read_bytes()
+
+
+def locked_stages(root: Path) -> dict[str, Any]:
+    """The stages of dvc.lock, name → what DVC noted of its last run; none where there is no dvc.lock.
+
+    Raises:
+        InputError: dvc.lock is not YAML, as after a merge that was left half done.
+    """
+    path = root / "dvc.lock"
+    if not path.is_file():
+        return {}
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
+    try:
+        content = yaml.load(path.read_bytes(), Loader=loader)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML ({error}): restore it from git") from None
+    return dict((content or {}).get("stages") or {})
+
+
+def read(root: Path) -> MadeFrom | None:
+    """What the report in data/report was made from; None if there is no whole report."""
+    path = root / FOLDER / FILE
+    if not path.is_file():
+        return None
+    noted = read_json(path)
+    if noted.keys() != MadeFrom.__annotations__.keys() or noted["outputs"] != _outputs(root / FOLDER):
+        return None
+    return MadeFrom(**noted)
+
+
+def write(folder: Path, inputs: str, experiment: str, runs: dict[str, str]) -> MadeFrom:
+    """Note what the files in `folder` were made from, as the last file in it."""
+    made = MadeFrom(inputs, _outputs(folder), experiment, runs)
+    (folder / FILE).write_text(to_json(asdict(made)), encoding="utf-8")
+    return made
+
+
+def _outputs(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != FILE)
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}

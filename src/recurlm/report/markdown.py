@@ -1,0 +1,49 @@
+"""The report as Markdown."""
+
+from __future__ import annotations
+
+import re
+
+from recurlm.report.content import TITLE, Section
+from recurlm.report.samples import Sample
+from recurlm.report.tables import Cell, Table
+
+
+def page(lead: str, sections: tuple[Section, ...]) -> str:
+    return "\n".join([f"# {TITLE}", "", escape(lead), "", *(_section(section) for section in sections)])
+
+
+def _section(section: Section) -> str:
+    blocks = [f"## {section.title}", *(escape(note) for note in section.notes)]
+    if section.table:
+        blocks.append(table(section.table))
+    blocks += [f"**{caption}**\n\n![{caption}]({file})" for file, caption, _ in section.charts]
+    blocks += [_sample(sample) for sample in section.samples]
+    blocks += [f"- **{term}**: {meaning}" for term, meaning in section.terms]
+    return "\n\n".join(blocks) + "\n"
+
+
+def table(content: Table) -> str:
+    """A table, its first column to the left and its numbers to the right."""
+    heads = [escape(head) for head in content.heads]
+    rule = [":--", *("--:" for _ in heads[1:])]
+    rows = [[_cell(cell) for cell in row] for row in content.rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, rule, *rows))
+
+
+def _cell(cell: Cell) -> str:
+    return f"**{escape(cell.text)}**" if cell.best else escape(cell.text)
+
+
+def _sample(sample: Sample) -> str:
+    if sample.problem:
+        return f"### {sample.variant}\n\nNo sample: {escape(sample.problem)}"
+    # A fence that the text does not hold cannot be ended by it.
+    longest = max((len(run) for run in re.findall("`+", sample.whole)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"### {sample.variant}\n\n{fence}text\n{sample.whole}\n{fence}"
+
+
+def escape(text: str) -> str:
+    """Plain text that no Markdown reader takes for markup."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~&])", r"\\\1", " ".join(text.split()))

@@ -1,0 +1,182 @@
+"""What the stages left in data/, one `Result` a variant; what is missing is None, and the pages say so."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recurlm.config import Params
+from recurlm.errors import InputError
+from recurlm.report.fingerprint import locked_stages
+from recurlm.storage import read_json, sha256_of
+
+Numbers = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One row of a learning curve: losses in nats per token."""
+
+    step: int
+    tokens: int
+    train_loss: float | None
+    validation_loss: float | None
+    learning_rate: float | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """One variant: what it is, how it learned, how good it is, and what shows that its ONNX files are the model."""
+
+    name: str
+    block: Numbers  # of params.yaml, as it was when the model was trained
+    settings: Numbers  # the sections that the model was made with: fetch, tokenize, train
+    model: Numbers  # model.json
+    curve: tuple[Point, ...]
+    metrics: Numbers | None  # data/metrics/<variant>.json
+    proof: Numbers | None  # data/metrics/proof/<variant>.json
+    bundle: Numbers | None  # bundle.json
+    bundle_folder: Path
+    locked: dict[str, str]  # path of a stage's out → its md5 in dvc.lock
+    training: Numbers | None  # timings of this machine, if they are of this very model
+    generation: Numbers | None  # the same, if they are of this very bundle
+
+    @property
+    def causal(self) -> bool:
+        """Whether the variant reads from left to right; a cloze model's numbers are pseudo-numbers."""
+        if self.metrics:
+            return bool(self.metrics.get("protocol") != "cloze")
+        return not self.bundle or self.bundle.get("causal") is not False
+
+    @property
+    def proven(self) -> bool:
+        return self.proof is not None and self.proof.get("passed") is True
+
+    @property
+    def parameters(self) -> int | None:
+        return self.model.get("parameters") or (self.metrics or {}).get("parameters")
+
+    @property
+    def bundle_bytes(self) -> int | None:
+        return sum(file["bytes"] for file in self.bundle["files"].values()) if self.bundle else None
+
+    @property
+    def complete(self) -> bool:
+        """Whether all stages have run: only then is there a result to remember."""
+        return bool(self.metrics and self.bundle and self.proven)
+
+    @property
+    def key(self) -> str:
+        """What makes this result this result: the hashes of its parts and the parameters that it was made with."""
+        parts = [self.name, self.block, self.settings, self.metrics, self.proof, self.bundle]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Results:
+    params: Params
+    corpus: Numbers | None  # data/corpus/manifest.json
+    tokens: Numbers | None  # data/tokens/manifest.json
+    variants: tuple[Result, ...]
+
+
+def gather(root: Path, params: Params) -> Results:
+    """Read what is there.
+
+    Raises:
+        InputError: a file is there and cannot be read.
+    """
+    stages = locked_stages(root)
+    return Results(
+        params=params,
+        corpus=_read(root / "data/corpus/manifest.json"),
+        tokens=_read(root / "data/tokens/manifest.json"),
+        variants=tuple(_result(root / "data", name, params, stages) for name in params.variants),
+    )
+
+
+def _result(data: Path, name: str, params: Params, stages: Numbers) -> Result:
+    model = _read(data / "models" / name / "model.json") or {}
+    bundle_folder = data / "onnx" / name
+    return Result(
+        name=name,
+        block=model.get("block") or params.variants[name].model_dump(),
+        settings=_settings(name, params, stages),
+        model=model,
+        curve=_read_curve(data / "models" / name / "curve.csv"),
+        metrics=_read(data / "metrics" / f"{name}.json"),
+        proof=_read(data / "metrics" / "proof" / f"{name}.json"),
+        bundle=_read(bundle_folder / "bundle.json"),
+        bundle_folder=bundle_folder,
+        locked=_locked_outs(name, stages),
+        training=_timing(
+            data / "timings" / f"train-{name}.json", "model_sha256", data / "models" / name / "model.safetensors"
+        ),
+        generation=_timing(data / "timings" / f"generate-{name}.json", "bundle_sha256", bundle_folder / "bundle.json"),
+    )
+
+
+def _read(path: Path) -> Numbers | None:
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds no JSON object: make it again")
+    return content
+
+
+def _read_curve(path: Path) -> tuple[Point, ...]:
+    if not path.is_file():
+        return ()
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+
+    def number(row: dict[str, str], key: str) -> float | None:
+        return float(row[key]) if row.get(key) else None
+
+    try:
+        return tuple(
+            Point(
+                step=int(row["step"]),
+                tokens=int(row["tokens"]),
+                train_loss=number(row, "train_loss"),
+                validation_loss=number(row, "validation_loss"),
+                learning_rate=number(row, "learning_rate"),
+            )
+            for row in rows
+        )
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: not a learning curve ({error}): make it again") from None
+
+
+def _timing(path: Path, key: str, measured: Path) -> Numbers | None:
+    """A measurement counts only for the file that it was made of: another machine's or model's is left out."""
+    timing = _read(path)
+    if timing is None or not measured.is_file() or timing.get(key) != sha256_of(measured):
+        return None
+    return timing
+
+
+def _settings(name: str, params: Params, stages: Numbers) -> Numbers:
+    """The sections that led to the model, as DVC noted them when it ran; without DVC, as params.yaml has them now."""
+    now = params.model_dump()
+    sections = {}
+    for section, stage in (("fetch", "fetch"), ("tokenize", "tokenize"), ("train", f"train@{name}")):
+        noted = stages.get(stage, {}).get("params", {}).get("params.yaml", {})
+        sections[section] = now[section] | noted.get(section, {})
+    source = sections["fetch"]["source"]
+    sections["fetch"] = {"source": source, source: sections["fetch"][source]}  # the other sources had no part in it
+    return sections
+
+
+def _locked_outs(name: str, stages: Numbers) -> dict[str, str]:
+    return {
+        out["path"]: out["md5"]
+        for stage in (f"train@{name}", f"verify@{name}")
+        for out in stages.get(stage, {}).get("outs", ())
+        if "md5" in out
+    }

@@ -1,0 +1,135 @@
+"""A small data/ tree as the stages leave it, with models that nobody trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+
+VARIANTS = ("rnn", "lstm", "bilstm")
+
+
+def write_results(root: Path, variants: Sequence[str] = VARIANTS) -> None:
+    """Write params.yaml, dvc.lock and data/ for variants that have run through every stage."""
+    params = {
+        "train": {"seed": 7},
+        "report": {"prompt": "KING.\n", "tokens": 8},
+        "variants": {name: block(name) for name in variants},
+    }
+    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    splits = {
+        split: {"sha256": sha(split.encode()), "documents": 2, "characters": 90, "bytes": 100, "words": 20, "tokens": 40}
+        for split in ("train", "validation", "test")
+    }
+    corpus = {"source": "packaged", "name": "two <plays>", "revision": None, "licence": "MIT", "splits": splits}
+    tokens = {"kind": "bpe", "vocabulary_size": 300, "tokenizer_sha256": sha(b"tokenizer"), "splits": splits}
+    write(root / "data/corpus/manifest.json", corpus)
+    write(root / "data/tokens/manifest.json", tokens)
+    for number, name in enumerate(variants):
+        write_variant(root / "data", name, number)
+    write_lock(root, variants)
+
+
+def block(name: str) -> dict[str, Any]:
+    cell = name.removeprefix("bi")
+    return {"cell": cell, "embedding_size": 4, "hidden_size": 8, "layers": 2, "learning_rate": 0.01}
+
+
+def write_variant(data: Path, name: str, number: int) -> None:
+    """One variant's model, metrics, proven bundle and timings; a higher number scores better."""
+    pseudo = "pseudo_" if name.startswith("bi") else ""
+    weights = f"weights of {name}".encode()
+    folder = data / "models" / name
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(weights)
+    write(folder / "model.json", {"variant": name, "parameters": 1234 + number, "gates": number, "block": block(name)})
+    rows = [f"{step},{step * 1000},{6 - step / 10},{5.5 - step / 10 - number / 4},0.01" for step in (5, 10, 15)]
+    header = "step,tokens,train_loss,validation_loss,learning_rate"
+    (folder / "curve.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+
+    loss = 4.0 - number / 4
+    scores = {
+        f"{pseudo}nats_per_token": loss,
+        f"{pseudo}perplexity_per_token": float(np.exp(loss)),
+        f"{pseudo}perplexity_per_word": float(np.exp(loss * 1.5)),
+        f"{pseudo}bits_per_byte": loss / 2,
+        "tokens": 40,
+        "out_of_vocabulary_rate": 0.0,
+    }
+    protocol = "cloze" if pseudo else "streamed"
+    metrics = {"variant": name, "protocol": protocol, "parameters": 1234 + number, "validation": scores, "test": scores}
+    write(data / "metrics" / f"{name}.json", metrics)
+    proof = {
+        "variant": name,
+        "passed": True,
+        "largest_logit_difference": 2.5e-6,
+        "scorer_nats_difference": 1e-8,
+        "greedy_tokens_identical": 1000,
+        "sampled_tokens_identical": 4000,
+        "near_ties": 0,
+        "chunked_calls_identical": True,
+    }
+    write(data / "metrics/proof" / f"{name}.json", proof)
+
+    bundle = data / "onnx" / name
+    bundle.mkdir(parents=True)
+    graph = "filler.onnx" if pseudo else "generator.onnx"
+    onnx.save_model(tiny_graph(), bundle / graph)
+    files = {graph: {"sha256": sha((bundle / graph).read_bytes()), "bytes": (bundle / graph).stat().st_size}}
+    description = {"variant": name, "causal": not pseudo, "model_sha256": sha(weights), "files": files, "proof": proof}
+    write(bundle / "bundle.json", description)
+
+    speed = {"tokens_per_second": 12345.6 + number, "threads": 2}
+    trained = {"model_sha256": sha(weights), "seconds": 61.5, "device": "cpu", "precision": "bf16"}
+    write(data / "timings" / f"train-{name}.json", trained | speed)
+    generated = {"bundle_sha256": sha((bundle / "bundle.json").read_bytes())}
+    write(data / "timings" / f"generate-{name}.json", generated | speed)
+
+
+def write_lock(root: Path, variants: Sequence[str]) -> None:
+    stages: dict[str, Any] = {"report": {"cmd": "python pipelines/report.py"}}
+    for name in variants:
+        trained = {"params.yaml": {"train": {"seed": 7}, f"variants.{name}": block(name)}}
+        stages[f"train@{name}"] = {"params": trained, "outs": [{"path": f"data/models/{name}", "md5": f"m-{name}.dir"}]}
+        stages[f"verify@{name}"] = {"outs": [{"path": f"data/onnx/{name}", "md5": f"b-{name}.dir"}]}
+    (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}), encoding="utf-8")
+
+
+def tiny_graph() -> onnx.ModelProto:
+    """The inputs of a generator, a scalar and one with a default among them; it answers with the prompt."""
+    integer, real = TensorProto.INT64, TensorProto.FLOAT
+    inputs = [
+        helper.make_tensor_value_info("prompt", integer, ["batch", "time"]),
+        helper.make_tensor_value_info("max_new_tokens", integer, []),
+        helper.make_tensor_value_info("temperature", real, ["batch"]),
+        helper.make_tensor_value_info("state.h", real, ["batch", 8]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("tokens", integer, ["batch", "time"]),
+        helper.make_tensor_value_info("next_state.h", real, ["batch", 8]),
+    ]
+    nodes = [helper.make_node("Add", ["prompt", "max_new_tokens"], ["tokens"])]
+    nodes += [helper.make_node("Unsqueeze", ["temperature", "axis"], ["column"])]
+    nodes += [helper.make_node("Add", ["state.h", "column"], ["next_state.h"])]
+    defaults = [
+        numpy_helper.from_array(np.zeros((1, 8), np.float32), "state.h"),
+        numpy_helper.from_array(np.array([1]), "axis"),
+    ]
+    graph = helper.make_graph(nodes, "tiny", inputs, outputs, defaults)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+def sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
