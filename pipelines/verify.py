@@ -1,0 +1,49 @@
+"""Stage verify@<variant>: prove that the graphs are their PyTorch model, and make the bundle that ships.
+
+Inputs:  data/graphs/<variant>/, data/models/<variant>/, data/tokens/, data/metrics/<variant>.json, sections `verify`, `evaluate`
+Outputs: data/onnx/<variant>/ (the proven bundle), data/metrics/proof/<variant>.json
+         data/timings/generate-<variant>.json (a measurement of this machine: DVC does not hash it)
+Command: python pipelines/verify.py <variant>
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from recurlm import config, model
+from recurlm.errors import InputError, exit_cleanly
+from recurlm.export.bundle import write_bundle
+from recurlm.export.proof.prove import prove
+from recurlm.export.proof.speed import measure
+from recurlm.storage import read_json, sha256_of, whole_folder, write_json
+from recurlm.tokens.files import open_tokens
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        raise InputError("which variant? python pipelines/verify.py VARIANT")
+    variant, params = sys.argv[1], config.load()
+    params.variant(variant)
+    data = Path("data")
+    trained = model.load(data / "models" / variant)
+    graphs, bundle = data / "graphs" / variant, data / "onnx" / variant
+    metrics = read_json(data / "metrics" / f"{variant}.json")
+    test = open_tokens(data / "tokens", "test")
+    proof = prove(variant, trained, graphs, test, metrics["test"], params.verify, params.evaluate)
+    facts = {
+        "parameters": metrics["parameters"],
+        "model_sha256": sha256_of(data / "models" / variant / "model.safetensors"),
+        "metrics": {"protocol": metrics["protocol"], **metrics["test"]},
+        "proof": proof,
+    }
+    with whole_folder(bundle) as folder:
+        write_bundle(folder, graphs, data / "tokens" / "tokenizer.json", facts)
+    size = sum(file.stat().st_size for file in bundle.iterdir())
+    write_json(data / "metrics" / "proof" / f"{variant}.json", proof | {"bundle_bytes": size})
+    timings = {"bundle_sha256": sha256_of(bundle / "bundle.json"), **measure(graphs, trained.causal)}
+    write_json(data / "timings" / f"generate-{variant}.json", timings)
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)

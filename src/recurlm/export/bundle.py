@@ -1,0 +1,69 @@
+"""The folder that ships: graphs, tokenizer, and bundle.json that names each file's hash and holds the proof."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from recurlm.config import Export
+from recurlm.export.assemble import to_model
+from recurlm.export.graphs import Builder
+from recurlm.model import LanguageModel
+from recurlm.storage import read_json, sha256_of, write_json
+
+FORMAT = 1  # of bundle.json; a runtime refuses one that it does not know
+
+
+def write_graphs(folder: Path, variant: str, model: LanguageModel, tokens: dict[str, Any], settings: Export) -> None:
+    """Write the graphs of a model into an existing folder, and `graphs.json` about them: a bundle not yet proven.
+
+    Args:
+        tokens: the manifest of data/tokens, for the special tokens and the vocabulary's hash.
+    """
+    suppressed = never_drawn(tokens["special"], model.causal)
+    state = {name: list(shape) for name, shape in model.recurrence.state_spec.items()}
+    metadata = {
+        "variant": variant,
+        "vocabulary_sha256": tokens["tokenizer_sha256"],
+        "states": json.dumps(list(state)),
+    }
+    for name, graph in Builder(model, suppressed, settings.opset).graphs().items():
+        proto = to_model(graph, settings.opset, settings.ir_version, metadata)
+        (folder / name).write_bytes(proto.SerializeToString(deterministic=True))
+    description = {
+        "format": FORMAT,
+        "variant": variant,
+        "causal": model.causal,
+        "precision": "fp32",
+        "vocabulary_size": model.vocabulary_size,
+        "vocabulary_sha256": tokens["tokenizer_sha256"],
+        "tokenizer_kind": tokens["kind"],
+        "special": tokens["special"],
+        "suppressed": suppressed,
+        "state": state,
+        "opset": settings.opset,
+        "ir_version": settings.ir_version,
+        "corpus": tokens["corpus"],
+    }
+    write_json(folder / "graphs.json", description)
+
+
+def never_drawn(special: dict[str, int | None], causal: bool) -> list[int]:
+    """Special tokens that are no text. A generator may draw `<start>`, which says that the text has ended."""
+    names = ("blank", "unknown") if causal else ("start", "blank", "unknown")
+    found = (special[name] for name in names)
+    return sorted(token for token in found if token is not None)
+
+
+def write_bundle(folder: Path, graphs: Path, tokenizer: Path, facts: dict[str, Any]) -> None:
+    """Write a proven bundle into an existing folder.
+
+    Args:
+        facts: what bundle.json tells beyond graphs.json: parameters, model_sha256, metrics, proof.
+    """
+    for source in [*sorted(graphs.glob("*.onnx")), tokenizer]:
+        shutil.copyfile(source, folder / source.name)
+    files = {file.name: {"sha256": sha256_of(file), "bytes": file.stat().st_size} for file in sorted(folder.iterdir())}
+    write_json(folder / "bundle.json", read_json(graphs / "graphs.json") | {"files": files} | facts)

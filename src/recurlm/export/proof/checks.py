@@ -1,0 +1,187 @@
+"""The checks of a proof. Each states what it found, or fails: nothing that differs goes through with a shrug."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from recurlm.config import Sampling
+from recurlm.errors import InputError
+from recurlm.evaluation.sections import Batch
+from recurlm.export.proof.reference import Reference
+from recurlm.export.proof.sessions import Graphs
+
+BATCHES = (1, 3)
+TIMES = (1, 7, 64)
+LEAD = 40  # tokens read first, so that the carried state is not zero
+CHUNKS = (1, 7, 64)  # new tokens of the first calls; the last call makes the rest
+GREEDY = Sampling(temperature=0.0)
+
+
+class ProofError(InputError):
+    """A bundle is not its PyTorch model: it must not ship."""
+
+
+@dataclass
+class Tally:
+    """Tokens compared, and those where PyTorch stood closer to the other token than float error."""
+
+    tokens: int = 0
+    near_ties: int = 0
+
+
+def largest_logit_difference(
+    reference: Reference, graphs: Graphs, text: Int[np.ndarray, "time"], tolerance: float
+) -> float:
+    """Compare at every batch of BATCHES and time of TIMES, from a state that has read text.
+
+    Raises:
+        ProofError: some logit differs by more than the tolerance.
+    """
+    compare = _causal_difference if reference.model.causal else _cloze_difference
+    largest = 0.0
+    for batch in BATCHES:
+        for time in TIMES:
+            # Rows of different text: each begins further on.
+            rows = np.stack([np.resize(text[17 * row :], LEAD + time) for row in range(batch)])
+            difference = compare(reference, graphs, rows)
+            if not difference <= tolerance:
+                raise ProofError(
+                    f"logits of batch {batch}, time {time} differ by {difference:.2e}, more than {tolerance:.0e}"
+                )
+            largest = max(largest, difference)
+    return largest
+
+
+def _causal_difference(reference: Reference, graphs: Graphs, rows: Int[np.ndarray, "batch time"]) -> float:
+    """Torch's fused forward over a chunk against step.onnx token by token, both from the state after LEAD tokens."""
+    model = reference.model
+    tokens = torch.from_numpy(rows)
+    _, state = model(tokens[:, :LEAD], model.initial_state(len(rows)))
+    expected, expected_state = model(tokens[:, LEAD:], state)
+    found_state = {name: value.numpy() for name, value in state.items()}
+    difference = 0.0
+    for at in range(expected.shape[1]):
+        logits, found_state = graphs.step(rows[:, LEAD + at], found_state)
+        difference = max(difference, _largest(logits, expected[:, at]))
+    return max(difference, *(_largest(found_state[name], value) for name, value in expected_state.items()))
+
+
+def _cloze_difference(reference: Reference, graphs: Graphs, rows: Int[np.ndarray, "batch time"]) -> float:
+    """Torch's forward over a text against scorer.onnx, and one step of both stacks from a state that has read text."""
+    model = reference.model
+    tokens = torch.from_numpy(rows)
+    logits, state = model(tokens, model.initial_state(len(rows)))
+    expected = torch.log_softmax(logits, dim=-1).gather(2, tokens[..., None])[..., 0]
+    log_prob, _ = graphs.score(rows, np.full(len(rows), rows.shape[1]))
+    stepped, after = model.step(tokens[:, 0], state)
+    found, found_after = graphs.step(rows[:, 0], {name: value.numpy() for name, value in state.items()})
+    differences = [_largest(found_after[name], value) for name, value in after.items()]
+    return max(_largest(log_prob, expected), _largest(found, stepped), *differences)
+
+
+def _largest(found: Float[np.ndarray, "..."], expected: Float[Tensor, "..."]) -> float:
+    return float(np.abs(found - expected.numpy()).max())
+
+
+def generated_tokens(
+    reference: Reference,
+    graphs: Graphs,
+    prompt: Int[np.ndarray, "time"],
+    uniform: Float[np.ndarray, "new_time"],
+    sampling: Sampling,
+    error: float,
+) -> Tally:
+    """generator.onnx and PyTorch go on from one prompt with the same uniform numbers.
+
+    Where they part at a near tie, both go on from PyTorch's token.
+
+    Raises:
+        ProofError: they part, and it is no near tie.
+    """
+    expected, logits = reference.generate(prompt, uniform, sampling)
+    tally = Tally(len(expected))
+    done = 0
+    while done < len(expected):
+        so_far = np.concatenate([prompt, expected[:done]])
+        found, _ = graphs.generate(so_far[None], uniform[None, done:], sampling)
+        parted = np.flatnonzero(found[0] != expected[done:])
+        if not len(parted):
+            break
+        at = done + int(parted[0])
+        _settle(reference, logits[at], uniform[at], sampling, int(found[0, at - done]), error, at, tally)
+        done = at + 1
+    return tally
+
+
+def filled_tokens(
+    reference: Reference,
+    graphs: Graphs,
+    text: Int[np.ndarray, "time"],
+    uniform: Float[np.ndarray, "time"],
+    sampling: Sampling,
+    error: float,
+) -> Tally:
+    """filler.onnx and PyTorch fill every position of a text with the same uniform numbers.
+
+    Raises:
+        ProofError: they differ, and it is no near tie.
+    """
+    logits, _ = reference.model(torch.from_numpy(text)[None], reference.model.initial_state(1))
+    expected = reference.draw(logits[0], uniform, sampling).numpy()
+    found = graphs.fill(text[None], np.array([len(text)]), uniform[None], sampling)[0]
+    tally = Tally(len(expected))
+    for at in np.flatnonzero(found != expected):
+        _settle(reference, logits[0, at], uniform[at], sampling, int(found[at]), error, int(at), tally)
+    return tally
+
+
+def _settle(
+    reference: Reference,
+    logits: Float[Tensor, "vocabulary"],
+    uniform: float,
+    sampling: Sampling,
+    other: int,
+    error: float,
+    at: int,
+    tally: Tally,
+) -> None:
+    if not reference.near_tie(logits, uniform, sampling, other, error):
+        raise ProofError(f"token {at} is {other} in onnxruntime and another in PyTorch, and no near tie ({sampling})")
+    tally.near_ties += 1
+
+
+def chunked_calls(
+    graphs: Graphs, prompt: Int[np.ndarray, "time"], uniform: Float[np.ndarray, "new_time"], sampling: Sampling
+) -> None:
+    """Several calls of generator.onnx with carried state give the tokens of one call.
+
+    Raises:
+        ProofError: they do not.
+    """
+    whole, _ = graphs.generate(prompt[None], uniform[None], sampling)
+    parts, state, done, read = [], None, 0, prompt[None]
+    for size in (*CHUNKS, len(uniform)):
+        numbers = uniform[None, done : done + size]
+        if not numbers.size:
+            break
+        tokens, state = graphs.generate(read, numbers, sampling, state)
+        parts.append(tokens)
+        read, done = tokens[:, -1:], done + tokens.shape[1]
+    if not np.array_equal(np.concatenate(parts, axis=1), whole):
+        raise ProofError(f"calls of {', '.join(map(str, CHUNKS))} and the rest give other tokens than one call")
+
+
+def onnx_scorer(graphs: Graphs, causal: bool) -> Callable[[Batch], Float[np.ndarray, "batch predicted"]]:
+    """scorer.onnx in the place of the PyTorch model in `evaluation.perplexity.total`."""
+
+    def log_prob(batch: Batch) -> Float[np.ndarray, "batch predicted"]:
+        found, _ = graphs.score(batch.tokens, batch.length)
+        return found if causal else found[:, 1:]
+
+    return log_prob

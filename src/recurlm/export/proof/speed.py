@@ -1,0 +1,43 @@
+"""How fast a bundle generates here: a measurement of this machine, not a result."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recurlm.config import Sampling
+from recurlm.export.proof.sessions import Graphs
+
+TOKENS, RUNS = 500, 5
+
+
+def measure(folder: Path, causal: bool) -> dict[str, Any]:
+    """Median tokens per second of generator.onnx at batch 1 on one thread; filled positions of filler.onnx."""
+    graphs = Graphs(folder, threads=1)
+    uniform = np.random.default_rng(0).random((1, TOKENS), np.float32)
+    text = np.zeros((1, TOKENS), np.int64)
+    sampling = Sampling()
+
+    def run() -> None:
+        if causal:
+            graphs.generate(text[:, :1], uniform, sampling)
+        else:
+            graphs.fill(text, np.array([TOKENS]), uniform, sampling)
+
+    run()  # loads the graph
+    seconds = []
+    for _ in range(RUNS):
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+    speed = TOKENS / statistics.median(seconds)
+    return {
+        "tokens_per_second": speed if causal else None,
+        "filled_per_second": None if causal else speed,
+        "threads": 1,
+        "batch": 1,
+    }
