@@ -1,6 +1,7 @@
 """Stage verify@<variant>: prove that the graphs are their PyTorch model, and make the bundle that ships.
 
-Inputs:  data/graphs/<variant>/, data/models/<variant>/, data/tokens/, data/metrics/<variant>.json, sections `verify`, `evaluate`
+Inputs:  data/graphs/<variant>/, data/models/<variant>/, data/tokens/, data/metrics/<variant>.json,
+         sections `verify` and `evaluate` of params.yaml
 Outputs: data/onnx/<variant>/ (the proven bundle), data/metrics/proof/<variant>.json
          data/timings/generate-<variant>.json (a measurement of this machine: DVC does not hash it)
 Command: python pipelines/verify.py <variant>
