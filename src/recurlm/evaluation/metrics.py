@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from recurlm.errors import InputError
 from recurlm.evaluation.perplexity import Score
@@ -11,7 +12,7 @@ from recurlm.evaluation.perplexity import Score
 COUNTS = ("tokens", "words", "bytes", "characters")
 
 
-def describe(score: Score, counts: Mapping[str, int], causal: bool) -> dict[str, float | int | None]:
+def describe(score: Score, counts: Mapping[str, Any], causal: bool) -> dict[str, float | int | None]:
     """The metrics of one split, from its score and the counts in the manifest of its tokens.
 
     A cloze model's are pseudo-likelihoods, and say so. A rate over nothing (text without a word) is None, and so is a
@@ -42,7 +43,7 @@ def describe(score: Score, counts: Mapping[str, int], causal: bool) -> dict[str,
     }
 
 
-def _rate(amount: float, count: int) -> float | None:
+def _rate(amount: float | int, count: int) -> float | None:
     return amount / count if count else None
 
 

@@ -1,0 +1,216 @@
+"""params.yaml is read strictly: what does not fit is named, with its place and the nearest name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+import yaml
+
+from recurlm import config
+from recurlm.errors import InputError, exit_cleanly
+
+ROOT = Path(__file__).parents[2]
+Write = Callable[[dict[str, Any]], Path]
+
+
+@pytest.fixture
+def raw() -> dict[str, Any]:
+    """What the project's own params.yaml holds."""
+    values: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    return values
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def to_file(values: dict[str, Any]) -> Path:
+        path = tmp_path / "params.yaml"
+        path.write_text(yaml.safe_dump(values), encoding="utf-8")
+        return path
+
+    return to_file
+
+
+def set_at(values: dict[str, Any], place: str, value: object) -> None:
+    *parents, key = place.split(".")
+    for parent in parents:
+        values = values[int(parent)] if isinstance(values, list) else values[parent]
+    values[key] = value
+
+
+def test_the_project_s_own_params_name_every_knob(raw: dict[str, Any]) -> None:
+    """What stands in the file is what stands in the code: no knob is hidden behind a default."""
+    params = config.load(ROOT / "params.yaml")
+    dumped = params.model_dump(mode="json")
+    assert dumped == raw
+    assert {name: list(section) for name, section in dumped.items()} == {
+        name: list(section) for name, section in raw.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("place", "near"),
+    [
+        ("trian", "train"),
+        ("train.batchsize", "batch_size"),
+        ("fetch.packaged.validation_play", "validation_plays"),
+        ("fetch.hub.revison", "revision"),
+        ("verify.sampling.1.topk", "top_k"),
+        ("evaluate.section", "section_tokens"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest(raw: dict[str, Any], write: Write, place: str, near: str) -> None:
+    set_at(raw, place, 1)
+    with pytest.raises(InputError, match=rf"unknown parameter '{place}': did you mean '{near}'\?"):
+        config.load(write(raw))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("train.batch_size", 0),
+        ("train.epochs", 0),
+        ("train.epochs", float("inf")),
+        ("train.epochs", float("nan")),
+        ("train.warmup_share", 1),
+        ("train.seed", -1),
+        ("train.sequence_length", 1),
+        ("fetch.files.test_share", 1.5),
+        ("tokenize.vocabulary_size", 12),
+        ("evaluate.warmup_tokens", -1),
+        ("verify.sampling.0.top_p", 0),
+        ("variants.lstm.dropout", 1.0),
+        ("variants.lstm.hidden_size", -3),
+        ("variants.lstm.learning_rate", float("inf")),
+    ],
+)
+def test_a_value_out_of_range_is_named(raw: dict[str, Any], write: Write, place: str, value: object) -> None:
+    set_at(raw, place, value)
+    with pytest.raises(InputError, match=rf"'{place}' is {value!r}: Input should be"):
+        config.load(write(raw))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("train.batch_size", "many"),
+        ("train.batch_size", 2.5),
+        ("train", None),
+        ("tokenize.lowercase", "perhaps"),
+        ("variants.lstm.hidden_size", None),
+        ("variants.lstm", 3),
+        ("verify.sampling", 3),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named(raw: dict[str, Any], write: Write, place: str, value: object) -> None:
+    set_at(raw, place, value)
+    with pytest.raises(InputError, match=rf"'{place}' is {value!r}: Input should be"):
+        config.load(write(raw))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "near"),
+    [
+        ("fetch.source", "hbu", "hub"),
+        ("tokenize.kind", "bpee", "bpe"),
+        ("train.device", "cud", "cuda"),
+        ("train.schedule", "cosin", "cosine"),
+        ("train.optimizer", "adam", "adamw"),
+    ],
+)
+def test_an_unknown_choice_is_named_with_the_nearest(
+    raw: dict[str, Any], write: Write, place: str, value: str, near: str
+) -> None:
+    set_at(raw, place, value)
+    with pytest.raises(InputError, match=rf"'{place}' is '{value}': .*\(did you mean '{near}'\?\)"):
+        config.load(write(raw))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        ("fetch.hub.revision", "main", "revision"),
+        ("fetch.hub.preset", None, "name a preset, or an id and its revision"),
+        ("fetch.files.split", "explicit", "needs validation_path and test_path"),
+        ("fetch.files.validation_share", 0.97, "leave nothing to train on"),
+    ],
+)
+def test_values_that_do_not_go_together_are_named(
+    raw: dict[str, Any], write: Write, place: str, value: object, says: str
+) -> None:
+    set_at(raw, place, value)
+    with pytest.raises(InputError, match=says):
+        config.load(write(raw))
+
+
+@pytest.mark.parametrize("place", ["variants", "variants.gru.cell", "variants.gru.hidden_size"])
+def test_a_missing_key_is_named(raw: dict[str, Any], write: Write, place: str) -> None:
+    *parents, key = place.split(".")
+    holder = raw
+    for parent in parents:
+        holder = holder[parent]
+    del holder[key]
+    with pytest.raises(InputError, match=rf"'{place}' is missing"):
+        config.load(write(raw))
+
+
+def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file: run this from the folder that holds params"):
+        config.load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"train: [1, 2", "not YAML"),
+        (b"train:\n\tseed: 1\n", "not YAML"),
+        (b"train: \xff\xfe\n", "not YAML"),
+        (b"", "holds no sections"),
+        (b"- train\n", "holds no sections"),
+        (b"just words\n", "holds no sections"),
+    ],
+)
+def test_what_is_not_yaml_or_holds_no_sections_is_named(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        config.load(path)
+
+
+def test_every_message_is_one_line_on_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """YAML's own messages have several."""
+    path = tmp_path / "params.yaml"
+    path.write_text("train: [1, 2", encoding="utf-8")
+    with pytest.raises(SystemExit) as stopped:
+        exit_cleanly(lambda: config.load(path) and None)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_params_cannot_be_changed_after_reading() -> None:
+    params = config.load(ROOT / "params.yaml")
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        params.train.seed = 2  # type: ignore[misc]
+
+
+def test_an_exponent_without_a_dot_is_a_number(raw: dict[str, Any], tmp_path: Path) -> None:
+    """YAML 1.1 reads `1e-2` as a string, and people write it."""
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(raw).replace("weight_decay: 0.01", "weight_decay: 1e-2"), encoding="utf-8")
+    assert config.load(path).train.weight_decay == 0.01
+
+
+def test_an_unknown_variant_is_named_with_the_nearest() -> None:
+    params = config.load(ROOT / "params.yaml")
+    assert params.variant("gru").cell == "gru"
+    with pytest.raises(InputError, match=r"no variant 'grru': did you mean 'gru'\?"):
+        params.variant("grru")
+
+
+def test_what_only_one_variant_has_is_handed_to_it() -> None:
+    params = config.load(ROOT / "params.yaml")
+    assert params.variant("rnn").own == {"nonlinearity": "tanh"}
+    assert params.variant("gru").own == {}
