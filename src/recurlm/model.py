@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -18,6 +19,9 @@ from recurlm.errors import InputError, nearest
 from recurlm.storage import check_sha256, read_json, sha256_of, write_json
 from recurlm.variants import REGISTRY
 from recurlm.variants.base import Recurrence, State
+
+# torch makes this folder once an optimizer or the ONNX exporter imports its compiler; the default lies in /tmp.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.cwd() / ".cache" / "torchinductor"))
 
 
 class LanguageModel(nn.Module):
