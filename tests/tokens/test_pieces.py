@@ -20,7 +20,7 @@ TOKENIZERS = {kind: learn_tokenizer([LEARNED_FROM], Tokenize(kind=kind, vocabula
 SIGNS = st.sampled_from(
     [*" \n\t\r\x1c\x1f\x85\xa0\u2028\u3000'!.、。日本ぁー・9²aslvre\u0301é", "'ll", "'re", "  ", "\n\n"]
 )
-TEXTS = st.lists(st.lists(SIGNS | st.characters(), max_size=12).map("".join), max_size=6)
+TEXTS = st.lists(st.lists(SIGNS | st.characters(codec="utf-8"), max_size=12).map("".join), max_size=6)
 
 
 def ids(tokenizer: Tokenizer, text: str) -> list[int]:
