@@ -1,0 +1,161 @@
+"""A person's own files: which are found, how they are split, and what is refused."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recurlm.config import Fetch
+from recurlm.corpus import files
+from recurlm.corpus.writer import write
+from recurlm.errors import InputError
+
+
+def fetch(folder: Path, **lines: Any) -> dict[str, Any]:
+    """Fetch into `folder / "corpus"`, and return the manifest."""
+    return write(files.source(Fetch.model_validate({"source": "files", "files": lines})), folder / "corpus")
+
+
+def text(folder: Path, split: str) -> str:
+    return (folder / f"corpus/{split}.txt").read_bytes().decode("utf-8")
+
+
+def parquet(columns: dict[str, Any]) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns), file)
+    return file.getvalue()
+
+
+def test_files_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for name in ("b.txt", "a.txt", "c/d.jsonl", "Z.txt.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "b.txt").write_bytes(b"bbb")
+    (tmp_path / "a.txt").write_bytes(b"aaa")
+    (tmp_path / "Z.txt.gz").write_bytes(gzip.compress(b"ZZZ"))
+    (tmp_path / "c/d.jsonl").write_bytes(b'{"text": "ddd"}\n')
+    fetch(tmp_path, path=str(tmp_path / "**/*.*"), split="position", validation_share=0.25, test_share=0.25)
+    assert [text(tmp_path, split) for split in ("train", "validation", "test")] == ["ZZZaaa", "bbb", "ddd"]
+
+
+def test_documents_of_every_kind_are_dealt_whole(tmp_path: Path) -> None:
+    (tmp_path / "1.txt").write_bytes(b"one\r\n")
+    (tmp_path / "2.jsonl").write_bytes(b'{"body": "two"}\n\n{"body": "three\\n"}\n')
+    (tmp_path / "3.parquet").write_bytes(parquet({"body": ["four", "five"], "other": [1, 2]}))
+    manifest = fetch(tmp_path, path=str(tmp_path / "[0-9].*"), field="body", validation_share=0.2, test_share=0.4)
+    assert [split["documents"] for split in manifest["splits"].values()] == [2, 1, 2]
+    together = "".join(text(tmp_path, split) for split in ("train", "validation", "test"))
+    for document in ("one\r\n", "two", "three\n", "four", "five"):
+        assert together.count(document) == 1
+    assert sum(split["characters"] for split in manifest["splits"].values()) == len(together)
+
+
+def test_by_position_documents_are_cut_at_the_very_character(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("é" * 70, encoding="utf-8")
+    (tmp_path / "b.txt").write_text("🎭" * 30, encoding="utf-8")
+    manifest = fetch(tmp_path, path=str(tmp_path / "?.txt"), split="position", validation_share=0.1, test_share=0.2)
+    assert [text(tmp_path, split) for split in ("train", "validation", "test")] == ["é" * 70, "🎭" * 10, "🎭" * 20]
+    assert [split["documents"] for split in manifest["splits"].values()] == [1, 1, 1]
+
+
+def test_a_path_may_hold_the_marks_of_a_glob(tmp_path: Path) -> None:
+    (tmp_path / "my [text].txt").write_bytes(b"0123456789")
+    fetch(tmp_path, path=str(tmp_path / "my [text].txt"), split="position", validation_share=0.1, test_share=0.1)
+    assert text(tmp_path, "train") == "01234567"
+
+
+def test_where_the_files_lie_is_no_part_of_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifests = []
+    for home in ("here", "there"):
+        folder = tmp_path / home
+        folder.mkdir()
+        (folder / "a.txt").write_bytes(b"0123456789" * 10)
+        manifests.append(fetch(folder, path=str(folder / "a.txt"), split="position"))
+    assert manifests[0] == manifests[1]
+    monkeypatch.chdir(tmp_path / "here")
+    assert fetch(tmp_path / "here", path="a.txt", split="position")["name"] == "a.txt"
+
+
+BAD_FILES: dict[str, tuple[str, bytes, str]] = {
+    "an empty file": ("a.txt", b"", "a.txt: empty"),
+    "an empty gzip file": ("a.txt.gz", gzip.compress(b""), "a.txt.gz: empty"),
+    "a file without rows": ("a.jsonl", b"\n\n", "a.jsonl: empty"),
+    "a parquet file without rows": ("a.parquet", parquet({"text": pa.array([], pa.string())}), "a.parquet: empty"),
+    "latin-1": ("a.txt", "naïve".encode("latin-1"), "a.txt: not UTF-8 at byte offset 2 (0xef)"),
+    "utf-16": ("a.txt", "naive".encode("utf-16"), "a.txt: not UTF-8 at byte offset 0 (0xff)"),
+    "a character cut short": ("a.txt", "naï".encode()[:-1], "a.txt: not UTF-8 at byte offset 2"),
+    "latin-1 in the second line": ("a.jsonl", b'{"text": "a"}\n{"text": "\xe9"}\n', "byte offset 24"),
+    "broken JSON": ("a.jsonl", b'{"text": "a"}\n{"text": \n', "a.jsonl: line 2: not JSON"),
+    "no object": ("a.jsonl", b"[1]\n", "a.jsonl: line 1: holds no fields"),
+    "another field": ("a.jsonl", b'{"texts": "a"}\n', "a.jsonl: line 1: no field 'text': did you mean 'texts'?"),
+    "a number": ("a.jsonl", b'{"text": 5}\n', "a.jsonl: line 1: 'text' holds int, not text"),
+    "half a character": ("a.jsonl", b'{"text": "ab\\ud800"}\n', "half a surrogate pair at character 2"),
+    "another column": ("a.parquet", parquet({"txt": ["a"]}), "a.parquet: no column 'text': did you mean 'txt'?"),
+    "a missing value": ("a.parquet", parquet({"text": ["a", None]}), "a.parquet: row 2: 'text' holds nothing"),
+    "no parquet": ("a.parquet", b"PAR1 but not really", "a.parquet: not a whole parquet file"),
+    "no gzip": ("a.txt.gz", b"plain", "a.txt.gz: not a whole gzip file"),
+    "half a gzip": ("a.txt.gz", gzip.compress(b"text" * 100)[:-9], "a.txt.gz: not a whole gzip file"),
+    "half a gzip of parquet": ("a.parquet.gz", gzip.compress(b"text" * 100)[:-9], "not a whole gzip file"),
+    "another kind": ("a.docx", b"PK", "a.docx: '.docx' is no kind of file that can be read: .txt, .jsonl, .parquet"),
+}
+
+
+@pytest.mark.parametrize(("name", "data", "complaint"), BAD_FILES.values(), ids=BAD_FILES.keys())
+def test_a_bad_file_is_named_with_what_is_wrong_and_leaves_nothing(
+    tmp_path: Path, name: str, data: bytes, complaint: str
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError) as caught:
+        fetch(tmp_path, path=str(tmp_path / name), split="position")
+    assert complaint in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_path_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere/\*\.txt: no such file"):
+        fetch(tmp_path, path=str(tmp_path / "nowhere/*.txt"))
+    with pytest.raises(InputError, match="a folder: name its files"):
+        fetch(tmp_path, path=str(tmp_path))
+
+
+def test_too_few_documents_to_draw_from_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a")
+    (tmp_path / "b.txt").write_bytes(b"b")
+    with pytest.raises(InputError, match=r"set fetch\.files\.split to 'position'"):
+        fetch(tmp_path, path=str(tmp_path / "*.txt"))
+
+
+def test_a_split_with_nothing_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"abc")
+    with pytest.raises(InputError, match="the validation split would be empty"):
+        fetch(tmp_path, path=str(tmp_path / "a.txt"), split="position", validation_share=0.01, test_share=0.5)
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_memory_stays_flat_however_large_a_file_is(tmp_path: Path) -> None:
+    line = "To be, or not to be: that is the question.\n" * 100
+    with (tmp_path / "a.txt").open("w", encoding="utf-8") as file:
+        for _ in range(10_000):
+            file.write(line)
+    tracemalloc.start()
+    try:
+        fetch(tmp_path, path=str(tmp_path / "a.txt"), split="position")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "a.txt").stat().st_size > 40_000_000
+    assert peak < 16_000_000
+
+
+def test_a_field_of_jsonl_keeps_escaped_line_ends(tmp_path: Path) -> None:
+    texts = ["a\r\nb", "\u2028", "tab\t"]
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(json.dumps({"text": t}) for t in texts).encode())
+    fetch(tmp_path, path=str(tmp_path / "a.jsonl"), split="documents")
+    assert sorted(text(tmp_path, split) for split in ("train", "validation", "test")) == sorted(texts)
