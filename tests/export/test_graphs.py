@@ -1,0 +1,177 @@
+"""Promises of the exported graphs, for every variant of the registry."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from recurlm.config import Export, Sampling, Variant
+from recurlm.export.bundle import never_drawn, write_graphs
+from recurlm.export.proof.checks import GREEDY, chunked_calls, filled_tokens, generated_tokens
+from recurlm.export.proof.reference import Reference
+from recurlm.export.proof.sessions import Graphs
+from recurlm.model import LanguageModel, build
+from recurlm.variants import REGISTRY
+
+VOCABULARY = 41
+SPECIAL = {"start": 0, "blank": 1, "unknown": 2, "end_of_line": None}
+MANIFEST = {"special": SPECIAL, "tokenizer_sha256": "0" * 64, "kind": "char", "corpus": {}}
+SETTINGS = Export(opset=18, ir_version=8)
+SAMPLINGS = [
+    GREEDY,
+    Sampling(temperature=1.0),
+    Sampling(temperature=0.7, top_k=5),
+    Sampling(temperature=1.2, top_p=0.8),
+    Sampling(temperature=1.0, top_k=9, top_p=0.9),
+]
+CAUSAL = [name for name, kind in REGISTRY.items() if kind.causal]
+CLOZE = [name for name, kind in REGISTRY.items() if not kind.causal]
+
+
+def random_model(name: str) -> LanguageModel:
+    torch.manual_seed(5)
+    block = Variant(cell=name, embedding_size=6, hidden_size=9, layers=2)
+    model = build(name, block, VOCABULARY).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.mul_(3)  # a fresh model's logits are nearly equal, and would hide a wrong state
+    return model
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[LanguageModel, Path]]:
+    found = {}
+    for name in REGISTRY:
+        model, folder = random_model(name), tmp_path_factory.mktemp(name)
+        write_graphs(folder, name, model, MANIFEST, SETTINGS)
+        found[name] = (model, folder)
+    return found
+
+
+def sides(exported: dict[str, tuple[LanguageModel, Path]], name: str) -> tuple[Reference, Graphs]:
+    model, folder = exported[name]
+    return Reference(model, never_drawn(SPECIAL, model.causal)), Graphs(folder)
+
+
+def text(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(3, VOCABULARY, shape)
+
+
+def uniform(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).random(shape, np.float32)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_the_generator_draws_the_tokens_of_pytorch(exported, name: str, sampling: Sampling) -> None:
+    reference, graphs = sides(exported, name)
+    tally = generated_tokens(reference, graphs, text(11), uniform(150), sampling, error=1e-5)
+    assert tally.tokens == 150
+    assert tally.near_ties <= 1
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("sampling", SAMPLINGS[:3], ids=str)
+def test_chunked_calls_give_the_tokens_of_one_call(exported, name: str, sampling: Sampling) -> None:
+    _, graphs = sides(exported, name)
+    chunked_calls(graphs, text(5), uniform(90), sampling)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_prompts_of_different_lengths_in_one_call_give_what_each_gives_alone(exported, name: str) -> None:
+    _, graphs = sides(exported, name)
+    prompts, lengths, numbers = text(3, 6), np.array([6, 1, 4]), uniform(3, 20)
+    padded = np.where(np.arange(6) < lengths[:, None], prompts, 0)
+    feeds = {
+        "prompt": padded,
+        "prompt_length": lengths,
+        "max_new_tokens": np.array(20),
+        "temperature": np.ones(3, np.float32),
+        "top_k": np.zeros(3, np.int64),
+        "top_p": np.ones(3, np.float32),
+        "uniform": numbers,
+    }
+    together = graphs.call("generator", feeds)
+    for row, length in enumerate(lengths):
+        tokens, state = graphs.generate(prompts[row : row + 1, :length], numbers[row : row + 1], Sampling())
+        assert together["tokens"][row].tolist() == tokens[0].tolist()
+        for key, value in state.items():
+            np.testing.assert_allclose(together[f"next_state.{key}"][row], value[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_the_scorer_gives_pytorchs_log_probabilities_at_any_batch_length_and_chunking(exported, name: str) -> None:
+    model, _ = exported[name]
+    _, graphs = sides(exported, name)
+    tokens, lengths = text(3, 23), np.array([23, 2, 11])
+    logits, _ = model(torch.from_numpy(tokens), model.initial_state(3))
+    expected = torch.log_softmax(logits, -1)[:, :-1].gather(2, torch.from_numpy(tokens)[:, 1:, None])[..., 0].numpy()
+    found, _ = graphs.score(tokens, lengths)
+    for row, length in enumerate(lengths):
+        np.testing.assert_allclose(found[row, : length - 1], expected[row, : length - 1], rtol=1e-5, atol=1e-5)
+        assert not found[row, length - 1 :].any()
+    first, state = graphs.score(tokens[:, :9], np.full(3, 9))
+    second, _ = graphs.score(tokens[:, 8:], np.full(3, 15), state)
+    np.testing.assert_allclose(np.concatenate([first, second], axis=1), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CLOZE)
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_the_filler_draws_the_tokens_of_pytorch(exported, name: str, sampling: Sampling) -> None:
+    reference, graphs = sides(exported, name)
+    tally = filled_tokens(reference, graphs, text(80), uniform(80), sampling, error=1e-5)
+    assert tally.tokens == 80
+    assert tally.near_ties <= 1
+
+
+@pytest.mark.parametrize("name", CLOZE)
+def test_texts_of_different_lengths_are_filled_and_scored_as_each_alone(exported, name: str) -> None:
+    _, graphs = sides(exported, name)
+    tokens, lengths = text(3, 12), np.array([12, 1, 7])
+    scored, _ = graphs.score(tokens, lengths)
+    filled = graphs.fill(tokens, lengths, uniform(3, 12), GREEDY)
+    for row, length in enumerate(lengths):
+        alone = tokens[row : row + 1, :length]
+        np.testing.assert_allclose(scored[row, :length], graphs.score(alone, lengths[row : row + 1])[0][0], rtol=1e-5, atol=1e-5)
+        assert not scored[row, length:].any()
+        expected = graphs.fill(alone, lengths[row : row + 1], uniform(1, length), GREEDY)
+        assert filled[row, :length].tolist() == expected[0].tolist()
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_files_are_self_contained_pinned_and_name_nothing_of_this_machine(exported, name: str) -> None:
+    _, folder = exported[name]
+    files = sorted(folder.glob("*.onnx"))
+    assert len(files) == 3
+    assert not list(folder.glob("*.data"))
+    for file in files:
+        model = onnx.load(file)
+        onnx.checker.check_model(model, full_check=True)
+        assert model.ir_version == SETTINGS.ir_version
+        assert {(opset.domain, opset.version) for opset in model.opset_import} == {("", SETTINGS.opset)}
+        assert {entry.key for entry in model.metadata_props} == {"variant", "vocabulary_sha256", "states"}
+        assert not re.search(rb"/[a-z]+/.*\.py|\.py\"", file.read_bytes())
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_batch_and_time_are_dynamic(exported, name: str) -> None:
+    _, folder = exported[name]
+    for file in folder.glob("*.onnx"):
+        graph = onnx.load(file).graph
+        for value in (*graph.input, *graph.output):
+            shape = value.type.tensor_type.shape.dim
+            if shape:
+                assert shape[0].dim_param, f"{file.name}: {value.name} has a fixed batch"
+            if value.name in {"prompt", "tokens", "uniform", "filled", "log_prob"}:
+                assert shape[1].dim_param, f"{file.name}: {value.name} has a fixed time"
+
+
+def test_an_export_of_the_same_model_has_the_same_bytes(exported, tmp_path: Path) -> None:
+    model, folder = exported["lstm"]
+    write_graphs(tmp_path, "lstm", model, MANIFEST, SETTINGS)
+    for file in sorted(folder.iterdir()):
+        assert file.read_bytes() == (tmp_path / file.name).read_bytes()

@@ -1,0 +1,120 @@
+"""Promises of the proof: what is equal passes with its figures, and what differs is never let through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recurlm.config import Evaluate, Export, Sampling, Variant, Verify
+from recurlm.evaluation.metrics import describe
+from recurlm.evaluation.perplexity import score
+from recurlm.export.bundle import write_bundle, write_graphs
+from recurlm.export.proof.checks import GREEDY, ProofError, largest_logit_difference
+from recurlm.export.proof.prove import prove
+from recurlm.export.proof.reference import Reference
+from recurlm.export.proof.sessions import Graphs
+from recurlm.model import LanguageModel, build
+from recurlm.storage import read_json, sha256_of
+from recurlm.tokens.files import TokenFile
+
+VOCABULARY = 23
+SCORING = Evaluate(batch_size=3, section_tokens=40, warmup_tokens=10)
+VERIFY = Verify(tokens=60, sampling=(Sampling(temperature=0.8, top_k=5), Sampling(temperature=1.0, top_p=0.9)))
+MANIFEST = {
+    "special": {"start": 0, "blank": 1, "unknown": None, "end_of_line": None},
+    "tokenizer_sha256": "0" * 64,
+    "kind": "char",
+    "corpus": {},
+}
+
+
+def held_out() -> TokenFile:
+    ids = np.random.default_rng(0).integers(2, VOCABULARY, 300).astype(np.uint16)
+    starts = np.array([0, 170, 300])
+    ids[starts[:-1]] = 0
+    counts = {"tokens": 298, "words": 60, "bytes": 298, "characters": 298, "out_of_vocabulary_words": 0}
+    return TokenFile(ids, starts, counts, MANIFEST)
+
+
+def random_model(name: str) -> LanguageModel:
+    torch.manual_seed(2)
+    block = Variant(cell=name, embedding_size=7, hidden_size=8)
+    return build(name, block, VOCABULARY).eval().requires_grad_(False)
+
+
+def metrics_of(model: LanguageModel, tokens: TokenFile) -> dict:
+    found = score(model, tokens.ids, tokens.starts, SCORING.section_tokens, SCORING.warmup_tokens, SCORING.batch_size)
+    return describe(found, tokens.counts, model.causal)
+
+
+@pytest.fixture(scope="module", params=["lstm", "bilstm"])
+def proven(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[LanguageModel, Path]:
+    model, folder = random_model(request.param), tmp_path_factory.mktemp(request.param)
+    write_graphs(folder, request.param, model, MANIFEST, Export())
+    return model, folder
+
+
+def test_equal_models_pass_and_the_proof_states_its_figures(proven: tuple[LanguageModel, Path]) -> None:
+    model, folder = proven
+    proof = prove("v", model, folder, held_out(), metrics_of(model, held_out()), VERIFY, SCORING)
+    assert proof["passed"] is True
+    assert 0 < proof["largest_logit_difference"] < 1e-4
+    assert proof["greedy_tokens_identical"] + proof["sampled_tokens_identical"] + proof["near_ties"] == 180
+    assert proof["scorer_nats_difference"] < 1e-5
+
+
+def test_another_model_fails_the_proof(proven: tuple[LanguageModel, Path]) -> None:
+    model, folder = proven
+    other = random_model("lstm" if model.causal else "bilstm")
+    other.decoder.bias[5] += 0.01
+    with pytest.raises(ProofError, match="differ by"):
+        prove("v", other, folder, held_out(), metrics_of(model, held_out()), VERIFY, SCORING)
+
+
+def test_another_perplexity_fails_the_proof(proven: tuple[LanguageModel, Path]) -> None:
+    model, folder = proven
+    metrics = metrics_of(model, held_out())
+    metrics = {name: value + 1e-3 if "nats" in name else value for name, value in metrics.items()}
+    with pytest.raises(ProofError, match="nats a token"):
+        prove("v", model, folder, held_out(), metrics, VERIFY, SCORING)
+
+
+def test_logits_are_compared_with_a_carried_state_that_is_not_zero(proven: tuple[LanguageModel, Path]) -> None:
+    """A graph that forgot its state would pass from zero states only."""
+    model, folder = proven
+    other = random_model("lstm" if model.causal else "bilstm")
+    for name, parameter in other.recurrence.named_parameters():
+        if "weight_hh" in name:
+            parameter.mul_(1.05)
+    with pytest.raises(ProofError):
+        largest_logit_difference(Reference(other, [1]), Graphs(folder), np.arange(256) % VOCABULARY, 1e-4)
+
+
+def test_a_near_tie_is_one_and_a_clear_difference_is_none() -> None:
+    reference = Reference(random_model("lstm"), [])
+    logits = torch.zeros(VOCABULARY)
+    logits[4], logits[9], logits[2] = 1.0, 1.0 - 1e-6, 0.5
+    assert reference.near_tie(logits, 0.0, GREEDY, other=9, error=1e-5)
+    assert not reference.near_tie(logits, 0.0, GREEDY, other=2, error=1e-5)
+    # Equal logits: token k is drawn between k/23 and (k+1)/23.
+    level = torch.zeros(VOCABULARY)
+    assert reference.near_tie(level, 10 / 23 + 1e-6, Sampling(), other=9, error=1e-5)
+    assert not reference.near_tie(level, 10.5 / 23, Sampling(), other=9, error=1e-5)
+
+
+def test_a_bundle_names_the_hash_of_each_of_its_files(proven: tuple[LanguageModel, Path], tmp_path: Path) -> None:
+    _, graphs = proven
+    tokenizer = tmp_path / "tokenizer.json"
+    tokenizer.write_text("{}")
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    write_bundle(folder, graphs, tokenizer, {"proof": {"passed": True}})
+    told = read_json(folder / "bundle.json")
+    files = {file.name for file in folder.iterdir()} - {"bundle.json"}
+    assert set(told["files"]) == files
+    assert len(files) == 4
+    for name, entry in told["files"].items():
+        assert entry == {"sha256": sha256_of(folder / name), "bytes": (folder / name).stat().st_size}
