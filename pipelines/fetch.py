@@ -24,7 +24,7 @@ def main() -> None:
     params = config.load().fetch
     source = SOURCES[params.source](params)
     every = 0.1 if sys.stderr.isatty() else 10  # a bar that moves on a terminal, a line now and then elsewhere
-    with tqdm(desc="fetch", unit="B", unit_scale=True, mininterval=every, delay=every) as bar:
+    with tqdm(desc="fetch", unit=" characters", unit_scale=True, mininterval=every, delay=every) as bar:
         manifest = write(source, Path("data/corpus"), bar.update)
     for split, entry in manifest["splits"].items():
         sys.stderr.write(f"fetch: {split}: {entry['documents']:,} documents, {entry['characters']:,} characters\n")

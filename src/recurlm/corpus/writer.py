@@ -19,7 +19,7 @@ from recurlm.errors import InputError
 from recurlm.storage import sha256_of, whole_folder, write_json
 
 Progress = Callable[[int], object]
-"""Told the bytes of each piece of text that was written."""
+"""Told the characters of each piece that is read. What is drawn or cut is read twice: measured first, then dealt."""
 
 
 def write(source: Source, folder: Path, progress: Progress = lambda _: None) -> dict[str, Any]:
@@ -31,9 +31,9 @@ def write(source: Source, folder: Path, progress: Progress = lambda _: None) -> 
     with whole_folder(folder) as partial, ExitStack() as files:
         splits = {name: _Split(partial, name, files) for name in SPLITS}
         for number, part in enumerate(source.parts):
-            for name, document, text in _dealt(part):
+            for name, document, text in _dealt(part, progress):
                 title = part.names[document] if part.names else None
-                progress(splits[name].add((number, document), text, title))
+                splits[name].add((number, document), text, title)
         manifest = {
             "source": source.kind,
             "name": source.name,
@@ -59,8 +59,8 @@ class _Split:
         self.characters = self.bytes = 0
         self.document: object = None
 
-    def add(self, document: object, text: str, title: str | None) -> int:
-        """Append a piece of a document, and tell how many bytes it has."""
+    def add(self, document: object, text: str, title: str | None) -> None:
+        """Append a piece of a document."""
         if document != self.document:
             self.document = document
             self.offsets.append(self.bytes)
@@ -71,7 +71,6 @@ class _Split:
         self.hash.update(data)
         self.characters += len(text)
         self.bytes += len(data)
-        return len(data)
 
     def close(self) -> dict[str, Any]:
         """Finish the files, and give the split's entry in the manifest."""
@@ -93,34 +92,37 @@ class _Split:
         return entry | ({"names": self.titles} if self.titles else {})
 
 
-def _dealt(part: Part) -> Iterator[tuple[str, int, str]]:
+def _dealt(part: Part, progress: Progress) -> Iterator[tuple[str, int, str]]:
     """Every piece of a part with its split, cut in two where a run ends inside it."""
     if isinstance(part.deal, str):
-        for row in part.documents:
-            if row["text"]:
-                yield part.deal, row["document"], row["text"]
+        for document, text in _pieces(part, progress):
+            yield part.deal, document, text
         return
-    runs = iter(part.deal(_lengths(part.documents)))
+    runs = iter(part.deal(_lengths(_pieces(part, progress))))
     split, end, position = "", 0, 0
-    for row in part.documents:
-        text = row["text"]
+    for document, text in _pieces(part, progress):
         while text:
             while position == end:
                 split, end = next(runs)
             here = text[: end - position]
-            yield split, row["document"], here
+            yield split, document, here
             position += len(here)
             text = text[len(here) :]
 
 
-def _lengths(documents: Iterable[dict[str, Any]]) -> Lengths:
-    """The characters of each document that has any: one reading of the whole source."""
+def _pieces(part: Part, progress: Progress) -> Iterator[tuple[int, str]]:
+    for row in part.documents:
+        if row["text"]:  # a document without text is none
+            progress(len(row["text"]))
+            yield row["document"], row["text"]
+
+
+def _lengths(pieces: Iterable[tuple[int, str]]) -> Lengths:
+    """The characters of each document."""
     lengths, last = array("q"), -1
-    for row in documents:
-        if not row["text"]:
-            continue
-        if row["document"] != last:
-            last = row["document"]
+    for document, text in pieces:
+        if document != last:
+            last = document
             lengths.append(0)
-        lengths[-1] += len(row["text"])
+        lengths[-1] += len(text)
     return np.frombuffer(lengths, dtype=np.int64) if lengths else np.zeros(0, np.int64)
