@@ -28,6 +28,7 @@ def text_positions(starts: np.ndarray) -> set[int]:
 
 
 @given(lengths_of_documents, sizes, warmups, either)
+@settings(deadline=None)
 @example([], 1, 0, False)
 @example([0, 0], 1, 0, True)
 def test_every_text_token_stands_in_exactly_one_section(
@@ -41,6 +42,7 @@ def test_every_text_token_stands_in_exactly_one_section(
 
 
 @given(lengths_of_documents, sizes, warmups, either)
+@settings(deadline=None)
 def test_a_section_reads_its_own_document_alone_and_the_promised_warm_up(
     lengths: list[int], section: int, warmup: int, both_sides: bool
 ) -> None:
