@@ -23,7 +23,7 @@ bench: setup  ## measure the README's figures of speed and quality
 	$(ACTIVATE) && python benchmarks/run.py
 
 ui: setup  ## compare the runs in MLflow, on http://127.0.0.1:5000 (PORT=…)
-	$(ACTIVATE) && MLFLOW_DISABLE_TELEMETRY=true mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///.mlflow/mlflow.db
+	$(ACTIVATE) && MLFLOW_DISABLE_TELEMETRY=true mlflow ui --workers 1 --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///.mlflow/mlflow.db
 
 # The stamp comes last, so that an install that was interrupted starts again from nothing.
 $(INSTALLED): requirements.lock pyproject.toml
