@@ -25,7 +25,14 @@ def write_results(root: Path, variants: Sequence[str] = VARIANTS) -> None:
     }
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     splits = {
-        split: {"sha256": sha(split.encode()), "documents": 2, "characters": 90, "bytes": 100, "words": 20, "tokens": 40}
+        split: {
+            "sha256": sha(split.encode()),
+            "documents": 2,
+            "characters": 90,
+            "bytes": 100,
+            "words": 20,
+            "tokens": 40,
+        }
         for split in ("train", "validation", "test")
     }
     corpus = {"source": "packaged", "name": "two <plays>", "revision": None, "licence": "MIT", "splits": splits}
@@ -83,7 +90,17 @@ def write_variant(data: Path, name: str, number: int) -> None:
     graph = "filler.onnx" if pseudo else "generator.onnx"
     onnx.save_model(tiny_graph(), bundle / graph)
     files = {graph: {"sha256": sha((bundle / graph).read_bytes()), "bytes": (bundle / graph).stat().st_size}}
-    description = {"variant": name, "causal": not pseudo, "model_sha256": sha(weights), "files": files, "proof": proof}
+    description = {
+        "format": 1,
+        "variant": name,
+        "causal": not pseudo,
+        "tokenizer_kind": "bpe",
+        "special": {"start": 0, "blank": 1},
+        "state": {"h": [8]},
+        "model_sha256": sha(weights),
+        "files": files,
+        "proof": proof,
+    }
     write(bundle / "bundle.json", description)
 
     speed = {"tokens_per_second": 12345.6 + number, "threads": 2}

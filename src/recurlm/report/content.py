@@ -95,7 +95,7 @@ def _timings(results: Results) -> Section:
 TERMS = (
     (
         "bits per byte",
-        "how many bits the model needs for one byte of the text's UTF-8: comparable between tokenizers. Less is better.",
+        "how many bits the model needs for one byte of UTF-8 text: less is better, and comparable between tokenizers.",
     ),
     (
         "perplexity per token, per word",
@@ -104,8 +104,8 @@ TERMS = (
     ),
     (
         "left to right, cloze",
-        "a left-to-right model predicts each token from those before it, and can write. A cloze model predicts each token "
-        "from all the others, and fills blanks: its pseudo-numbers answer an easier question, and do not compare.",
+        "a left-to-right model predicts each token from those before it, and can write. A cloze model predicts it from all "
+        "the others, and fills blanks: its pseudo-numbers answer an easier question, and do not compare.",
     ),
     (
         "state",

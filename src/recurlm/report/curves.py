@@ -73,7 +73,7 @@ def _svg(points: list[dict[str, Any]], unit: str, names: list[str]) -> str:
         "config": {
             "font": "sans-serif",
             "axis": {
-                **{key: INK for key in ("domainColor", "gridColor", "labelColor", "tickColor", "titleColor")},
+                **dict.fromkeys(("domainColor", "gridColor", "labelColor", "tickColor", "titleColor"), INK),
                 "gridOpacity": 0.12,
                 "labelFontSize": 12,
                 "titleFontSize": 12,

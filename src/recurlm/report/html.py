@@ -25,7 +25,8 @@ p, dd { max-width: 65ch; margin: .3rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; width: 100%; }
 th, td { padding: .45rem .6rem; text-align: right; border-top: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 500; }
-thead th { min-width: 4.5rem; background: var(--shade); color: var(--soft); border-top: 0; vertical-align: bottom; white-space: normal; }
+thead th { min-width: 4.5rem; background: var(--shade); color: var(--soft); border-top: 0; vertical-align: bottom;
+  white-space: normal; }
 thead th[colspan]:not(:empty) { text-align: center; border-bottom: 1px solid var(--line); }
 tr > :first-child { text-align: left; position: sticky; left: 0; background: var(--paper);
   border-right: 1px solid var(--line); }

@@ -8,6 +8,7 @@ from pathlib import Path
 from recurlm.config import Report
 from recurlm.errors import InputError
 from recurlm.report.results import Results
+from recurlm.runtime import Filler, Generator
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,6 @@ def _sample(variant: str, bundle: Path, causal: bool, settings: Report) -> Sampl
 
 def generated(bundle: Path, settings: Report) -> str:
     """The text that a left-to-right model writes after the prompt."""
-    from recurlm.runtime import Generator
-
     return Generator.from_bundle(bundle).generate(
         settings.prompt,
         max_new_tokens=settings.tokens,
@@ -61,6 +60,4 @@ def generated(bundle: Path, settings: Report) -> str:
 
 def filled(bundle: Path, settings: Report) -> str:
     """The text with blanks, filled by a cloze model."""
-    from recurlm.runtime import Filler
-
     return Filler.from_bundle(bundle).fill(settings.blanks)

@@ -1,0 +1,104 @@
+"""The door to MLflow: opened quietly, sending nothing home, and giving up soon on a server that is not there."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+# MLflow reads these when it is imported.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Run, ViewType
+from mlflow.exceptions import MlflowException
+from requests.exceptions import RequestException
+from sqlalchemy.exc import SQLAlchemyError
+
+from recurlm.errors import InputError
+from recurlm.tracking.store import KEY, Store
+
+
+@contextmanager
+def connected(store: Store) -> Iterator[MlflowClient]:
+    """A client of the store.
+
+    Raises:
+        InputError: the store is out of reach, or refuses.
+    """
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield _client(store)
+    except (MlflowException, SQLAlchemyError) as error:
+        raise InputError(
+            f"MLflow at {without_password(store.uri)}: {_problem(error)}; the results in data/ are whole: "
+            "bring the store up, or unset MLFLOW_TRACKING_URI, and run it again"
+        ) from None
+
+
+def _client(store: Store) -> MlflowClient:
+    mlflow.set_tracking_uri(store.uri)
+    try:
+        return MlflowClient(tracking_uri=store.uri)
+    except (OSError, ImportError) as error:  # no such place for SQLite, or no driver for another database
+        raise MlflowException(str(error)) from None
+
+
+def _problem(error: Exception) -> str:
+    """MLflow's reason in a few words; its own texts run to many lines, and may hold a password."""
+    if isinstance(error.__context__, RequestException):
+        return "out of reach"
+    return str(error).splitlines()[0].partition(". ")[0][:300]
+
+
+def without_password(uri: str) -> str:
+    place = urlsplit(uri).netloc
+    return uri.replace(place, place.rpartition("@")[2]) if place else uri
+
+
+def finished_keys(store: Store, experiment: str, keys: Mapping[str, str]) -> set[str]:
+    """Those keys that a finished run of the experiment has."""
+    with connected(store) as client:
+        found = client.get_experiment_by_name(experiment)
+        if found is None or found.lifecycle_stage != "active":
+            return set()
+        return {
+            key
+            for key in keys.values()
+            if any(run.info.status == "FINISHED" for run in runs_with(client, found.experiment_id, key))
+        }
+
+
+def runs_with(client: MlflowClient, experiment_id: str, key: str) -> list[Run]:
+    """The runs of one result, whatever became of them, unless somebody deleted them."""
+    return list(client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'", ViewType.ACTIVE_ONLY))
+
+
+def open_experiment(client: MlflowClient, store: Store, name: str) -> str:
+    """The id of the experiment: made where there is none, taken back from the bin where somebody deleted it."""
+    found: Experiment | None = client.get_experiment_by_name(name)
+    if found and store.artifacts and found.artifact_location != store.artifacts:
+        # The checkout was moved or copied, and this experiment writes its files into the place that it came from.
+        client.rename_experiment(found.experiment_id, f"{name}, from {found.artifact_location}")
+        found = None
+    if found is None:
+        # The kind spares the reader of the UI a question; the other kind shows traces in place of runs.
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        return str(client.create_experiment(name, store.artifacts, kind))
+    if found.lifecycle_stage != "active":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def discard(client: MlflowClient, run: Run) -> None:
+    """Delete a run that is not whole, and the models that it left."""
+    found = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+    for model in found:
+        client.delete_logged_model(model.model_id)
+    client.delete_run(run.info.run_id)

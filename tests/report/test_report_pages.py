@@ -1,0 +1,217 @@
+"""The pages: what they say, what they leave out, and that no text from outside can break them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from fabricated_results import write_results
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recurlm import config
+from recurlm.errors import InputError
+from recurlm.report import html, markdown, tables
+from recurlm.report.build import build
+from recurlm.report.content import Section
+from recurlm.report.results import gather
+from recurlm.report.samples import Sample
+from recurlm.report.tables import Cell, Table
+
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00\r"))
+
+
+class Reader(HTMLParser):
+    """What a browser makes of a page: its text, its tags, and what it would fetch."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.text = ""
+        self.tags: list[str] = []
+        self.fetched: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.fetched += [value or "" for name, value in attributes if name in {"src", "href", "srcset", "xlink:href"}]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_results(tmp_path)
+    return tmp_path
+
+
+def pages(root: Path) -> tuple[str, str]:
+    build(root, "")
+    return tuple((root / "data/report" / name).read_text(encoding="utf-8") for name in ("report.md", "index.html"))
+
+
+def rows(root: Path, title: str) -> dict[str, dict[str, str]]:
+    """A table of the Markdown page: variant → head → text."""
+    section = pages(root)[0].split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
+    lines = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")]
+    return {line[0]: dict(zip(lines[0], line, strict=True)) for line in lines[2:]}
+
+
+def test_both_pages_compare_all_variants(root: Path) -> None:
+    compared = rows(root, "Comparison")
+    assert list(compared) == ["rnn", "lstm", "bilstm"], "in the order of params.yaml"
+    assert compared["rnn"] == {
+        "variant": "rnn",
+        "perplexity per token": "54.60",
+        "perplexity per word": "403.4",
+        "bits per byte": "2.0000",
+        "pseudo-perplexity per token": "—",
+        "pseudo-perplexity per word": "—",
+        "pseudo-bits per byte": "—",
+        "words out of vocabulary": "0.00 %",
+        "parameters": "1,234",
+        "layers × hidden": "2 × 8",
+        "gates": "0",
+        "bundle": "0.0 MB",
+        "ONNX = PyTorch": "proven",
+    }
+    text = Reader(pages(root)[1]).text
+    assert all(cell in text for row in compared.values() for cell in row.values() if "*" not in cell)
+
+
+def test_a_cloze_model_never_competes_with_models_that_read_from_left_to_right(root: Path) -> None:
+    compared = rows(root, "Comparison")
+    assert compared["bilstm"]["pseudo-bits per byte"] == "1.7500"
+    assert compared["bilstm"]["bits per byte"] == "—"
+    assert compared["lstm"]["bits per byte"] == "**1.8750**"
+    report = root / "data/report"
+    assert "bilstm" not in (report / "curves.svg").read_text(encoding="utf-8")
+    assert "bilstm" in (report / "curves-cloze.svg").read_text(encoding="utf-8")
+
+
+def test_a_variant_with_nothing_yet_is_named_and_breaks_nothing(root: Path) -> None:
+    for path in ("models/lstm", "onnx/lstm"):
+        shutil.rmtree(root / "data" / path)
+    for path in ("metrics/lstm.json", "metrics/proof/lstm.json"):
+        (root / "data" / path).unlink()
+    assert rows(root, "Comparison")["lstm"]["bits per byte"] == "—"
+    for page in pages(root):
+        assert "lstm: not trained yet, not evaluated yet, no bundle yet, not proven yet" in page
+
+
+def test_a_report_of_nothing_at_all_can_be_made(root: Path) -> None:
+    shutil.rmtree(root / "data")
+    (root / "dvc.lock").unlink()
+    for page in pages(root):
+        assert "No variant has been trained yet." in page
+
+
+def test_a_failed_proof_is_said(root: Path) -> None:
+    path = root / "data/metrics/proof/rnn.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"passed": False}), encoding="utf-8")
+    assert rows(root, "Comparison")["rnn"]["ONNX = PyTorch"] == "check failed"
+    assert "rnn" not in build(root, "").runs
+
+
+def test_timings_of_another_model_are_left_out(root: Path) -> None:
+    assert rows(root, "Measurements of this machine")["rnn"]["training, tokens/s"] == "12,346"
+    (root / "data/models/rnn/model.safetensors").write_bytes(b"trained anew")
+    (root / "data/timings/generate-rnn.json").unlink()
+    timings = rows(root, "Measurements of this machine")
+    assert timings["rnn"]["training, tokens/s"] == timings["rnn"]["ONNX generation, tokens/s"] == "—"
+    assert timings["lstm"]["training, tokens/s"] == "12,347"
+
+
+def test_the_settings_are_those_that_the_model_was_trained_with(root: Path) -> None:
+    text = (root / "params.yaml").read_text(encoding="utf-8")
+    (root / "params.yaml").write_text(text.replace("hidden_size: 8", "hidden_size: 9").replace("seed: 7", "seed: 8"))
+    result = gather(root, config.load(root / "params.yaml")).variants[0]
+    assert result.block["hidden_size"] == 8
+    assert result.settings["train"]["seed"] == 7
+    assert result.settings["fetch"] == {"source": "packaged", "packaged": config.Fetch().packaged.model_dump()}
+
+
+def test_the_same_results_give_the_same_bytes(root: Path) -> None:
+    def written() -> dict[str, bytes]:
+        build(root, "")
+        return {str(path): path.read_bytes() for path in (root / "data/report").rglob("*") if path.is_file()}
+
+    assert written() == written()
+
+
+def test_the_html_page_asks_nothing_of_the_network(root: Path) -> None:
+    page = pages(root)[1]
+    assert all(reference.startswith(("data:", "#")) for reference in Reader(page).fetched)
+    assert not re.search(r"url\(|@import|<script", page)
+    assert "currentColor" in page, "curves take the text's colour, in light and dark"
+
+
+def test_all_curves_are_one_csv_file_for_dvc(root: Path) -> None:
+    build(root, "")
+    lines = (root / "data/report/curves.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "variant,protocol,step,tokens,train_loss,validation_loss"
+    assert lines[1] == "rnn,left to right,5,5000,5.5,5.0"
+    assert len(lines) == 1 + 3 * 3
+
+
+def test_a_bundle_that_cannot_write_costs_only_its_own_sample(root: Path) -> None:
+    (root / "data/onnx/rnn/generator.onnx").write_bytes(b"corrupted")
+    markdown_page = pages(root)[0]
+    assert re.search(r"### rnn\n\nNo sample: .+corrupted", markdown_page.replace("\\", ""))
+    assert not (root / "data/report/samples/rnn.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "complaint"),
+    [
+        ("data/metrics/rnn.json", "{", "not a JSON file"),
+        ("data/metrics/rnn.json", "[]", "holds no JSON object"),
+        ("data/models/rnn/curve.csv", "step,tokens\n1,many\n", "not a learning curve"),
+        ("dvc.lock", "<<<<<<< HEAD\n: [", "not YAML"),
+    ],
+)
+def test_an_unreadable_file_is_named(root: Path, file: str, content: str, complaint: str) -> None:
+    (root / file).write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=rf"{file}: {complaint}"):
+        build(root, "")
+
+
+@given(ANY_TEXT, ANY_TEXT)
+def test_any_text_is_shown_as_it_is_in_html(prompt: str, text: str) -> None:
+    table = Table(("variant", text), ((Cell(prompt), Cell(text, best=True)),))
+    page = Reader(html.page(prompt, (Section(text, (text,), table, samples=(Sample(text, prompt, text),)),)))
+    plain = Reader(
+        html.page("", (Section("", ("",), Table(("", ""), ((Cell(""), Cell("", True)),)), samples=(Sample("", ""),)),))
+    )
+    assert page.tags == plain.tags
+    assert prompt + text in page.text
+
+
+@given(ANY_TEXT)
+def test_no_text_can_end_its_fence_in_markdown(text: str) -> None:
+    page = markdown.page("", (Section("Samples", samples=(Sample("rnn", "", text),)),))
+    fence = re.search(r"^(`{3,})text$", page, re.MULTILINE)
+    assert fence
+    inside = page[fence.end() + 1 :]
+    assert inside.startswith(text)
+    assert fence[1] not in text
+
+
+@given(ANY_TEXT)
+def test_no_text_can_add_a_column_or_a_row_in_markdown(text: str) -> None:
+    table = markdown.table(Table(("variant", text), ((Cell("rnn"), Cell(text)),)))
+    assert len(table.split("\n")) == 3
+    assert all(len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == 3 for line in table.split("\n"))
+
+
+def test_nothing_is_pointed_out_where_all_are_equal(root: Path) -> None:
+    results = gather(root, config.load(root / "params.yaml"))
+    same = [
+        column for column in zip(*tables.comparison(results).rows, strict=True) if len({c.text for c in column}) == 1
+    ]
+    assert same
+    assert not any(cell.best for column in same for cell in column)
