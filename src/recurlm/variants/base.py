@@ -110,11 +110,12 @@ def orthogonal_(cell: nn.RNNBase, gates: int) -> None:
     An orthogonal recurrent matrix keeps the norm of a state, so that gradients neither vanish nor explode at the start
     (Saxe, McClelland & Ganguli 2014, arXiv:1312.6120). Biases start at zero.
     """
-    for recurrent in cell.weight_hh_l0.chunk(gates):
+    W, U, b, d = cell.parameters()
+    for recurrent in U.chunk(gates):
         nn.init.orthogonal_(recurrent)
-    nn.init.uniform_(cell.weight_ih_l0, -math.sqrt(3 / cell.input_size), math.sqrt(3 / cell.input_size))
-    nn.init.zeros_(cell.bias_ih_l0)
-    nn.init.zeros_(cell.bias_hh_l0)
+    nn.init.uniform_(W, -math.sqrt(3 / cell.input_size), math.sqrt(3 / cell.input_size))
+    nn.init.zeros_(b)
+    nn.init.zeros_(d)
 
 
 def product(x: Float[Tensor, "batch input"], w: Float[Tensor, "output input"]) -> Float[Tensor, "batch output"]:

@@ -35,7 +35,7 @@ class GRU(Stack):
         self, layer: nn.Module, x: Float[Tensor, "batch input"], state: Sequence[Float[Tensor, "batch hidden"]]
     ) -> Sequence[Float[Tensor, "batch hidden"]]:
         (h,) = state
-        W, U, b, d = layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0
+        W, U, b, d = layer.parameters()
         Wr, Wz, Wn = (product(x, W) + b).chunk(3, dim=-1)
         Ur, Uz, Un = (product(h, U) + d).chunk(3, dim=-1)
         r, z = torch.sigmoid(Wr + Ur), torch.sigmoid(Wz + Uz)

@@ -21,7 +21,8 @@ class LSTM(Stack):
         layer = nn.LSTM(input_size, hidden_size, batch_first=True)
         orthogonal_(layer, gates=4)
         # Remember by default (Jozefowicz, Zaremba & Sutskever 2015): forget gates start open.
-        nn.init.ones_(layer.bias_ih_l0[hidden_size : 2 * hidden_size])
+        _, _, b, _ = layer.parameters()
+        nn.init.ones_(b[hidden_size : 2 * hidden_size])
         return layer
 
     def run_layer(
@@ -34,8 +35,8 @@ class LSTM(Stack):
         self, layer: nn.Module, x: Float[Tensor, "batch input"], state: Sequence[Float[Tensor, "batch hidden"]]
     ) -> Sequence[Float[Tensor, "batch hidden"]]:
         h, c = state
-        W, U, b = layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0 + layer.bias_hh_l0
-        i, f, g, o = (product(x, W) + product(h, U) + b).chunk(4, dim=-1)
+        W, U, b, d = layer.parameters()
+        i, f, g, o = (product(x, W) + product(h, U) + (b + d)).chunk(4, dim=-1)
         i, f, g, o = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
         c = f * c + i * g
         h = o * torch.tanh(c)

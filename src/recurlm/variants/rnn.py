@@ -45,5 +45,5 @@ class RNN(Stack):
     ) -> Sequence[Float[Tensor, "batch hidden"]]:
         (h,) = state
         φ = torch.tanh if self.nonlinearity == "tanh" else torch.relu
-        W, U, b = layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0 + layer.bias_hh_l0
-        return [φ(product(x, W) + product(h, U) + b)]
+        W, U, b, d = layer.parameters()
+        return [φ(product(x, W) + product(h, U) + (b + d))]
