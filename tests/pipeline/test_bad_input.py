@@ -79,6 +79,7 @@ def test_a_damaged_file_is_named(restored: Project, refuses: Refuses, damaged: s
         ("train.py gru", "data/models/gru"),
         ("export.py gru", "data/graphs/gru"),
         ("verify.py gru", "data/onnx/gru"),
+        ("report.py", "data/report"),
     ],
 )
 def test_a_full_disk_ends_in_one_line_and_leaves_nothing_half_written(

@@ -1,0 +1,44 @@
+"""The Makefile: what it lists, and when it installs."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from tiny_project import Project
+
+
+@pytest.fixture
+def clone(cloned: Project, tmp_path: Path) -> Project:
+    return cloned.copy(tmp_path)
+
+
+def make(clone: Project, *arguments: str) -> str:
+    result = clone.run("make", *arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_make_alone_lists_every_target(clone: Project) -> None:
+    phony = re.search(r"^\.PHONY: (.+)$", (clone.folder / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert phony
+    assert [line.split()[1] for line in make(clone).splitlines()] == phony[1].split()
+
+
+def test_a_second_setup_installs_nothing(clone: Project) -> None:
+    assert "pip install" in make(clone, "--dry-run", "setup")
+    (clone.folder / ".venv").mkdir()
+    (clone.folder / ".venv/installed").touch()
+    assert "pip install" not in make(clone, "--dry-run", "setup")
+    assert "Nothing to be done" in make(clone, "setup")
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "pyproject.toml"])
+def test_what_is_to_be_installed_decides_when_to_install(clone: Project, name: str) -> None:
+    (clone.folder / ".venv").mkdir()
+    (clone.folder / ".venv/installed").touch()
+    later = (clone.folder / ".venv/installed").stat().st_mtime + 10
+    os.utime(clone.folder / name, (later, later))
+    assert "pip install" in make(clone, "--dry-run", "test")
