@@ -104,8 +104,8 @@ TERMS = (
     ),
     (
         "left to right, cloze",
-        "a left-to-right model predicts each token from those before it, and can write. A cloze model predicts it from all "
-        "the others, and fills blanks: its pseudo-numbers answer an easier question, and do not compare.",
+        "a left-to-right model predicts each token from those before it, and can write. A cloze model predicts it from "
+        "all the others, and fills blanks: its pseudo-numbers answer an easier question, and do not compare.",
     ),
     (
         "state",

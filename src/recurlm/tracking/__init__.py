@@ -1,1 +1,1 @@
-"""The MLflow mirror: one run for each result, to be compared in MLflow's UI; nothing reads it back to decide anything."""
+"""The MLflow mirror: one run for each result, to be compared in its UI; nothing reads it back to decide anything."""

@@ -35,7 +35,7 @@ def series(result: Result) -> Iterator[tuple[str, int, float]]:
 
 
 def scores(result: Result) -> dict[str, float]:
-    """The final numbers: of both splits, the best of the curve, the proof, the bundle, and this machine's measurements."""
+    """The final numbers: both splits, the best of the curve, the proof, the bundle, and this machine's measurements."""
     found: dict[str, float | None] = dict(_best(result))
     metrics = result.metrics or {}
     found |= {f"{split}_{name}": value for split in ("validation", "test") for name, value in flat(metrics[split])}

@@ -1,0 +1,52 @@
+"""Stores that cost MLflow some seconds to make, made once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from fabricated_results import VARIANTS, write_results
+from mlflow_project import report
+
+from recurlm.tracking import store
+from recurlm.tracking.client import connected
+
+
+@pytest.fixture(autouse=True)
+def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow writes the place of its store into the environment, where the next test would find it."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with its tables and nothing in them, which takes MLflow some seconds to make."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        with connected(store.Store(f"sqlite:///{path}", None, path.parent)):
+            return path
+
+
+@pytest.fixture
+def root(tmp_path: Path, empty_store: Path) -> Path:
+    """A project with results, and a store that nothing was logged in."""
+    root = tmp_path / "project"
+    (root / ".mlflow").mkdir(parents=True)
+    shutil.copy(empty_store, root / ".mlflow/mlflow.db")
+    write_results(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def logged(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
+    """A project that was logged once, for tests that only read."""
+    root = tmp_path_factory.mktemp("logged")
+    (root / ".mlflow").mkdir()
+    shutil.copy(empty_store, root / ".mlflow/mlflow.db")
+    write_results(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        assert report(root) == list(VARIANTS)
+    return root
