@@ -38,7 +38,7 @@ def cut(
     ranked = torch.where(ranked >= last, ranked, torch.full_like(ranked, -torch.inf))
     probability = torch.softmax(ranked, dim=-1).double()
     before = torch.cumsum(probability, dim=-1) - probability
-    inside = (before < top_p[:, None].double()) | (top_p[:, None] >= 1)
+    inside = ((before < top_p[:, None].double()) | (top_p[:, None] >= 1)) & (ranked > -torch.inf)
     lowest = torch.where(inside, ranked, torch.full_like(ranked, torch.inf)).amin(dim=-1, keepdim=True)
     return torch.where(scaled >= lowest, scaled, torch.full_like(scaled, -torch.inf))
 
