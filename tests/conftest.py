@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tiny_bundles import TinyBundles
 from tiny_project import CHECKOUT, Project, clone_of_this_checkout
 
 # pytest's temporary folders stay in the checkout, like everything else.
@@ -36,6 +37,12 @@ def project(reproduced: Project, tmp_path: Path) -> Iterator[Project]:
     """A copy of the reproduced project, for one test alone."""
     yield reproduced.copy(tmp_path)
     shutil.rmtree(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> TinyBundles:
+    """`bundles(variant, kind of tokenizer)` is the folder of a tiny bundle."""
+    return TinyBundles(tmp_path_factory.mktemp("bundles"))
 
 
 @pytest.fixture

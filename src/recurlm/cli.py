@@ -1,0 +1,258 @@
+"""The command `recurlm`: generate, fill and score with a bundle, in an environment that needs no torch.
+
+recurlm generate --variant lstm --prompt "Once more" --max-new-tokens 200 --temperature 0.8 --seed 1
+recurlm fill --variant bilstm "To be or ___ to be"
+recurlm score --variant lstm --file my_text.txt
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from recurlm import __version__
+from recurlm.errors import InputError, exit_cleanly, nearest
+
+BUNDLES = Path("data/onnx")
+INTERRUPTED, PIPE_CLOSED = 130, 141  # as a shell reports a program that SIGINT or SIGPIPE ended
+
+
+def main() -> None:
+    """The entry point. Ctrl-C, and a reader such as `head` that has seen enough, end it without a word."""
+    try:
+        exit_cleanly(run)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # Python flushes once more at exit, which must not meet the closed pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(PIPE_CLOSED)
+
+
+def run() -> None:
+    """Do what the command line asks."""
+    arguments = parser().parse_args()
+    arguments.command(arguments)
+
+
+def generate(arguments: argparse.Namespace) -> None:
+    from recurlm.runtime import Generator
+
+    generator = Generator.from_bundle(_bundle(arguments), arguments.threads)
+    text = generator.stream(
+        arguments.prompt,
+        arguments.max_new_tokens,
+        arguments.temperature,
+        arguments.top_k,
+        arguments.top_p,
+        arguments.seed,
+    )
+    _write(arguments.prompt)
+    last = arguments.prompt
+    for last in text:
+        _write(last)
+    if not last.endswith("\n"):
+        _write("\n")
+
+
+def fill(arguments: argparse.Namespace) -> None:
+    from recurlm.runtime import Filler
+
+    filler = Filler.from_bundle(_bundle(arguments), arguments.threads)
+    filled = filler.fill(
+        arguments.text,
+        arguments.temperature,
+        arguments.top_k,
+        arguments.top_p,
+        arguments.seed,
+        arguments.max_blank_tokens,
+    )
+    _write(filled + "\n")
+
+
+def score(arguments: argparse.Namespace) -> None:
+    from recurlm.runtime import Scorer
+    from recurlm.storage import to_json
+
+    scorer = Scorer.from_bundle(_bundle(arguments), arguments.threads)
+    if arguments.text is not None:
+        found = scorer.score(arguments.text)
+    else:
+        found = scorer.score_file(arguments.file, _progress(arguments.file))
+    if arguments.json:
+        _write(to_json(found.metrics()))
+        return
+    for name, value in found.metrics().items():
+        shown = "—" if value is None else f"{value:,.4f}" if isinstance(value, float) else f"{value}"
+        _write(f"{name.replace('_', ' '):<27} {shown:>15}\n")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _progress(path: Path) -> Callable[[int], None] | None:
+    """A line on the terminal that tells how far a long file is; None where nobody looks."""
+    if not sys.stderr.isatty() or not path.is_file():
+        return None
+    size, begun = path.stat().st_size, time.monotonic()
+    told = begun
+
+    def tell(read: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told > 0.5 or (read == size and told > begun):
+            told = now
+            left = (now - begun) / read * (size - read)
+            line = f"{read / size:4.0%} of {size / 1e6:,.1f} MB, {left:,.0f} s left" if read < size else ""
+            sys.stderr.write(f"\r\033[K{line}")
+            sys.stderr.flush()
+
+    return tell
+
+
+def _bundle(arguments: argparse.Namespace) -> Path:
+    """The bundle's folder.
+
+    Raises:
+        InputError: there is no bundle of this variant below the current folder.
+    """
+    from recurlm.runtime.bundle import bundles_in
+
+    if arguments.bundle is not None:
+        return Path(str(arguments.bundle))
+    known = bundles_in(BUNDLES)
+    if not known:
+        raise InputError(f"no bundles in {BUNDLES}: run the pipeline first, or name a bundle's folder with --bundle")
+    if arguments.variant not in known:
+        raise InputError(
+            f"{BUNDLES}: no bundle of a variant '{arguments.variant}': {nearest(arguments.variant, known)}"
+        )
+    return BUNDLES / arguments.variant
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong usage is bad input like any other: one line, status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = _Parser(
+        prog="recurlm",
+        description="Generate, fill and score text with an exported recurrent language model.",
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"recurlm {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    _generate_options(_command(commands, "generate", generate, "go on from a prompt", GENERATE_EXAMPLE))
+    _fill_options(_command(commands, "fill", fill, "put words in place of ___", FILL_EXAMPLE))
+    _score_options(_command(commands, "score", score, "say how likely a model finds a text", SCORE_EXAMPLE))
+    return top
+
+
+GENERATE_EXAMPLE = """\
+The prompt is printed first. The same seed gives the same text.
+
+  recurlm generate --variant lstm --prompt "To be" --max-new-tokens 200 --temperature 0.8 --top-p 0.95 --seed 1
+  recurlm generate --bundle path/to/bundle --prompt $'KING.\\n' | head -n 20
+"""
+FILL_EXAMPLE = """\
+Each ___ becomes one word, found from both its sides; the text around it stays as it is. Quote the text.
+
+  recurlm fill --variant bilstm "To be or ___ to be"
+"""
+SCORE_EXAMPLE = """\
+Every token is scored once. A causal model predicts it from all tokens before it, beginning with the text's start. A
+cloze model (bilstm) predicts it from both sides, 512 tokens at a time, with 256 more read on either side of them:
+these pseudo-likelihoods compare only with one another.
+
+  recurlm score --variant lstm --text "To be or not to be"
+  recurlm score --variant lstm --file my_text.txt --json
+"""
+
+
+def _command(
+    commands: argparse._SubParsersAction[_Parser],
+    name: str,
+    command: Callable[[argparse.Namespace], None],
+    summary: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    """A subcommand, with the options that all of them have."""
+    sub = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary.capitalize()}.",
+        epilog=example,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    sub.set_defaults(command=command)
+    where = sub.add_mutually_exclusive_group(required=True)
+    where.add_argument("--variant", help=f"use the bundle {BUNDLES}/VARIANT of the current folder")
+    where.add_argument("--bundle", metavar="PATH", help="use the bundle in this folder")
+    sub.add_argument("--threads", type=int, help="threads to compute with (default: 1)")
+    return sub
+
+
+def _generate_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--prompt", required=True, help="text to go on from")
+    sub.add_argument("--max-new-tokens", type=int, default=200, metavar="N", help="end after N tokens (default: 200)")
+    _sampling_options(sub, temperature=0.8, top_k=40, top_p=0.95)
+
+
+def _fill_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("text", metavar="TEXT", help='such as "To be or ___ to be"')
+    sub.add_argument(
+        "--max-blank-tokens",
+        type=int,
+        metavar="N",
+        help="longest word, in tokens (default: 3, and for a tokenizer of kind char 12, of kind word 1)",
+    )
+    _sampling_options(sub, temperature=0.0, top_k=0, top_p=1.0)
+
+
+def _score_options(sub: argparse.ArgumentParser) -> None:
+    what = sub.add_mutually_exclusive_group(required=True)
+    what.add_argument("--text", help="text to score")
+    what.add_argument("--file", type=Path, metavar="PATH", help="UTF-8 file to score, of any length")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _sampling_options(sub: argparse.ArgumentParser, temperature: float, top_k: int, top_p: float) -> None:
+    sub.add_argument(
+        "--temperature",
+        type=float,
+        default=temperature,
+        metavar="T",
+        help=f"0 takes the likeliest token, more than 1 surprises (default: {temperature})",
+    )
+    sub.add_argument(
+        "--top-k",
+        type=int,
+        default=top_k,
+        metavar="K",
+        help=f"draw among the K likeliest tokens; 0: among all (default: {top_k})",
+    )
+    sub.add_argument(
+        "--top-p",
+        type=float,
+        default=top_p,
+        metavar="P",
+        help=f"draw among the likeliest tokens that hold this share of the probability (default: {top_p})",
+    )
+    sub.add_argument("--seed", type=int, help="a number of 0 or more (default: another text each time)")
+
+
+if __name__ == "__main__":
+    main()

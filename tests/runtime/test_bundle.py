@@ -1,0 +1,134 @@
+"""Promises of opening a bundle: whole and unharmed, or one line that says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from tiny_bundles import TinyBundles
+
+from recurlm.errors import InputError
+from recurlm.runtime import Bundle, Filler, Generator, Scorer
+from recurlm.storage import sha256_of
+
+
+@pytest.fixture
+def copy(bundles: TinyBundles, tmp_path: Path) -> Path:
+    """A bundle to harm, in a folder of its own."""
+    return Path(shutil.copytree(bundles("lstm"), tmp_path / "onnx" / "lstm"))
+
+
+def describe(folder: Path, **changes: Any) -> None:
+    """Change bundle.json, and give every file its present hash."""
+    path = folder / "bundle.json"
+    description = json.loads(path.read_text()) | changes
+    description["files"] = {name: {"sha256": sha256_of(folder / name)} for name in description["files"]}
+    path.write_text(json.dumps(description))
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        Generator.from_bundle(folder)
+    message = str(caught.value)
+    assert "\n" not in message.strip()
+    return message
+
+
+@pytest.mark.parametrize("name", ["generator.onnx", "scorer.onnx", "step.onnx", "tokenizer.json"])
+def test_one_changed_byte_of_any_file_is_noticed(copy: Path, name: str) -> None:
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    assert f"{name}: corrupted" in refused(copy)
+
+
+@pytest.mark.parametrize("name", ["generator.onnx", "scorer.onnx", "step.onnx", "tokenizer.json"])
+def test_a_missing_file_is_named(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    assert f"{name}: no such file" in refused(copy)
+
+
+def test_a_description_that_is_broken_is_refused(copy: Path) -> None:
+    (copy / "bundle.json").write_text('{"format": 1')
+    assert "bundle.json: not a JSON file" in refused(copy)
+    (copy / "bundle.json").write_text("[]")
+    assert "not a bundle's description" in refused(copy)
+    (copy / "bundle.json").write_text('{"format": 1}')
+    assert "'variant' is missing" in refused(copy)
+
+
+def test_an_unknown_format_is_refused(copy: Path) -> None:
+    describe(copy, format=2)
+    assert "format 2, and this recurlm reads 1" in refused(copy)
+
+
+def test_an_unknown_tokenizer_is_refused(copy: Path) -> None:
+    describe(copy, tokenizer_kind="bytes")
+    assert "unknown tokenizer_kind 'bytes'" in refused(copy)
+
+
+def test_a_folder_without_a_bundle_names_those_beside_and_inside(copy: Path) -> None:
+    assert "no bundle here (it would hold a bundle.json): did you mean 'lstm'?" in refused(copy.parent / "lstn")
+    assert "a folder of some: name one of lstm" in refused(copy.parent)
+    assert "no bundle here" in refused(copy / "nothing" / "at" / "all")
+
+
+def test_a_graph_that_is_another_than_described_is_refused(copy: Path) -> None:
+    (copy / "generator.onnx").write_bytes((copy / "scorer.onnx").read_bytes())
+    describe(copy)
+    assert "not the graph that bundle.json describes" in refused(copy)
+
+
+def test_a_state_of_another_size_is_refused(copy: Path) -> None:
+    description = json.loads((copy / "bundle.json").read_text())
+    describe(copy, state=description["state"] | {"layer0.h": [13]})
+    assert "not the graph that bundle.json describes" in refused(copy)
+
+
+def test_a_graph_that_this_onnxruntime_is_too_old_for_is_refused(copy: Path) -> None:
+    model = onnx.load(copy / "generator.onnx")
+    model.ir_version = 999
+    (copy / "generator.onnx").write_bytes(model.SerializeToString())
+    describe(copy)
+    assert "generator.onnx: onnxruntime " in refused(copy)
+
+
+def test_a_graph_that_is_no_onnx_is_refused(copy: Path) -> None:
+    (copy / "generator.onnx").write_bytes(b"no model")
+    describe(copy)
+    assert "generator.onnx: onnxruntime " in refused(copy)
+
+
+def test_a_bundle_without_a_needed_graph_is_refused(copy: Path) -> None:
+    description = json.loads((copy / "bundle.json").read_text())
+    del description["files"]["scorer.onnx"]
+    (copy / "bundle.json").write_text(json.dumps(description))
+    Generator.from_bundle(copy)
+    with pytest.raises(InputError, match=r"the bundle has no scorer\.onnx"):
+        Scorer.from_bundle(copy)
+
+
+def test_no_threads_is_refused(bundles: TinyBundles) -> None:
+    with pytest.raises(InputError, match="threads is 0: 1 or more"):
+        Generator.from_bundle(bundles("lstm"), threads=0)
+
+
+def test_threads_change_no_token(bundles: TinyBundles) -> None:
+    texts = [Generator.from_bundle(bundles("lstm"), threads).generate("king", 100, seed=1) for threads in (1, 2)]
+    assert texts[0] == texts[1]
+
+
+def test_a_bundle_works_wherever_it_is_copied(bundles: TinyBundles, copy: Path) -> None:
+    here, there = Generator.from_bundle(bundles("lstm")), Generator.from_bundle(copy)
+    assert here.generate("king", 30, seed=1) == there.generate("king", 30, seed=1)
+
+
+def test_an_opened_bundle_says_what_it_is(bundles: TinyBundles) -> None:
+    bundle = Bundle.open(bundles("lstm"))
+    assert (bundle.variant, bundle.causal, bundle.vocabulary.kind) == ("lstm", True, "bpe")
+    assert bundle.state == {"layer0.h": (12,), "layer0.c": (12,), "layer1.h": (12,), "layer1.c": (12,)}
+    assert not Filler.from_bundle(str(bundles("bilstm"))).bundle.causal

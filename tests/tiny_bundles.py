@@ -1,0 +1,78 @@
+"""Bundles of tiny random models, written by the same code as real ones: every variant with every kind of tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from recurlm.config import Export, Tokenize, Variant
+from recurlm.export.bundle import write_bundle, write_graphs
+from recurlm.model import LanguageModel, build
+from recurlm.storage import sha256_of
+from recurlm.tokens.special import special_ids
+from recurlm.tokens.tokenizer import learn_tokenizer
+
+VOCABULARY = 300  # of each kind of tokenizer, so that a variant's graphs serve all of them
+
+WORDS = ["king", "night", "sea", "crown", "naïve", "ghost", "storm", "to", "be", "or", "not", "that", "is", "the"]
+TEXTS = {
+    # 258 bytes and special tokens, and the most frequent pairs of these words.
+    "bpe": [f"{one} {two}, {one}.\n" for one in WORDS for two in WORDS],
+    # 3 special tokens and 297 characters: ASCII, accented letters, Greek, a face of four bytes.
+    "char": ["\n" + "".join(map(chr, [*range(32, 127), *range(192, 384), *range(945, 953), 0x1F600]))],
+    # 4 special tokens and 296 words.
+    "word": [" ".join([*WORDS, *(f"word{number}" for number in range(282))])],
+}
+TOKENIZERS = {
+    kind: learn_tokenizer(texts, Tokenize(kind=kind, vocabulary_size=VOCABULARY)) for kind, texts in TEXTS.items()
+}
+
+
+class TinyBundles:
+    """Makes a bundle when it is first asked for; tests only read it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.models: dict[str, LanguageModel] = {}
+
+    def __call__(self, variant: str, kind: str = "bpe") -> Path:
+        """The folder of a bundle."""
+        folder = self.root / kind / variant
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            graphs, tokenizer = self._graphs(variant), self.root / kind / "tokenizer.json"
+            learned = TOKENIZERS[kind]
+            assert learned.get_vocab_size() == VOCABULARY
+            tokenizer.write_text(learned.to_str(), encoding="utf-8")
+            facts = {
+                "tokenizer_kind": kind,
+                "special": special_ids(learned),
+                "vocabulary_sha256": sha256_of(tokenizer),
+                "parameters": 0,
+                "metrics": {},
+                "proof": {},
+            }
+            write_bundle(folder, graphs, tokenizer, facts)
+        return folder
+
+    def _graphs(self, variant: str) -> Path:
+        folder = self.root / "graphs" / variant
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            self.models[variant] = random_model(variant)
+            # Whatever the tokenizer, tokens 0 and 1 are `<start>` and `<blank>`.
+            special = {"start": 0, "blank": 1, "unknown": None, "end_of_line": None}
+            manifest = {"special": special, "tokenizer_sha256": "", "kind": "", "corpus": {}}
+            write_graphs(folder, variant, self.models[variant], manifest, Export(opset=18, ir_version=8))
+        return folder
+
+
+def random_model(variant: str) -> LanguageModel:
+    torch.manual_seed(5)
+    block = Variant(cell=variant, embedding_size=8, hidden_size=12, layers=2)
+    model = build(variant, block, VOCABULARY).eval().requires_grad_(False)
+    # A fresh model finds every token about equally likely.
+    model.embedding.weight.mul_(4)
+    model.decoder.bias.normal_(std=2)
+    return model
