@@ -82,6 +82,7 @@ def write_variant(data: Path, name: str, number: int) -> None:
         "sampled_tokens_identical": 4000,
         "near_ties": 0,
         "chunked_calls_identical": True,
+        "bundle_bytes": 12_345_678,
     }
     write(data / "metrics/proof" / f"{name}.json", proof)
 
@@ -106,8 +107,11 @@ def write_variant(data: Path, name: str, number: int) -> None:
     speed = {"tokens_per_second": 12345.6 + number, "threads": 2}
     trained = {"model_sha256": sha(weights), "seconds": 61.5, "device": "cpu", "precision": "bf16"}
     write(data / "timings" / f"train-{name}.json", trained | speed)
-    generated = {"bundle_sha256": sha((bundle / "bundle.json").read_bytes())}
-    write(data / "timings" / f"generate-{name}.json", generated | speed)
+    rate = {"filled_per_second" if pseudo else "tokens_per_second": 12345.6 + number}
+    write(
+        data / "timings" / f"generate-{name}.json",
+        {"bundle_sha256": sha((bundle / "bundle.json").read_bytes()), **rate},
+    )
 
 
 def write_lock(root: Path, variants: Sequence[str]) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlflow.entities import Run
-
 from recurlm.report import fingerprint
 from recurlm.report.build import build
 from recurlm.report.fingerprint import MadeFrom
 from recurlm.tracking import mirror, store
-from recurlm.tracking.client import connected
+from recurlm.tracking.client import Run, connected
 
 
 def report(root: Path) -> list[str]:

@@ -62,7 +62,7 @@ class Result:
 
     @property
     def bundle_bytes(self) -> int | None:
-        return sum(file["bytes"] for file in self.bundle["files"].values()) if self.bundle else None
+        return (self.proof or {}).get("bundle_bytes")
 
     @property
     def complete(self) -> bool:

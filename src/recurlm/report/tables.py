@@ -142,7 +142,8 @@ def timings(results: Results) -> Table | None:
             Column("device", training("device"), str),
             Column("precision", training("precision"), str),
             Column("threads", training("threads"), str),
-            Column("ONNX generation, tokens/s", generation("tokens_per_second"), decimals(0), max),
+            Column("ONNX writes, tokens/s", generation("tokens_per_second"), decimals(0), max),
+            Column("ONNX fills, tokens/s", generation("filled_per_second"), decimals(0), max),
             Column("threads", generation("threads"), str),
         ),
     )

@@ -39,13 +39,14 @@ def scores(result: Result) -> dict[str, float]:
     found: dict[str, float | None] = dict(_best(result))
     metrics = result.metrics or {}
     found |= {f"{split}_{name}": value for split in ("validation", "test") for name, value in flat(metrics[split])}
-    found |= {f"proof_{name}": value for name, value in flat(result.proof or {})}
+    found |= {f"proof_{name}": value for name, value in flat(result.proof or {}) if name != "bundle_bytes"}
     found |= {
         "parameters": result.parameters,
         "bundle_bytes": result.bundle_bytes,
         "training_tokens_per_second": (result.training or {}).get("tokens_per_second"),
         "training_seconds": (result.training or {}).get("seconds"),
         "generation_tokens_per_second": (result.generation or {}).get("tokens_per_second"),
+        "filling_tokens_per_second": (result.generation or {}).get("filled_per_second"),
     }
     return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
 
