@@ -108,7 +108,7 @@ def _progress(path: Path) -> Callable[[int], None] | None:
     def tell(read: int) -> None:
         nonlocal told
         now = time.monotonic()
-        if now - told > 0.5 or (read == size and told > begun):
+        if now - told > 0.2 or (read == size and told > begun):
             told = now
             left = (now - begun) / read * (size - read)
             line = f"{read / size:4.0%} of {size / 1e6:,.1f} MB, {left:,.0f} s left" if read < size else ""
@@ -135,7 +135,7 @@ def _bundle(arguments: argparse.Namespace) -> Path:
         raise InputError(
             f"{BUNDLES}: no bundle of a variant '{arguments.variant}': {nearest(arguments.variant, known)}"
         )
-    return BUNDLES / arguments.variant
+    return BUNDLES / str(arguments.variant)
 
 
 class _Parser(argparse.ArgumentParser):

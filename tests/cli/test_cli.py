@@ -1,0 +1,221 @@
+"""Promises of the command `recurlm`, kept in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_bundles import TinyBundles
+
+from recurlm.runtime import Filler, Generator, Scorer
+
+Result = subprocess.CompletedProcess[str]
+Refuses = Callable[[Result, str], None]
+
+RECURLM = [sys.executable, "-m", "recurlm.cli"]
+ENDLESS = ["--prompt", "king", "--temperature", "0", "--max-new-tokens", "1000000000"]
+
+# What is left of Python where only numpy, onnxruntime and tokenizers were installed.
+BARE = """
+import sys
+
+GONE = {"torch", "pydantic", "yaml", "onnx", "jaxtyping", "safetensors", "datasets", "mlflow", "tqdm"}
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in GONE:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Missing())
+from recurlm import cli
+cli.main()
+assert "torch" not in sys.modules
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(bundles: TinyBundles, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with bundles at data/onnx/, like a checkout after the pipeline."""
+    root = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(bundles("lstm"), root / "data/onnx/lstm")
+    shutil.copytree(bundles("bilstm"), root / "data/onnx/bilstm")
+    return root
+
+
+@pytest.fixture
+def recurlm(folder: Path) -> Callable[..., Result]:
+    def run(*arguments: str | Path) -> Result:
+        return subprocess.run([*RECURLM, *map(str, arguments)], cwd=folder, capture_output=True, text=True)
+
+    return run
+
+
+def test_generate_prints_the_prompt_and_what_follows(recurlm: Callable[..., Result], folder: Path) -> None:
+    options = "--max-new-tokens 40 --temperature 0.9 --top-k 30 --top-p 0.9 --seed 3"
+    result = recurlm("generate", "--variant", "lstm", "--prompt", "the king\nor", *options.split())
+    text = Generator.from_bundle(folder / "data/onnx/lstm").generate("the king\nor", 40, 0.9, 30, 0.9, 3)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == f"the king\nor{text}".removesuffix("\n") + "\n"
+
+
+def test_generate_works_without_options(recurlm: Callable[..., Result], bundles: TinyBundles) -> None:
+    result = recurlm("generate", "--bundle", bundles("lstm"), "--prompt", "king")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("king")
+
+
+def test_fill_prints_the_filled_text(recurlm: Callable[..., Result], folder: Path) -> None:
+    result = recurlm("fill", "--variant", "bilstm", "to be or ___ to be")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == Filler.from_bundle(folder / "data/onnx/bilstm").fill("to be or ___ to be") + "\n"
+
+
+def test_score_prints_json(recurlm: Callable[..., Result], folder: Path) -> None:
+    result = recurlm("score", "--variant", "lstm", "--text", "the king", "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout) == Scorer.from_bundle(folder / "data/onnx/lstm").score("the king").metrics()
+
+
+def test_score_prints_lines_that_name_their_units(recurlm: Callable[..., Result], folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("the king\nor the sea\n", encoding="utf-8")
+    result = recurlm("score", "--variant", "bilstm", "--file", path)
+    assert (result.returncode, result.stderr) == (0, "")
+    found = Scorer.from_bundle(folder / "data/onnx/bilstm").score_file(path)
+    lines = dict(line.rsplit(maxsplit=1) for line in result.stdout.splitlines())
+    assert lines["pseudo bits per byte"] == f"{found.bits_per_byte:,.4f}"
+    assert (lines["protocol"], lines["words"], lines["bytes"]) == ("cloze", "5", "20")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate", "--variant", "lstm", "--prompt", "king", "--seed", "1"],
+        ["fill", "--variant", "bilstm", "to ___ or"],
+        ["score", "--variant", "lstm", "--text", "king", "--json"],
+    ],
+)
+def test_everything_works_where_the_pipeline_is_not_installed(
+    folder: Path, recurlm: Callable[..., Result], arguments: list[str]
+) -> None:
+    bare = subprocess.run([sys.executable, "-c", BARE, *arguments], cwd=folder, capture_output=True, text=True)
+    assert (bare.returncode, bare.stderr) == (0, "")
+    assert bare.stdout == recurlm(*arguments).stdout
+
+
+def test_importing_the_runtime_loads_neither_torch_nor_onnxruntime() -> None:
+    """Which keeps it fast: each takes longer than all the rest."""
+    names = "import sys, recurlm.runtime; print(*({'torch', 'onnxruntime', 'pydantic', 'onnx'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", names], capture_output=True, text=True).stdout == "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND (see recurlm --help)"),
+        (["generat"], "invalid choice: 'generat'"),
+        (["generate", "--prompt", "king"], "one of the arguments --variant --bundle is required"),
+        (["generate", "--variant", "lstm"], "required: --prompt (see recurlm generate --help)"),
+        (
+            ["generate", "--variant", "lstm", "--prompt", "king", "--seed", "x"],
+            "argument --seed: invalid int value: 'x'",
+        ),
+        (["generate", "--variant", "lstm", "--prompt", "king", "--hot"], "unrecognized arguments: --hot"),
+        (["generate", "--variant", "lsmt", "--prompt", "king"], "variant 'lsmt': did you mean 'lstm'?"),
+        (["generate", "--variant", "lstm", "--prompt", ""], "the prompt is empty"),
+        (["generate", "--variant", "lstm", "--prompt", "king", "--top-p", "nan"], "top_p is nan: above 0, up to 1"),
+        (["generate", "--variant", "lstm", "--prompt", "king", "--seed", "-1"], "seed is -1: 0 or more"),
+        (["generate", "--variant", "lstm", "--prompt", "king", "--threads", "0"], "threads is 0"),
+        (["generate", "--variant", "bilstm", "--prompt", "king"], "'bilstm' fills blanks and cannot generate"),
+        (["generate", "--bundle", "data", "--prompt", "king"], "data: no bundle here"),
+        (["fill", "--variant", "bilstm", "to be"], "the text has no blank"),
+        (["fill", "--variant", "lstm", "to ___"], "'lstm' reads from the left only"),
+        (["score", "--variant", "lstm"], "one of the arguments --text --file is required"),
+        (["score", "--variant", "lstm", "--text", ""], "the text is empty"),
+        (["score", "--variant", "lstm", "--file", "nowhere.txt"], "nowhere.txt: No such file"),
+    ],
+)
+def test_wrong_usage_and_bad_input_get_one_line(
+    recurlm: Callable[..., Result], refuses: Refuses, arguments: list[str], message: str
+) -> None:
+    result = recurlm(*arguments)
+    assert result.stdout == ""
+    refuses(result, message)
+
+
+def test_a_folder_without_bundles_says_what_to_do(tmp_path: Path, refuses: Refuses) -> None:
+    arguments = [*RECURLM, "score", "--variant", "lstm", "--text", "king"]
+    refuses(subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True), "no bundles in data/onnx: run the")
+
+
+def test_a_prompt_of_broken_bytes_is_refused(folder: Path, refuses: Refuses) -> None:
+    arguments = [*RECURLM, "generate", "--variant", "lstm", "--prompt", b"caf\xe9"]
+    result = subprocess.run(arguments, cwd=folder, capture_output=True)
+    refuses(Result(arguments, result.returncode, "", result.stderr.decode()), "the prompt is not UTF-8")
+
+
+@pytest.mark.parametrize("command", [[], ["generate"], ["fill"], ["score"]])
+def test_help_explains_every_option(recurlm: Callable[..., Result], command: list[str]) -> None:
+    result = recurlm(*command, "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "usage: recurlm" in result.stdout
+    if command:
+        assert "recurlm " + command[0] + " --variant" in result.stdout  # an example
+        assert "default: " in result.stdout
+
+
+def test_version_is_told(recurlm: Callable[..., Result]) -> None:
+    assert recurlm("--version").stdout == "recurlm 0.1.0\n"
+
+
+def endless(folder: Path) -> subprocess.Popen[bytes]:
+    """A generation that would not end, of which the first text has been read."""
+    arguments = [*RECURLM, "generate", "--variant", "lstm", *ENDLESS]
+    process = subprocess.Popen(arguments, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.read(20).startswith(b"king")
+    return process
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(folder: Path) -> None:
+    process = endless(folder)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.wait(timeout=30) == 141
+    assert process.stderr.read() == b""
+
+
+def test_ctrl_c_ends_it_without_a_traceback(folder: Path) -> None:
+    process = endless(folder)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, b"")
+
+
+def test_a_terminal_shows_how_far_a_long_file_is(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "long.txt"
+    path.write_text("the king or the sea\n" * 8_000, encoding="utf-8")
+    terminal, side = pty.openpty()
+    arguments = [*RECURLM, "score", "--variant", "lstm", "--file", str(path)]
+    process = subprocess.Popen(arguments, cwd=folder, stdout=subprocess.DEVNULL, stderr=side)
+    os.close(side)
+    shown = b""
+    while process.poll() is None or select.select([terminal], [], [], 0)[0]:
+        try:
+            shown += os.read(terminal, 1000)
+        except OSError:  # the other side was closed
+            break
+    os.close(terminal)
+    assert process.wait() == 0
+    assert b"% of 0.2 MB, " in shown
+    assert shown.endswith(b"\r\x1b[K")
