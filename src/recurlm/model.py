@@ -145,6 +145,7 @@ def save(folder: Path, model: LanguageModel, name: str, block: Variant) -> None:
         "variant": name,
         "vocabulary_size": model.vocabulary_size,
         "parameters": count_parameters(model),
+        "gates": model.recurrence.gates,
         "block": block.model_dump(),
         "sha256": sha256_of(path),
     }
