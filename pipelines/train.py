@@ -44,7 +44,7 @@ def main() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, CUDA's sums differ from run to run
     torch.use_deterministic_algorithms(True)
     # Nothing here reads memory that it has not written, and filling it took 13 % of a step.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.manual_seed(recipe.seed)
     device = model.best_device(recipe.device)
     network = model.build(name, block, training.manifest["vocabulary_size"]).to(device)

@@ -43,7 +43,7 @@ class Project:
         self.temporary = outside / "tmp"
         self.home.mkdir(parents=True)
         self.temporary.mkdir()
-        foreign = ("DVC_", "GIT_", "HF_", "MLFLOW_", "XDG_", "VIRTUAL_ENV")
+        foreign = ("DVC_", "GIT_", "HF_", "MAKE", "MFLAGS", "MLFLOW_", "XDG_", "VIRTUAL_ENV")
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith(foreign)} | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(folder / "src"),
