@@ -8,6 +8,7 @@ recurlm score --variant lstm --file my_text.txt
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import time
@@ -37,6 +38,8 @@ def main() -> None:
 
 def run() -> None:
     """Do what the command line asks."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows a question mark
     arguments = parser().parse_args()
     arguments.command(arguments)
 

@@ -163,6 +163,14 @@ def test_a_prompt_of_broken_bytes_is_refused(folder: Path, refuses: Refuses) -> 
     refuses(Result(arguments, result.returncode, "", result.stderr.decode()), "the prompt is not UTF-8")
 
 
+def test_a_terminal_that_lacks_a_character_shows_a_question_mark(folder: Path) -> None:
+    arguments = [*RECURLM, "generate", "--variant", "lstm", "--prompt", "漢 king", "--max-new-tokens", "1"]
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    result = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.startswith(b"? king")
+
+
 @pytest.mark.parametrize("command", [[], ["generate"], ["fill"], ["score"]])
 def test_help_explains_every_option(recurlm: Callable[..., Result], command: list[str]) -> None:
     result = recurlm(*command, "--help")

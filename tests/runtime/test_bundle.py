@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,24 @@ import onnx
 import pytest
 from tiny_bundles import TinyBundles
 
+from recurlm import runtime
 from recurlm.errors import InputError
 from recurlm.runtime import Bundle, Filler, Generator, Scorer
 from recurlm.storage import sha256_of
+
+
+def test_the_runtime_imports_nothing_of_the_pipeline() -> None:
+    modules = set()
+    for path in Path(runtime.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                modules.add(str(node.module))
+            elif isinstance(node, ast.Import):
+                modules |= {alias.name for alias in node.names}
+    own = {name for name in modules if name.startswith("recurlm") and not name.startswith("recurlm.runtime")}
+    assert own == {"recurlm.errors", "recurlm.storage"}
+    others = {name.partition(".")[0] for name in modules} - sys.stdlib_module_names - {"recurlm"}
+    assert others == {"numpy", "onnxruntime", "tokenizers"}
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def test_the_typed_text_stays_and_every_blank_becomes_a_word(
     fillers: dict[str, Filler], kind: str, typed: list[str], temperature: float, most: int, seed: int
 ) -> None:
     filled = fillers[kind].fill("___".join(typed), temperature, seed=seed, max_blank_tokens=most)
-    assert re.fullmatch(r"\S+".join(map(re.escape, typed)), filled)
+    assert re.fullmatch(r"[\w'-]+".join(map(re.escape, typed)), filled)
 
 
 def test_the_word_tokenizer_fills_with_words_it_knows(fillers: dict[str, Filler]) -> None:
@@ -60,7 +60,7 @@ def test_one_token_is_the_likeliest_that_may_stand_there(
     allowed = [
         token
         for token in range(2, 300)
-        if texts[token].strip() and "\ufffd" not in texts[token] and texts[token].startswith(" ") == spaced
+        if texts[token].removeprefix(" ").isalnum() and texts[token].startswith(" ") == spaced
     ]
     best = max(allowed, key=log_prob.__getitem__)
     assert log_prob[best] > -math.log(64)  # the search is sure to find it

@@ -6,7 +6,7 @@ Where a tokenizer gives a word the space before it (byte-level bpe: `·or`, `·n
 
     typed         To be or ␣ ___ ␣to be
     tokens        To ·be ·or [ ] ·to ·be
-    may stand     a token that begins with a space, and after it in the same blank only tokens that don't
+    may stand     a token that is a space and a word's beginning; after it, in the same blank, more of a word
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from unicodedata import category
 
 import numpy as np
 
@@ -25,21 +26,32 @@ BLANK = re.compile("_{3,}")
 
 
 class Kinds(NamedTuple):
-    """For every token of a vocabulary, where in a word it may stand; white space and special tokens: nowhere."""
+    """For every token of a vocabulary, where in a word it may stand, as arrays of bool."""
 
-    after_space: Any  # bool: it is a space and the beginning of a word
-    elsewhere: Any  # bool
+    after_space: Any  # it is a space and the beginning of a word
+    first: Any
+    further: Any
 
     @classmethod
     def of(cls, vocabulary: Vocabulary) -> Kinds:
+        """Read the vocabulary; a token of half a character, shown as U+FFFD, is no part of a word."""
         special = set(vocabulary.special.values())
         size = vocabulary.tokenizer.get_vocab_size()
         texts = ["" if id in special else vocabulary.text([id]) for id in range(size)]
-        # A token of half a character is shown as U+FFFD: it would need its other half.
-        words = [bool(text.strip()) and "\ufffd" not in text for text in texts]
-        spaced = [text[:1].isspace() for text in texts]
-        after_space = [text[:1] == " " and not text[1:2].isspace() for text in texts]
-        return cls(np.array(words) & after_space, np.array(words) & ~np.array(spaced))
+        return cls(
+            after_space=np.array([text[:1] == " " and _begins_word(text[1:]) for text in texts]),
+            first=np.array([_begins_word(text) for text in texts]),
+            further=np.array([_is_of_word(text) for text in texts]),
+        )
+
+
+def _begins_word(text: str) -> bool:
+    return _is_of_word(text) and any(character.isalnum() for character in text)
+
+
+def _is_of_word(text: str) -> bool:
+    """Whether it holds nothing but letters, their marks, digits, apostrophes and hyphens."""
+    return bool(text) and all(character in "'’-" or category(character)[0] in "LMN" for character in text)
 
 
 @dataclass
@@ -91,9 +103,8 @@ class Blanks:
             row.blanks.append(positions)
             row.ids += [self.vocabulary.blank] * size + self.ids[blank + 1]
             if blank in fill:
-                row.open |= dict.fromkeys(positions, self.kinds.elsewhere)
-                if self.takes_space[blank]:
-                    row.open[positions[0]] = self.kinds.after_space
+                row.open |= dict.fromkeys(positions, self.kinds.further)
+                row.open[positions[0]] = self.kinds.after_space if self.takes_space[blank] else self.kinds.first
         return row
 
     def text(self, row: Row) -> str:
