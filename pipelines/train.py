@@ -25,12 +25,10 @@ from recurlm.storage import sha256_of, whole_folder, write_json
 from recurlm.tokens.batches import Stream
 from recurlm.tokens.files import open_tokens
 from recurlm.training.loop import Point, Trained, count_steps, train
+from recurlm.training.memory import keep_freed_memory
 
-SECTION_TOKENS, WARMUP_TOKENS, SECTIONS = (
-    1024,
-    64,
-    64,
-)  # of validation during training: faster than evaluate, and near it
+# Of validation during training: faster than the stage evaluate, and near it.
+SECTION_TOKENS, WARMUP_TOKENS, SECTIONS = 1024, 64, 64
 
 
 def main() -> None:
@@ -39,8 +37,11 @@ def main() -> None:
     name, params = sys.argv[1], config.load()
     block, recipe = params.variant(name), params.train
     training, validation = (open_tokens(Path("data/tokens"), split) for split in ("train", "validation"))
+    if validation.counts["tokens"] == 0:
+        raise InputError("data/tokens: the validation split has no tokens: add text, or give it a larger share")
     stream = Stream(training.ids, recipe.batch_size, recipe.sequence_length)
 
+    keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, CUDA's sums differ from run to run
     torch.use_deterministic_algorithms(True)
     # Nothing here reads memory that it has not written, and filling it took 13 % of a step.
@@ -62,7 +63,8 @@ def main() -> None:
             nats, count = score(network, validation.ids, validation.starts, SECTION_TOKENS, WARMUP_TOKENS, SECTIONS)
             return nats / count
 
-        run = train(network, stream, blank, recipe, block.learning_rate, validate, progress)
+        rates = block.learning_rate, block.rest_learning_rate
+        run = train(network, stream, blank, recipe, *rates, validate, progress)
 
     folder = Path("data/models") / name
     with whole_folder(folder) as partial:

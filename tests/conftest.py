@@ -9,6 +9,9 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# Models this small only lose by a second thread, and torch reads this when it is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from tiny_bundles import TinyBundles
 from tiny_project import CHECKOUT, Project, clone_of_this_checkout

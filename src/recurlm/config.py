@@ -85,16 +85,16 @@ class Train(Section):
     seed: Seed = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    epochs: Annotated[float, Field(gt=0)] = 1.5
+    epochs: Annotated[float, Field(gt=0)] = 1.0
     batch_size: Count = 32
-    sequence_length: Annotated[int, Field(ge=2)] = 128  # tokens
+    sequence_length: Annotated[int, Field(ge=2)] = 64  # tokens
     optimizer: Literal["muon", "adamw"] = "muon"
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0  # largest norm
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05  # of all steps
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    validations: Count = 8
-    rest_learning_rate: Annotated[float, Field(gt=0)] = 0.004
+    validations: Count = 6
+    forget_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     blank_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
@@ -147,6 +147,7 @@ class Variant(BaseModel):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     tied: bool = True
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
+    rest_learning_rate: Annotated[float, Field(gt=0)] = 0.004  # with muon
 
     @property
     def own(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -67,7 +68,7 @@ class LanguageModel(nn.Module):
         self, tokens: Int[Tensor, "batch time"], state: State
     ) -> tuple[Float[Tensor, "batch time width"], State]:
         """Everything but the product with the vocabulary."""
-        y, state = self.recurrence(self.dropout(self.embedding(tokens)), state)
+        y, state = self.recurrence(self.dropout(self.embed(tokens)), state)
         return self.projection(self.dropout(y)), state
 
     def forward(
@@ -79,8 +80,17 @@ class LanguageModel(nn.Module):
 
     def step(self, token: Int[Tensor, "batch"], state: State) -> tuple[Float[Tensor, "batch vocabulary"], State]:
         """Read one token, in plain tensor operations: the graph that ONNX gets."""
-        y, state = self.recurrence.step(self.embedding(token), state)
+        y, state = self.recurrence.step(self.embed(token), state)
         return self.decode(y), state
+
+    def embed(self, tokens: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch embedding"]:
+        """What the recurrence reads: rows of the table, brought to a variance of 1.
+
+        A row's numbers are small, so that logits begin small where the table decodes as well. As an input of a
+        recurrence they would be next to nothing (Vaswani et al. 2017, section 3.4, do the same).
+        """
+        rows: Tensor = self.embedding(tokens)
+        return rows * math.sqrt(self.embedding.embedding_dim)
 
     def decode(self, y: Float[Tensor, "*batch output"]) -> Float[Tensor, "*batch vocabulary"]:
         """What the recurrence says → logits."""

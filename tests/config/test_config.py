@@ -210,7 +210,7 @@ def test_params_cannot_be_changed_after_reading(raw: dict[str, Any], write: Writ
 def test_an_exponent_without_a_dot_is_a_number(raw: dict[str, Any], write: Write) -> None:
     """YAML 1.1 reads `1e-2` as a string, and people write it."""
     path = write(raw)
-    path.write_text(path.read_text().replace("weight_decay: 0.01", "weight_decay: 1e-2"))
+    path.write_text(path.read_text().replace("weight_decay: 0.1", "weight_decay: 1e-2"))
     assert "1e-2" in path.read_text()
     assert config.load(path).train.weight_decay == 0.01
 

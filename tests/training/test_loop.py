@@ -34,15 +34,15 @@ def fresh(name: str = "lstm", **changes: object) -> LanguageModel:
     return build(name, block, VOCABULARY)
 
 
-def run(model: LanguageModel, settings: Train, learning_rate: float = 0.02, validate=None) -> Trained:
+def run(model: LanguageModel, settings: Train, rates: tuple[float, float] = (0.02, 0.02), validate=None) -> Trained:
     stream = Stream(counting(), settings.batch_size, settings.sequence_length)
-    return train(model, stream, BLANK, settings, learning_rate, validate or (lambda model: 0.0))
+    return train(model, stream, BLANK, settings, *rates, validate or (lambda model: 0.0))
 
 
 @pytest.mark.parametrize("name", REGISTRY)
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_every_variant_learns_a_rule(name: str, optimizer: str) -> None:
-    trained = run(fresh(name), recipe(optimizer=optimizer, epochs=8, validations=8, rest_learning_rate=0.02))
+    trained = run(fresh(name), recipe(optimizer=optimizer, epochs=8, validations=8))
     losses = [point.train_loss for point in trained.curve]
     assert losses[0] > 1.2
     assert losses[-1] < 0.4 * losses[0]
@@ -132,7 +132,7 @@ def test_validations_are_spread_evenly_and_the_last_step_is_one(steps: int, vali
 
 
 def test_bf16_trains_where_the_machine_has_it_and_is_refused_where_not() -> None:
-    settings = recipe(precision="bf16", epochs=4, rest_learning_rate=0.02)
+    settings = recipe(precision="bf16", epochs=4)
     if torch.cpu._is_avx512_bf16_supported():
         trained = run(fresh(), settings)
         assert trained.precision == "bf16"

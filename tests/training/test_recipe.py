@@ -27,7 +27,7 @@ def test_a_constant_rate_stays() -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_weight_is_updated_by_exactly_one_optimizer(optimizer, tied: bool) -> None:
     model = build("lstm", Variant(cell="lstm", embedding_size=4, hidden_size=6, tied=tied), 9)
-    updates = optimizers(model, Train(optimizer=optimizer), 0.01)
+    updates = optimizers(model, Train(optimizer=optimizer), 0.01, 0.5)
     updated = [id(p) for update in updates for group in update.param_groups for p in group["params"]]
     assert len(updated) == len(set(updated))
     assert set(updated) == {id(p) for p in model.parameters()}
@@ -35,7 +35,7 @@ def test_every_weight_is_updated_by_exactly_one_optimizer(optimizer, tied: bool)
 
 def test_muon_gets_the_matrices_of_the_recurrence_and_nothing_else() -> None:
     model = build("gru", Variant(cell="gru", embedding_size=4, hidden_size=6, layers=2), 9)
-    muon, adamw = optimizers(model, Train(optimizer="muon", rest_learning_rate=0.5), 0.01)
+    muon, adamw = optimizers(model, Train(optimizer="muon"), 0.01, 0.5)
     assert isinstance(muon, Muon)
     assert isinstance(adamw, AdamW)
     expected = {id(p) for name, p in model.recurrence.named_parameters() if "weight" in name}

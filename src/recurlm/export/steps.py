@@ -63,7 +63,7 @@ class Half(nn.Module):
         whole = self.model.initial_state(1)
         whole = {name: value.expand(token.shape[0], *value.shape[1:]) for name, value in whole.items()}
         whole |= dict(zip(self.names, state, strict=True))
-        y, after = self.model.recurrence.step(self.model.embedding(token), whole)
+        y, after = self.model.recurrence.step(self.model.embed(token), whole)
         left, right = y.chunk(2, dim=-1)
         return (left if self.side == "left" else right, *(after[name] for name in self.names))
 

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 
 from recurlm.config import Train
 from recurlm.errors import InputError
 from recurlm.model import LanguageModel
 from recurlm.tokens.batches import Stream
+from recurlm.training.loss import linear_cross_entropy
 from recurlm.training.recipe import optimizers, precision, rate
 from recurlm.variants.base import State
 
@@ -56,6 +56,7 @@ def train(
     blank: int,
     recipe: Train,
     learning_rate: float,
+    rest_learning_rate: float,
     validate: Validate,
     report: Report = lambda tokens, loss: None,
 ) -> Trained:
@@ -63,7 +64,7 @@ def train(
 
     Args:
         blank: the token behind which a cloze model's inputs are hidden at random.
-        learning_rate: of the recurrence's matrices; see recipe.optimizers for the rest.
+        learning_rate, rest_learning_rate: see recipe.optimizers.
 
     Raises:
         InputError: the loss is no longer a number.
@@ -71,7 +72,7 @@ def train(
     device = model.embedding.weight.device
     steps = count_steps(recipe, stream)
     points = validation_steps(recipe, steps)
-    updates = optimizers(model, recipe, learning_rate)
+    updates = optimizers(model, recipe, learning_rate, rest_learning_rate)
     run = Trained(precision=precision(recipe.precision, device))
     best: dict[str, Tensor] = {}
     losses: list[float] = []
@@ -84,6 +85,7 @@ def train(
         window = stream[at].to(device)
         if at == 0:  # an epoch begins
             state = model.initial_state(len(window))
+        state = forget(state, recipe.forget_share)
         share = rate(recipe.schedule, step - 1, steps, recipe.warmup_share)
         _set_rates(updates, share)
         loss, state = _update(model, _task(model, window, blank, recipe.blank_share), state, recipe, updates, run)
@@ -155,6 +157,17 @@ def _task(model: LanguageModel, window: Int[Tensor, "batch window"], blank: int,
     return tokens.masked_fill(hidden, blank), tokens
 
 
+def forget(state: State, share: float) -> State:
+    """Zero the state of a random share of the rows, as it is where a document begins.
+
+    A state that is only ever carried on has never been zero since the weights were random: the model goes astray where
+    a text begins, and the further the longer the text.
+    """
+    rows = len(next(iter(state.values())))
+    kept = torch.rand(rows) >= share  # drawn on the CPU: the same on any device
+    return {name: value * kept.to(value)[:, None] for name, value in state.items()}
+
+
 def carry(model: LanguageModel, after: State) -> State:
     """The state for the next window, cut off from this one's graph. What comes from the right starts from zero."""
     return {
@@ -169,5 +182,5 @@ def cross_entropy(
     model: LanguageModel, features: Float[Tensor, "batch time width"], targets: Int[Tensor, "batch time"]
 ) -> Float[Tensor, ""]:
     """Mean nats per token."""
-    logits = model.decoder(features).flatten(0, 1)
-    return F.cross_entropy(logits.float(), targets.flatten())
+    decoder = model.decoder
+    return linear_cross_entropy(features.flatten(0, 1), decoder.weight, decoder.bias, targets.flatten())

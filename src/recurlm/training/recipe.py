@@ -14,8 +14,8 @@ from recurlm.errors import InputError
 from recurlm.model import LanguageModel
 
 
-def optimizers(model: LanguageModel, recipe: Train, learning_rate: float) -> list[Optimizer]:
-    """AdamW for everything, or Muon for the recurrence's matrices and AdamW for the rest.
+def optimizers(model: LanguageModel, recipe: Train, learning_rate: float, rest_learning_rate: float) -> list[Optimizer]:
+    """AdamW for everything, or Muon for the recurrence's matrices and AdamW, at a rate of its own, for the rest.
 
     Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) makes each update of a matrix orthogonal. Its
     step is scaled to the size of AdamW's (Liu et al. 2025, arXiv:2502.16982). Only matrices are decayed.
@@ -32,7 +32,7 @@ def optimizers(model: LanguageModel, recipe: Train, learning_rate: float) -> lis
         adjust_lr_fn="match_rms_adamw",
     )
     outside = [parameter for parameter in matrices if id(parameter) not in inside]
-    return [muon, _adamw(outside, vectors, recipe.rest_learning_rate, recipe.weight_decay)]
+    return [muon, _adamw(outside, vectors, rest_learning_rate, recipe.weight_decay)]
 
 
 def _adamw(matrices: list[nn.Parameter], vectors: list[nn.Parameter], learning_rate: float, decay: float) -> AdamW:

@@ -104,8 +104,10 @@ class Stack(Recurrence):
         return x, next_state
 
 
-def orthogonal_(cell: nn.RNNBase, gates: int) -> None:
+def orthogonal_(cell: nn.RNNBase, gates: int, gain: float = 1.0) -> None:
     """Start a fused layer well: each gate's recurrent matrix orthogonal, its input matrix scaled by the fan-in.
+
+    An input of variance 1 gives the cell's W x a standard deviation of `gain`.
 
     An orthogonal recurrent matrix keeps the norm of a state, so that gradients neither vanish nor explode at the start
     (Saxe, McClelland & Ganguli 2014, arXiv:1312.6120). Biases start at zero.
@@ -113,7 +115,8 @@ def orthogonal_(cell: nn.RNNBase, gates: int) -> None:
     W, U, b, d = cell.parameters()
     for recurrent in U.chunk(gates):
         nn.init.orthogonal_(recurrent)
-    nn.init.uniform_(W, -math.sqrt(3 / cell.input_size), math.sqrt(3 / cell.input_size))
+    bound = gain * math.sqrt(3 / cell.input_size)
+    nn.init.uniform_(W, -bound, bound)
     nn.init.zeros_(b)
     nn.init.zeros_(d)
 
