@@ -19,11 +19,9 @@ test: setup  ## run the tests
 lint: setup  ## check format, style and types
 	$(ACTIVATE) && ruff format --check && ruff check && mypy
 
-bench: setup  ## measure the README's figures of speed and quality
-	$(ACTIVATE) && python benchmarks/run.py
-
 ui: setup  ## compare the runs in MLflow, on http://127.0.0.1:5000 (PORT=…)
-	$(ACTIVATE) && MLFLOW_DISABLE_TELEMETRY=true mlflow ui --workers 1 --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///.mlflow/mlflow.db
+	@echo 'All variants side by side: http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART'
+	$(ACTIVATE) && MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///.mlflow/mlflow.db
 
 # The stamp comes last, so that an install that was interrupted starts again from nothing.
 $(INSTALLED): requirements.lock pyproject.toml
@@ -35,4 +33,4 @@ $(INSTALLED): requirements.lock pyproject.toml
 	.venv/bin/pip install --no-deps -e .
 	@touch $@
 
-.PHONY: help setup repro test lint bench ui
+.PHONY: help setup repro test lint ui

@@ -3,32 +3,41 @@
 Inputs:  data/tokens/, sections `train` and `variants.<variant>` of params.yaml
 Outputs: data/models/<variant>/ (model.safetensors, model.json, curve.csv)
          data/timings/train-<variant>.json (a measurement of this machine: DVC does not hash it)
+         data/checkpoints/<variant>.safetensors, while it runs: broken off and run again, it goes on from there
 Command: python pipelines/train.py <variant>
 """
 
 from __future__ import annotations
 
 import csv
+import math
 import os
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+import recurlm
 from recurlm import config, model
+from recurlm.config import Params
 from recurlm.errors import InputError, exit_cleanly
 from recurlm.evaluation.perplexity import score
 from recurlm.model import LanguageModel
 from recurlm.storage import sha256_of, whole_folder, write_json
 from recurlm.tokens.batches import Stream
 from recurlm.tokens.files import open_tokens
-from recurlm.training.loop import Point, Trained, count_steps, train
+from recurlm.training.checkpoint import Checkpoint, key_of
+from recurlm.training.loop import Point, StoppedError, Trained, count_steps, train
 from recurlm.training.memory import keep_freed_memory
+from recurlm.training.recipe import precision
 
 # Of validation during training: faster than the stage evaluate, and near it.
 SECTION_TOKENS, WARMUP_TOKENS, SECTIONS = 1024, 64, 64
+INTERRUPTED = 130  # as a shell reports a program that SIGINT ended
 
 
 def main() -> None:
@@ -51,11 +60,17 @@ def main() -> None:
     network = model.build(name, block, training.manifest["vocabulary_size"]).to(device)
     blank = training.manifest["special"]["blank"]
     steps = count_steps(recipe, stream)
+    path = Path("data/checkpoints") / f"{name}.safetensors"
+    checkpoint = Checkpoint(path, run_key(name, params, device), recipe.checkpoint_seconds)
+    stop = stop_on_signals()
     every = 0.1 if sys.stderr.isatty() else 10  # a bar that moves on a terminal, a line now and then elsewhere
     total = recipe.batch_size * recipe.sequence_length * steps
     with tqdm(total=total, desc=f"train {name}", unit="token", unit_scale=True, mininterval=every) as bar:
 
         def progress(tokens: int, loss: float) -> None:
+            if math.isnan(loss):  # the run goes on from a checkpoint
+                bar.initial = bar.n = tokens
+                return
             bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
             bar.update(tokens - bar.n)
 
@@ -64,13 +79,43 @@ def main() -> None:
             return nats / count
 
         rates = block.learning_rate, block.rest_learning_rate
-        run = train(network, stream, blank, recipe, *rates, validate, progress)
+        try:
+            run = train(network, stream, blank, recipe, *rates, validate, progress, checkpoint, stop)
+        except StoppedError as stopped:
+            bar.close()
+            sys.stderr.write(f"recurlm: {stopped}; {path} is kept: run it again to go on\n")
+            sys.exit(INTERRUPTED)
 
     folder = Path("data/models") / name
     with whole_folder(folder) as partial:
         model.save(partial, network, name, block)
         write_curve(partial / "curve.csv", run.curve)
     write_json(Path("data/timings") / f"train-{name}.json", timings(folder, run, device))
+    checkpoint.remove()
+
+
+def run_key(name: str, params: Params, device: torch.device) -> str:
+    """Everything that shapes the weights: a checkpoint of any other run is not gone on from."""
+    block, package = params.variant(name), Path(recurlm.__file__).parent
+    facts = {
+        "variant": {name: block.model_dump()},
+        "train": params.train.model_dump(exclude={"checkpoint_seconds"}),
+        "torch": torch.__version__,
+        "device": str(device),
+        "precision": precision(params.train.precision, device),
+        "threads": torch.get_num_threads(),
+    }
+    code = ["training", "evaluation", "model.py", "tokens/batches.py", "variants/base.py"]
+    code += sorted({f"variants/{block.cell}.py", f"variants/{name}.py"})
+    return key_of(facts, [Path("data/tokens/manifest.json"), *(package / file for file in code)])
+
+
+def stop_on_signals() -> Callable[[], bool]:
+    """Let SIGINT and SIGTERM end the run after the step that is under way."""
+    received: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: received.append(number))
+    return lambda: bool(received)
 
 
 def write_curve(path: Path, curve: list[Point]) -> None:

@@ -96,6 +96,7 @@ class Train(Section):
     validations: Count = 6
     forget_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     blank_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
 
 
 class Evaluate(Section):

@@ -57,6 +57,16 @@ def test_a_run_that_was_killed_halfway_is_replaced(root: Path) -> None:
     assert runs(root).keys() == set(VARIANTS)
 
 
+def test_a_store_whose_making_was_killed_is_made_anew(root: Path) -> None:
+    database = root / ".mlflow/mlflow.db"
+    whole = database.read_bytes()
+    database.unlink()
+    database.with_name("mlflow.db.partial").write_bytes(whole[: len(whole) // 2])
+    assert report(root) == list(VARIANTS)
+    assert runs(root).keys() == set(VARIANTS)
+    assert [path.name for path in database.parent.glob("mlflow.db*")] == ["mlflow.db"]
+
+
 def test_a_run_that_lost_its_files_is_replaced(root: Path) -> None:
     report(root)
     shutil.rmtree(root / ".mlflow/artifacts" / runs(root)["rnn"].info.run_id)

@@ -11,7 +11,7 @@ from recurlm.config import Train, Variant
 from recurlm.errors import InputError
 from recurlm.model import LanguageModel, build
 from recurlm.tokens.batches import Stream
-from recurlm.training.loop import Trained, _task, carry, train, validation_steps
+from recurlm.training.loop import Trained, _task, carry, forget, train, validation_steps
 from recurlm.variants import REGISTRY
 
 BLANK = 1
@@ -120,6 +120,18 @@ def test_a_run_that_diverges_stops_with_one_line() -> None:
         model.decoder.bias.fill_(float("nan"))
     with pytest.raises(InputError, match=r"diverged at step 1: lower the variant's learning_rate"):
         run(model, recipe())
+
+
+def test_a_row_forgets_its_whole_state_or_nothing() -> None:
+    state = {"h": torch.ones(1000, 3), "c": torch.ones(1000, 2)}
+    assert all(torch.equal(value, state[name]) for name, value in forget(state, 0.0).items())
+    assert all(not value.any() for value in forget(state, 1.0).values())
+    torch.manual_seed(1)
+    some = forget(state, 0.25)
+    rows = some["h"][:, 0]
+    assert 180 < 1000 - rows.sum() < 320
+    assert torch.equal(some["h"], rows[:, None].expand(-1, 3))
+    assert torch.equal(some["c"], rows[:, None].expand(-1, 2))
 
 
 @pytest.mark.parametrize(("steps", "validations"), [(10, 3), (7, 7), (1, 8), (100, 8)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import mlflow
@@ -37,11 +38,21 @@ def connected(store: Store) -> Iterator[MlflowClient]:
 
 
 def _client(store: Store) -> MlflowClient:
-    mlflow.set_tracking_uri(store.uri)
     try:
+        if store.database and not store.database.exists():
+            _create(store.database)
+        mlflow.set_tracking_uri(store.uri)
         return MlflowClient(tracking_uri=store.uri)
     except (OSError, ImportError) as error:  # no such place for SQLite, or no driver for another database
         raise MlflowException(str(error)) from None
+
+
+def _create(database: Path) -> None:
+    """Make the checkout's own store whole or not at all: MLflow can't go on with half of its tables."""
+    partial = database.with_name(f"{database.name}.partial")
+    partial.unlink(missing_ok=True)
+    MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments()
+    partial.rename(database)
 
 
 def _problem(error: Exception) -> str:

@@ -33,6 +33,11 @@ class Store:
         """Where a new experiment keeps its files; None: wherever the store sees fit."""
         return (self.own / "artifacts").as_uri() if self.own else None
 
+    @property
+    def database(self) -> Path | None:
+        """The file of the checkout's own store."""
+        return self.own / "mlflow.db" if self.own else None
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One process at a time: two that create a store's tables at once break it, and two could log a run twice."""

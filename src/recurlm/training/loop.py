@@ -17,12 +17,22 @@ from recurlm.config import Train
 from recurlm.errors import InputError
 from recurlm.model import LanguageModel
 from recurlm.tokens.batches import Stream
+from recurlm.training.checkpoint import (
+    Checkpoint,
+    Saved,
+    load_optimizers,
+    load_random_state,
+    optimizer_tensors,
+    random_state,
+)
 from recurlm.training.loss import linear_cross_entropy
 from recurlm.training.recipe import optimizers, precision, rate
 from recurlm.variants.base import State
 
 Validate = Callable[[LanguageModel], float]  # nats per token of the validation split
 Task = tuple[Int[Tensor, "batch time"], Int[Tensor, "batch time"]]  # inputs and targets
+DIVERGED = 4.0  # times the loss of a model that finds every token equally likely
+
 Report = Callable[[int, float], object]  # hears of each step's number of tokens and its loss
 
 
@@ -50,6 +60,22 @@ class Trained:
         return min(self.curve, key=lambda point: point.validation_loss)
 
 
+@dataclass
+class Place:
+    """Where a run stands: with the weights, the optimizers and torch's random state, all that the next step needs."""
+
+    step: int = 0
+    tokens: int = 0
+    losses: list[float] = field(default_factory=list)  # of the steps since the last point of the curve
+    elapsed: float = 0.0  # seconds
+    state: State = field(default_factory=dict)
+    best: dict[str, Tensor] = field(default_factory=dict)  # weights
+
+
+class StoppedError(Exception):
+    """Somebody asked the run to end; its checkpoint is kept."""
+
+
 def train(
     model: LanguageModel,
     stream: Stream,
@@ -59,51 +85,105 @@ def train(
     rest_learning_rate: float,
     validate: Validate,
     report: Report = lambda tokens, loss: None,
+    checkpoint: Checkpoint | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Trained:
     """Train in place, on the model's device, and leave the weights that were best on the validation split.
 
     Args:
         blank: the token behind which a cloze model's inputs are hidden at random.
         learning_rate, rest_learning_rate: see recipe.optimizers.
+        checkpoint: where the run goes on, if it was broken off, and is kept until the caller removes it.
+        stop: asked after every step whether the run should end early.
 
     Raises:
-        InputError: the loss is no longer a number.
+        InputError: the loss is no longer a number, or far above that of a model that knows nothing.
+        StoppedError: `stop` said so.
     """
     device = model.embedding.weight.device
     steps = count_steps(recipe, stream)
     points = validation_steps(recipe, steps)
     updates = optimizers(model, recipe, learning_rate, rest_learning_rate)
-    run = Trained(precision=precision(recipe.precision, device))
-    best: dict[str, Tensor] = {}
-    losses: list[float] = []
-    tokens, started = 0, time.perf_counter()
+    run, place = Trained(precision=precision(recipe.precision, device)), Place()
+    if checkpoint and (saved := checkpoint.load()):
+        _resume(saved, model, updates, run, place)
+        report(place.tokens, math.nan)
+    before, started = place.elapsed, time.perf_counter()
     model.train()
-    state: State = {}
-    for step in range(1, steps + 1):
+    while place.step < steps:
         step_started = time.perf_counter()
-        at = (step - 1) % len(stream)
+        at = place.step % len(stream)
         window = stream[at].to(device)
         if at == 0:  # an epoch begins
-            state = model.initial_state(len(window))
-        state = forget(state, recipe.forget_share)
-        share = rate(recipe.schedule, step - 1, steps, recipe.warmup_share)
+            place.state = model.initial_state(len(window))
+        state = forget(place.state, recipe.forget_share)
+        share = rate(recipe.schedule, place.step, steps, recipe.warmup_share)
         _set_rates(updates, share)
-        loss, state = _update(model, _task(model, window, blank, recipe.blank_share), state, recipe, updates, run)
-        if not math.isfinite(loss):
-            raise InputError(f"training diverged at step {step}: lower the variant's learning_rate in params.yaml")
-        tokens += window.shape[0] * (window.shape[1] - 1)
-        losses.append(loss)
-        report(tokens, loss)
+        loss, place.state = _update(model, _task(model, window, blank, recipe.blank_share), state, recipe, updates, run)
+        place.step += 1
+        if not loss < DIVERGED * math.log(model.vocabulary_size):
+            raise InputError(
+                f"training diverged at step {place.step}: lower the variant's learning_rate in params.yaml"
+            )
+        place.tokens += window.shape[0] * (window.shape[1] - 1)
+        place.losses.append(loss)
+        report(place.tokens, loss)
         run.training_seconds += time.perf_counter() - step_started
-        if step in points:
+        if place.step in points:
             validation_loss = validate(model)
-            run.curve.append(Point(step, tokens, sum(losses) / len(losses), validation_loss, learning_rate * share))
-            run.seconds.append(time.perf_counter() - started)
-            losses.clear()
-            if run.best.step == step:
-                best = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    model.load_state_dict(best)
+            train_loss = sum(place.losses) / len(place.losses)
+            run.curve.append(Point(place.step, place.tokens, train_loss, validation_loss, learning_rate * share))
+            run.seconds.append(before + time.perf_counter() - started)
+            place.losses.clear()
+            if run.best.step == place.step:
+                place.best = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        stopped = stop()
+        if checkpoint and (checkpoint.due or stopped):
+            place.elapsed = before + time.perf_counter() - started
+            _keep(checkpoint, model, updates, run, place)
+        if stopped:
+            raise StoppedError(f"stopped after step {place.step} of {steps}")
+    model.load_state_dict(place.best)
     return run
+
+
+def _keep(
+    checkpoint: Checkpoint, model: LanguageModel, updates: list[torch.optim.Optimizer], run: Trained, place: Place
+) -> None:
+    parts = {
+        "model": model.state_dict(),
+        "optimizer": optimizer_tensors(updates),
+        "random": random_state(model.embedding.weight.device),
+        "state": place.state,
+        "best": place.best,
+    }
+    tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
+    facts = {
+        "step": place.step,
+        "tokens": place.tokens,
+        "losses": place.losses,
+        "elapsed": place.elapsed,
+        "curve": run.curve,
+        "seconds": run.seconds,
+        "training_seconds": run.training_seconds,
+    }
+    checkpoint.save(tensors, facts)
+
+
+def _resume(
+    saved: Saved, model: LanguageModel, updates: list[torch.optim.Optimizer], run: Trained, place: Place
+) -> None:
+    device = model.embedding.weight.device
+    model.load_state_dict(saved.part("model"))
+    load_optimizers(updates, saved.part("optimizer"))
+    load_random_state(device, saved.part("random"))
+    facts = saved.facts
+    place.step, place.tokens, place.losses = facts["step"], facts["tokens"], facts["losses"]
+    place.elapsed = facts["elapsed"]
+    place.state = {name: value.to(device) for name, value in saved.part("state").items()}
+    place.best = {name: value.to(device) for name, value in saved.part("best").items()}
+    run.curve = [Point(*row) for row in facts["curve"]]
+    run.seconds, run.training_seconds = facts["seconds"], facts["training_seconds"]
 
 
 def count_steps(recipe: Train, stream: Stream) -> int:

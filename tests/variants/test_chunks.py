@@ -1,0 +1,54 @@
+"""The backward passes that are written out by hand, against numbers and against torch's own modules."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recurlm.variants import gru, rnn
+
+TIME, BATCH, INPUT, HIDDEN = 5, 3, 4, 6
+CELLS = ["tanh", "relu", "gru"]
+
+
+def weights(cell: str, dtype: torch.dtype, hidden: int = HIDDEN, width: int = INPUT) -> tuple[nn.Module, list[Tensor]]:
+    torch.manual_seed(1)
+    layer = (
+        nn.GRU(width, hidden, batch_first=True)
+        if cell == "gru"
+        else nn.RNN(width, hidden, nonlinearity=cell, batch_first=True)
+    )
+    layer = layer.to(dtype)
+    return layer, list(layer.parameters())
+
+
+def chunk(cell: str, x: Tensor, h: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+    if cell == "gru":
+        return gru._Chunk.apply(x, h, *parameters)
+    *matrices, b, d = parameters
+    return rnn._Chunk.apply(x, h, *matrices, b + d, cell)
+
+
+@pytest.mark.parametrize("time", [1, TIME])
+@pytest.mark.parametrize("cell", CELLS)
+def test_gradients_are_those_of_finite_differences(cell: str, time: int) -> None:
+    _, parameters = weights(cell, torch.float64)
+    x = torch.randn(BATCH, time, INPUT, dtype=torch.float64, requires_grad=True)
+    h = torch.randn(BATCH, HIDDEN, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda *inputs: chunk(cell, *inputs), (x, h, *parameters))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_under_autocast_gradients_stay_near_those_of_fp32(cell: str) -> None:
+    layer, parameters = weights(cell, torch.float32, hidden=64, width=48)
+    x, h = torch.randn(8, 40, 48), torch.randn(8, 64)
+    goal = torch.randn(8, 40, 64)
+    y, last = layer(x, h[None])
+    expected = torch.autograd.grad((y * goal).sum() + last.sum(), parameters)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, last = chunk(cell, x, h, *parameters)
+    assert y.dtype == torch.bfloat16
+    found = torch.autograd.grad((y * goal).sum() + last.sum(), parameters)
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).norm() < 0.03 * other.norm()
