@@ -52,7 +52,7 @@ class _Chunk(torch.autograd.Function):
 
     All that does not wait for the step before it is done for the whole chunk at once: the products with x, the slopes
     of the gates, and the gradients of the weights. What is left to a time step is one product and a few elementwise
-    passes over the batch: 1.9 times as many tokens in a second of training (benchmarks/throughput.py).
+    passes over the batch. benchmarks/throughput.py says what it brings.
     """
 
     @staticmethod

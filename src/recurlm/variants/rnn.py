@@ -58,7 +58,7 @@ class _Chunk(torch.autograd.Function):
 
     torch's own loop builds a graph of every time step, and adds up the weights' gradients step by step. Here a time
     step is one product and one elementwise pass, each way, and the weights get their gradients in one product at the
-    end: 2.2 times as many tokens in a second of training (benchmarks/throughput.py).
+    end. benchmarks/throughput.py says what it brings.
     """
 
     @staticmethod
