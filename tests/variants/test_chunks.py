@@ -40,15 +40,18 @@ def test_gradients_are_those_of_finite_differences(cell: str, time: int) -> None
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_under_autocast_gradients_stay_near_those_of_fp32(cell: str) -> None:
+def test_under_autocast_gradients_are_as_near_to_fp32_as_those_of_torch_s_own_loop(cell: str) -> None:
     layer, parameters = weights(cell, torch.float32, hidden=64, width=48)
     x, h = torch.randn(8, 40, 48), torch.randn(8, 64)
     goal = torch.randn(8, 40, 64)
-    y, last = layer(x, h[None])
-    expected = torch.autograd.grad((y * goal).sum() + last.sum(), parameters)
+
+    def gradients(y: Tensor, last: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad((y * goal).sum() + last.sum(), parameters)
+
+    exact = gradients(*layer(x, h[None]))
     with torch.autocast("cpu", torch.bfloat16):
-        y, last = chunk(cell, x, h, *parameters)
-    assert y.dtype == torch.bfloat16
-    found = torch.autograd.grad((y * goal).sum() + last.sum(), parameters)
-    for one, other in zip(found, expected, strict=True):
-        assert (one - other).norm() < 0.03 * other.norm()
+        own = layer(x, h[None])
+        written_out = chunk(cell, x, h, *parameters)
+    assert written_out[0].dtype == torch.bfloat16
+    for found, theirs, expected in zip(gradients(*written_out), gradients(*own), exact, strict=True):
+        assert 0 < (found - expected).norm() < 2 * (theirs - expected).norm()
