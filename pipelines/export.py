@@ -1,7 +1,8 @@
-"""Stage export@<variant>: a trained model → ONNX graphs, not yet proven.
+"""Stage export@<variant>: a trained model → ONNX graphs in each precision, not yet proven.
 
-Inputs:  data/models/<variant>/, data/tokens/ (manifest.json, tokenizer.json), section `export` of params.yaml
-Outputs: data/graphs/<variant>/ (step.onnx; generator.onnx and scorer.onnx, or filler.onnx and scorer.onnx; graphs.json)
+Inputs:  data/models/<variant>/, data/tokens/ (the train split is calibrated on), section `export` of params.yaml
+Outputs: data/graphs/<variant>/<precision>/ (step.onnx; generator.onnx and scorer.onnx, or filler.onnx and scorer.onnx;
+         graphs.json)
 Command: python pipelines/export.py <variant>
 """
 
@@ -14,6 +15,7 @@ from recurlm import config, model
 from recurlm.errors import InputError, exit_cleanly
 from recurlm.export.bundle import write_graphs
 from recurlm.storage import read_json, whole_folder
+from recurlm.tokens.files import open_tokens
 
 
 def main() -> None:
@@ -23,8 +25,13 @@ def main() -> None:
     params.variant(variant)
     trained = model.load(Path("data/models") / variant)
     tokens = read_json(Path("data/tokens/manifest.json"))
+    text = open_tokens(Path("data/tokens"), "train").ids
     with whole_folder(Path("data/graphs") / variant) as folder:
-        write_graphs(folder, variant, trained, tokens, params.export)
+        for precision in params.export.precisions:
+            (folder / precision).mkdir()
+            products = write_graphs(folder / precision, variant, trained, tokens, params.export, precision, text)
+            told = ", ".join(f"{count} in {kind}" for kind, count in products.items())
+            print(f"{variant} {precision}: products of all graphs: {told}; none in another precision", flush=True)
 
 
 if __name__ == "__main__":

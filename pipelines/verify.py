@@ -1,8 +1,8 @@
-"""Stage verify@<variant>: prove that the graphs are their PyTorch model, and make the bundle that ships.
+"""Stage verify@<variant>: prove that the graphs are their PyTorch model, and make the bundles that ship.
 
 Inputs:  data/graphs/<variant>/, data/models/<variant>/, data/tokens/, data/metrics/<variant>.json,
-         sections `verify` and `evaluate` of params.yaml
-Outputs: data/onnx/<variant>/ (the proven bundle), data/metrics/proof/<variant>.json
+         sections `verify`, `evaluate` and `export` of params.yaml
+Outputs: data/onnx/<variant>/<precision>/ (proven bundles), data/metrics/proof/<variant>.json
          data/timings/generate-<variant>.json (a measurement of this machine: DVC does not hash it)
 Command: python pipelines/verify.py <variant>
 """
@@ -28,21 +28,28 @@ def main() -> None:
     params.variant(variant)
     data = Path("data")
     trained = model.load(data / "models" / variant)
-    graphs, bundle = data / "graphs" / variant, data / "onnx" / variant
     metrics = read_json(data / "metrics" / f"{variant}.json")
     test = open_tokens(data / "tokens", "test")
-    proof = prove(variant, trained, graphs, test, metrics["test"], params.verify, params.evaluate)
-    facts = {
-        "parameters": metrics["parameters"],
-        "model_sha256": sha256_of(data / "models" / variant / "model.safetensors"),
-        "metrics": {"protocol": metrics["protocol"], **metrics["test"]},
-        "proof": proof,
-    }
-    with whole_folder(bundle) as folder:
-        write_bundle(folder, graphs, data / "tokens" / "tokenizer.json", facts)
-    size = sum(file.stat().st_size for file in bundle.iterdir())
-    write_json(data / "metrics" / "proof" / f"{variant}.json", proof | {"bundle_bytes": size})
-    timings = {"bundle_sha256": sha256_of(bundle / "bundle.json"), **measure(graphs, trained.causal)}
+    proofs, timings = {}, {}
+    with whole_folder(data / "onnx" / variant) as folder:
+        for precision in params.export.precisions:
+            graphs, bundle = data / "graphs" / variant / precision, folder / precision
+            proof = prove(variant, trained, graphs, test, metrics["test"], params.verify, params.evaluate)
+            facts = {
+                "parameters": metrics["parameters"],
+                "model_sha256": sha256_of(data / "models" / variant / "model.safetensors"),
+                "metrics": {"protocol": metrics["protocol"], **metrics["test"]},
+                "proof": proof,
+            }
+            bundle.mkdir()
+            write_bundle(bundle, graphs, data / "tokens" / "tokenizer.json", facts)
+            size = sum(file.stat().st_size for file in bundle.iterdir())
+            proofs[precision] = proof | {"bundle_bytes": size}
+            timings[precision] = {
+                "bundle_sha256": sha256_of(bundle / "bundle.json"),
+                **measure(graphs, trained.causal),
+            }
+    write_json(data / "metrics" / "proof" / f"{variant}.json", proofs)
     write_json(data / "timings" / f"generate-{variant}.json", timings)
 
 

@@ -105,9 +105,16 @@ class Evaluate(Section):
     warmup_tokens: Annotated[int, Field(ge=0)] = 256
 
 
+Precision = Literal["fp32", "int8", "int4"]
+
+
 class Export(Section):
     opset: Annotated[int, Field(ge=18, le=23)] = 18
     ir_version: Annotated[int, Field(ge=8, le=11)] = 8
+    precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32", "int8", "int4")
+    largest_table_megabytes: Annotated[float, Field(ge=0)] = 16.0
+    calibration_tokens: Annotated[int, Field(ge=64)] = 8192
+    int4_block: Literal[16, 32, 64, 128, 256] = 128
 
 
 class Sampling(Section):
@@ -118,10 +125,18 @@ class Sampling(Section):
     top_p: Probability = 1.0
 
 
+class PerplexityLoss(Section):
+    """How much more perplexity than PyTorch in fp32 a bundle may have, as a share."""
+
+    int8: Annotated[float, Field(ge=0)] = 0.005
+    int4: Annotated[float, Field(ge=0)] = 0.02
+
+
 class Verify(Section):
     tokens: Count = 1000
     logit_tolerance: Annotated[float, Field(gt=0)] = 1e-4
     nats_tolerance: Annotated[float, Field(gt=0)] = 1e-5
+    perplexity_loss: PerplexityLoss = PerplexityLoss()
     sampling: tuple[Sampling, ...] = (Sampling(),)
 
 

@@ -152,9 +152,15 @@ def to_model(graph: onnx.GraphProto, opset: int, ir_version: int, metadata: Mapp
     Raises:
         onnx.checker.ValidationError: the graph is not valid ONNX, or its shapes contradict each other.
     """
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version, producer_name="recurlm"
-    )
+    domains = [helper.make_opsetid("", opset)]
+    domains += [helper.make_opsetid(domain, 1) for domain in sorted(_domains(graph) - {""})]
+    model = helper.make_model(graph, opset_imports=domains, ir_version=ir_version, producer_name="recurlm")
     helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _domains(graph: onnx.GraphProto) -> set[str]:
+    """Those of the operators of a graph and of the graphs in it."""
+    inner = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
+    return {node.domain for node in graph.node}.union(*map(_domains, inner))

@@ -4,24 +4,50 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from recurlm.config import Export
+import numpy as np
+from jaxtyping import Integer
+from safetensors.numpy import save_file
+
+from recurlm.config import Export, Precision
 from recurlm.export.assemble import to_model
 from recurlm.export.graphs import Builder
+from recurlm.export.precision import rounding_for
+from recurlm.export.quantize import count_products
 from recurlm.model import LanguageModel
 from recurlm.storage import read_json, sha256_of, write_json
 
-FORMAT = 1  # of bundle.json; a runtime refuses one that it does not know
+FORMAT = 2  # of bundle.json; a runtime refuses one that it does not know
+ROUNDING = "rounding.safetensors"
 
 
-def write_graphs(folder: Path, variant: str, model: LanguageModel, tokens: dict[str, Any], settings: Export) -> None:
+def write_graphs(
+    folder: Path,
+    variant: str,
+    model: LanguageModel,
+    tokens: dict[str, Any],
+    settings: Export,
+    precision: Precision = "fp32",
+    text: Integer[np.ndarray, "time"] | None = None,
+) -> dict[str, int]:
     """Write the graphs of a model into an existing folder, and `graphs.json` about them: a bundle not yet proven.
+
+    With a precision below fp32 comes `rounding.safetensors`, which the proof needs and which does not ship.
 
     Args:
         tokens: the manifest of data/tokens, for the special tokens and the vocabulary's hash.
+        text: of the train split, to calibrate on; needed below fp32.
+
+    Returns:
+        How many products the graphs compute in each precision.
+
+    Raises:
+        ValueError: some product would have stayed in fp32 without a word.
     """
+    rounding = None if precision == "fp32" else rounding_for(model, settings, precision, text)
     suppressed = never_drawn(tokens["special"], model.causal)
     state = {name: list(shape) for name, shape in model.recurrence.state_spec.items()}
     metadata = {
@@ -29,14 +55,22 @@ def write_graphs(folder: Path, variant: str, model: LanguageModel, tokens: dict[
         "vocabulary_sha256": tokens["tokenizer_sha256"],
         "states": json.dumps(list(state)),
     }
-    for name, graph in Builder(model, suppressed, settings.opset).graphs().items():
+    products: Counter[str] = Counter()
+    for name, graph in Builder(model, suppressed, settings, precision, rounding).graphs().items():
+        counts = count_products(graph)
+        if any(count for kind, count in counts.items() if kind != precision):
+            raise ValueError(f"{variant}: {name} was to be {precision} throughout, and has products {counts}")
+        products.update(counts)
         proto = to_model(graph, settings.opset, settings.ir_version, metadata)
         (folder / name).write_bytes(proto.SerializeToString(deterministic=True))
+    if rounding is not None:
+        save_file(rounding.arithmetic, folder / ROUNDING)
     description = {
         "format": FORMAT,
         "variant": variant,
         "causal": model.causal,
-        "precision": "fp32",
+        "precision": precision,
+        "products": {kind: count for kind, count in products.items() if count},
         "vocabulary_size": model.vocabulary_size,
         "vocabulary_sha256": tokens["tokenizer_sha256"],
         "tokenizer_kind": tokens["kind"],
@@ -48,6 +82,7 @@ def write_graphs(folder: Path, variant: str, model: LanguageModel, tokens: dict[
         "corpus": tokens["corpus"],
     }
     write_json(folder / "graphs.json", description)
+    return description["products"]
 
 
 def never_drawn(special: dict[str, int | None], causal: bool) -> list[int]:

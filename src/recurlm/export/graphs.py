@@ -14,9 +14,12 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
+from recurlm.config import Export, Precision
 from recurlm.export.assemble import Graph, Shape
+from recurlm.export.quantize import Rounding
 from recurlm.export.sampling import suppression
 from recurlm.export.steps import Cut, Decode, Draw, Half, LogProb, Read, Scale, Score, Step
+from recurlm.export.sums import simplify
 from recurlm.export.trace import trace
 from recurlm.model import LanguageModel
 
@@ -31,7 +34,13 @@ class Builder:
 
     model: LanguageModel
     suppressed: list[int]  # tokens that are never drawn
-    opset: int
+    settings: Export
+    precision: Precision = "fp32"
+    rounding: Rounding | None = None  # left out, all is written in fp32, in the form that `precision` wants
+
+    @property
+    def opset(self) -> int:
+        return self.settings.opset
 
     def graphs(self) -> dict[str, onnx.GraphProto]:
         """File name → graph, as the bundle of this kind of model holds them."""
@@ -44,7 +53,12 @@ class Builder:
         names: list[str] = getattr(module, "names", [])
         state = self.model.initial_state(2)
         inputs = before | {f"state.{name}": state[name] for name in names}
-        return trace(module, inputs, [*outputs, *(f"next_state.{name}" for name in names)], self.opset)
+        graph = trace(module, inputs, [*outputs, *(f"next_state.{name}" for name in names)], self.opset)
+        block = self.settings.int4_block if self.precision == "int4" else 1
+        origins = simplify(graph, int(self.settings.largest_table_megabytes * 1e6), block)
+        if self.rounding is not None:
+            self.rounding.write(graph, origins)
+        return graph
 
     def step(self) -> onnx.GraphProto:
         """step.onnx: one token."""
@@ -53,6 +67,15 @@ class Builder:
     @cached_property
     def _step(self) -> onnx.GraphProto:
         return self._trace(Step(self.model), {"token": _TOKEN}, ["logits"])
+
+    def half(self, side: str) -> onnx.GraphProto:
+        """One direction of a cloze model at one token."""
+        return self._trace(Half(self.model, side), {"token": _TOKEN}, ["known"])
+
+    def decode(self) -> onnx.GraphProto:
+        """What both directions of a cloze model know → logits."""
+        width = self.model.recurrence.output_size // 2
+        return self._trace(Decode(self.model), {"left": _rows(width), "right": _rows(width)}, ["logits"])
 
     def generator(self) -> onnx.GraphProto:
         """generator.onnx: read the prompts, then draw and read token after token, all in one call.
@@ -180,7 +203,7 @@ class Builder:
         width = self.model.recurrence.output_size // 2
         knowledge = {}
         for side, text in (("left", tokens), ("right", backwards)):
-            half = self._trace(Half(self.model, side), {"token": _TOKEN}, ["known"])
+            half = self.half(side)
 
             def read_one(
                 body: Graph, trip: str, values: dict[str, str], half: onnx.GraphProto = half, text: str = text
@@ -193,7 +216,7 @@ class Builder:
             knowledge[side] = graph.op("Transpose", known, perm=[1, 0, 2])
         forwards = graph.op("ReverseSequence", knowledge["right"], length, batch_axis=0, time_axis=1)
         rows = graph.constant([-1, width])
-        decode = trace(Decode(self.model), {"left": _rows(width), "right": _rows(width)}, ["logits"], self.opset)
+        decode = self.decode()
         left, right = graph.op("Reshape", knowledge["left"], rows), graph.op("Reshape", forwards, rows)
         return graph.inline(decode, {"left": left, "right": right})["logits"]
 

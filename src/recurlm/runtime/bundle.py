@@ -12,7 +12,7 @@ from recurlm.errors import InputError, nearest
 from recurlm.runtime.vocabulary import KINDS, Vocabulary
 from recurlm.storage import check_sha256, read_json
 
-FORMAT = 1
+FORMAT = 2
 DESCRIPTION = "bundle.json"
 KEYS = {"variant": str, "causal": bool, "tokenizer_kind": str, "special": dict, "state": dict, "files": dict}
 

@@ -1,0 +1,101 @@
+"""What goes into the products of a model while it reads text: the ground that 8 and 4 bits are chosen on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from jaxtyping import Float
+from onnx import TensorProto, helper, numpy_helper
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass
+class Inputs:
+    """The inputs x of one product, summed up."""
+
+    weights: Float[np.ndarray, "inputs outputs"]
+    moments: Float[np.ndarray, "inputs inputs"]  # the sum of x xᵀ
+    count: int = 0
+    largest: float = 0.0
+
+    def add(self, x: Float[np.ndarray, "batch inputs"]) -> None:
+        self.moments += x.T @ x
+        self.count += len(x)
+        self.largest = max(self.largest, float(np.abs(x).max()))
+
+    def mean(self) -> Float[np.ndarray, "inputs inputs"]:
+        return self.moments / self.count
+
+
+class Observer:
+    """Runs graphs, and remembers what went into each of their products. A product is known by its weights."""
+
+    def __init__(self, opset: int, ir_version: int) -> None:
+        self.opset, self.ir_version = opset, ir_version
+        self.inputs: dict[str, Inputs] = {}
+
+    def run(self, graph: onnx.GraphProto, calls: Iterable[Mapping[str, Array]], carried: Iterable[str] = ()) -> Any:
+        """Call a graph again and again.
+
+        Args:
+            calls: the inputs of each call, but for the carried ones after the first.
+            carried: names of states: the output `next_state.<name>` is the next call's `state.<name>`.
+
+        Returns:
+            The first output of each call, as a list.
+        """
+        watched, products = _watched(graph)
+        model = helper.make_model(
+            watched, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=self.ir_version
+        )
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        state: dict[str, Array] = {}
+        firsts = []
+        for call in calls:
+            found = dict(zip(names, session.run(names, {**call, **state}), strict=True))
+            state = {f"state.{name}": found[f"next_state.{name}"] for name in carried}
+            firsts.append(found[names[0]])
+            for output, weights in products.items():
+                self._inputs(weights).add(found[output])
+        return firsts
+
+    def _inputs(self, weights: Array) -> Inputs:
+        return self.inputs.setdefault(key_of(weights), Inputs(weights, np.zeros((len(weights), len(weights)))))
+
+
+def product_weights(node: onnx.NodeProto, weights: Mapping[str, Array]) -> Array | None:
+    """The constant weights [in, out] of a node that is a product; None for any other node."""
+    if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in weights:
+        return None
+    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    found = weights[node.input[1]]
+    return np.ascontiguousarray(found.T if transposed else found)
+
+
+def key_of(weights: Array) -> str:
+    """What a product is known by."""
+    return hashlib.sha256(np.ascontiguousarray(weights).tobytes() + str(weights.shape).encode()).hexdigest()
+
+
+def _watched(graph: onnx.GraphProto) -> tuple[onnx.GraphProto, dict[str, Array]]:
+    """A graph that gives out the inputs of its products too: that output's name → the product's weights."""
+    watched = onnx.GraphProto()
+    watched.CopyFrom(graph)
+    weights = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
+    products = {}
+    for node in graph.node:
+        found = product_weights(node, weights)
+        if found is not None:
+            name = f"observed.{len(products)}"
+            watched.node.append(helper.make_node("Identity", [node.input[0]], [name]))
+            watched.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", len(found)]))
+            products[name] = found
+    return watched, products

@@ -1,0 +1,87 @@
+"""PyTorch rounding as a bundle of 8 or 4 bits does: the model's own code, with its products computed otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from recurlm.export.calibrate import key_of
+
+aten = torch.ops.aten
+
+
+class Rounded(TorchDispatchMode):
+    """Inside `with Rounded(…):` every product with a matrix that was rounded is computed with rounded numbers.
+
+    The model knows nothing of it. A matrix is known by its bytes, so that no name of a parameter stands here.
+    """
+
+    def __init__(self, arithmetic: Mapping[str, Tensor]) -> None:
+        """Take the arithmetic that `quantize.Rounding` noted when it wrote the graphs."""
+        super().__init__()
+        self.arithmetic = arithmetic
+        self.keys: dict[tuple[Any, ...], str] = {}
+        self.tokens = torch.empty(0, dtype=torch.int64)
+        self.met: set[str] = set()  # which of the arithmetic's matrices were used
+        self.margin = torch.empty(0)
+        """[batch]: how far the inputs rounded so far are from where they would be rounded otherwise, in steps of the
+        rounding. Whoever looks at it sets it before."""
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is aten.embedding.default:
+            table, self.tokens = args[0], args[1]
+            return self._of_token(func(*args, **(kwargs or {})), self._key(table))
+        if func is aten.mm.default:
+            return self._product(args[0], args[1], func)
+        if func is aten.addmm.default:
+            return self._product(args[1], args[2], aten.mm.default) + args[0]
+        return func(*args, **(kwargs or {}))
+
+    def _product(self, x: Tensor, weights: Tensor, exact: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        key = self._key(weights)
+        # An input of 8 bits is rounded as QuantizeLinear does, to uint8 with 128 for zero; the others as MatMulNBits does.
+        if f"weights.{key}" not in self.arithmetic:
+            return self._of_token(exact(x, weights), key)
+        self.met.add(key)
+        if f"scale.{key}" in self.arithmetic:
+            scale = self.arithmetic[f"scale.{key}"].expand(len(x), x.shape[1])
+        else:
+            scale = _scale_a_block(x, int(self.arithmetic[f"block.{key}"]))
+        self._note_margin(x / scale)
+        rounded = torch.clamp(torch.round(x / scale), -128, 127) * scale
+        return exact(rounded, self.arithmetic[f"weights.{key}"])
+
+    def _note_margin(self, steps: Float[Tensor, "batch inputs"]) -> None:
+        if len(self.margin) == len(steps):
+            nearest = (steps - torch.floor(steps) - 0.5).abs().amin(dim=1)
+            self.margin = torch.minimum(self.margin, nearest)
+
+    def _of_token(self, value: Tensor, key: str) -> Tensor:
+        """What a table's rows say of the last tokens: the exact value and the error of its row."""
+        error = self.arithmetic.get(f"error.{key}")
+        if error is None:
+            return value
+        self.met.add(key)
+        return value + error[self.tokens]
+
+    def _key(self, matrix: Tensor) -> str:
+        place = (matrix.data_ptr(), tuple(matrix.shape), matrix.stride())
+        if place not in self.keys:
+            self.keys[place] = key_of(matrix.detach().contiguous().numpy())
+        return self.keys[place]
+
+
+def _scale_a_block(x: Float[Tensor, "batch inputs"], block: int) -> Float[Tensor, "batch inputs"]:
+    """What MatMulNBits divides its input by at accuracy level 4: each block of each row by its largest number."""
+    parts = []
+    for part in x.split(block, dim=1):
+        scale = part.abs().amax(dim=1, keepdim=True) / 127
+        parts.append(torch.where(scale == 0, torch.ones_like(scale), scale).expand_as(part))
+    return torch.cat(parts, dim=1)
