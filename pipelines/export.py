@@ -14,6 +14,7 @@ from pathlib import Path
 from recurlm import config, model
 from recurlm.errors import InputError, exit_cleanly
 from recurlm.export.bundle import write_graphs
+from recurlm.export.graphs import Traces
 from recurlm.storage import read_json, whole_folder
 from recurlm.tokens.files import open_tokens
 
@@ -26,11 +27,12 @@ def main() -> None:
     trained = model.load(Path("data/models") / variant)
     tokens = read_json(Path("data/tokens/manifest.json"))
     text = open_tokens(Path("data/tokens"), "train").ids
+    traces: Traces = {}
     with whole_folder(Path("data/graphs") / variant) as folder:
         for precision in params.export.precisions:
             (folder / precision).mkdir()
-            products = write_graphs(folder / precision, variant, trained, tokens, params.export, precision, text)
-            told = ", ".join(f"{count} in {kind}" for kind, count in products.items())
+            products = write_graphs(folder / precision, variant, trained, tokens, params.export, precision, text, traces)
+            told = ", ".join(f"{count} in {kind}" for kind, count in products.items() if count)
             print(f"{variant} {precision}: products of all graphs: {told}; none in another precision", flush=True)
 
 

@@ -100,7 +100,8 @@ def test_prompts_of_different_lengths_in_one_call_give_what_each_gives_alone(exp
         tokens, state = graphs.generate(prompts[row : row + 1, :length], numbers[row : row + 1], Sampling())
         assert together["tokens"][row].tolist() == tokens[0].tolist()
         for key, value in state.items():
-            np.testing.assert_allclose(together[f"next_state.{key}"][row], value[0], atol=1e-6)
+            # One row and three are added up in another order, and these weights are large.
+            np.testing.assert_allclose(together[f"next_state.{key}"][row], value[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CAUSAL)

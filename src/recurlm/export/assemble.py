@@ -11,6 +11,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 Shape = Sequence[int | str]
+Carried = dict[str, tuple[str, int, Shape]]  # name → (first value, element type, shape)
+Trip = tuple[dict[str, str], list[tuple[str, int, Shape]]]  # what is carried on, and what is collected
 
 
 class Graph:
@@ -93,16 +95,18 @@ class Graph:
     def loop(
         self,
         trips: str,
-        carried: Mapping[str, tuple[str, int, Shape]],
-        body: Callable[[Graph, str, dict[str, str]], tuple[dict[str, str], list[tuple[str, int, Shape]]]],
+        carried: Carried,
+        body: Callable[[Graph, str, dict[str, str]], Trip],
+        until: str | None = None,
     ) -> tuple[dict[str, str], list[str]]:
         """Run a body `trips` times.
 
         Args:
             trips: an int64 scalar.
-            carried: name → (first value, element type, shape) of what goes from one trip to the next.
+            carried: what goes from one trip to the next.
             body: gets the body's graph, the trip's number and the carried values; returns the new carried values, and
-                (value, element type, shape) of what is collected from every trip.
+                what is collected from every trip.
+            until: the name of a carried boolean; once it is true, no trip follows.
 
         Returns:
             The carried values after the last trip, and what was collected, stacked along a new first axis.
@@ -112,7 +116,8 @@ class Graph:
         condition = inner.input(inner.name("go_on"), TensorProto.BOOL, [])
         values = {key: inner.input(inner.name(key), kind, shape) for key, (_, kind, shape) in carried.items()}
         after, collected = body(inner, trip, values)
-        inner.output(condition, inner.name("go_on"), TensorProto.BOOL, [])
+        going_on = condition if until is None else inner.op("Not", after[until])
+        inner.output(going_on, inner.name("go_on"), TensorProto.BOOL, [])
         for key, (_, kind, shape) in carried.items():
             inner.output(after[key], inner.name(key), kind, shape)
         for value, kind, shape in collected:
@@ -130,15 +135,42 @@ class Graph:
         return results, stacked
 
     def choose(
-        self, condition: str, then: Callable[[Graph], str], otherwise: Callable[[Graph], str], kind: int, shape: Shape
-    ) -> str:
-        """One value from either of two branches, of which only one is run."""
+        self,
+        condition: str,
+        then: Callable[[Graph], list[str]],
+        otherwise: Callable[[Graph], list[str]],
+        kinds: Sequence[tuple[int, Shape]],
+    ) -> list[str]:
+        """Values from either of two branches, of which only one is run.
+
+        Args:
+            kinds: element type and shape of each value.
+        """
         branches = {}
         for attribute, build in (("then_branch", then), ("else_branch", otherwise)):
             inner = Graph(parent=self)
-            inner.output(build(inner), inner.name("chosen"), kind, shape)
+            for value, (kind, shape) in zip(build(inner), kinds, strict=True):
+                inner.output(value, inner.name("chosen"), kind, shape)
             branches[attribute] = inner.proto(attribute)
-        return self.op("If", condition, **branches)
+        results = [self.name("if") for _ in kinds]
+        self.nodes.append(helper.make_node("If", [condition], results, **branches))
+        return results
+
+    def any(self, values: str) -> str:
+        """Whether some of the booleans is true, as a scalar."""
+        return self.op(
+            "Cast", self.op("ReduceMax", self.op("Cast", values, to=TensorProto.INT32), keepdims=0), to=TensorProto.BOOL
+        )
+
+    def all(self, values: str) -> str:
+        """Whether each of the booleans is true, as a scalar."""
+        return self.op("Not", self.any(self.op("Not", values)))
+
+    def top(self, values: str, count: str) -> str:
+        """The largest of each row, in descending order; `count` is int64 [1]."""
+        largest = self.name("largest")
+        self.nodes.append(helper.make_node("TopK", [values, count], [largest, self.name("places")], axis=-1))
+        return largest
 
     def proto(self, name: str) -> onnx.GraphProto:
         """The finished graph; weights stand in the outermost one, where every subgraph sees them."""

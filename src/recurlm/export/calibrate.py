@@ -90,7 +90,7 @@ def _watched(graph: onnx.GraphProto) -> tuple[onnx.GraphProto, dict[str, Array]]
     watched = onnx.GraphProto()
     watched.CopyFrom(graph)
     weights = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
-    products = {}
+    products: dict[str, Array] = {}
     for node in graph.node:
         found = product_weights(node, weights)
         if found is not None:

@@ -5,7 +5,7 @@ No variant has export code of its own: everything rests on `Recurrence.step` and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -15,17 +15,20 @@ from onnx import TensorProto
 from torch import Tensor
 
 from recurlm.config import Export, Precision
-from recurlm.export.assemble import Graph, Shape
+from recurlm.export.assemble import Carried, Graph, Trip
+from recurlm.export.generator import GeneratorGraph, next_state, prefixed
 from recurlm.export.quantize import Rounding
-from recurlm.export.sampling import suppression
-from recurlm.export.steps import Cut, Decode, Draw, Half, LogProb, Read, Scale, Score, Step
+from recurlm.export.sampler import Sampler
+from recurlm.export.steps import Decode, Half, LogProb, Read, Score, Step
 from recurlm.export.sums import simplify
 from recurlm.export.trace import trace
 from recurlm.model import LanguageModel
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
-Carried = dict[str, tuple[str, int, Shape]]  # name → (first value, element type, shape)
-Trip = tuple[dict[str, str], list[tuple[str, int, Shape]]]  # what is carried on, and what is collected
+
+
+Traces = dict[str, onnx.GraphProto]
+"""What torch's exporter made of a model's modules. To trace takes seconds, and is the same in each precision."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Builder:
     settings: Export
     precision: Precision = "fp32"
     rounding: Rounding | None = None  # left out, all is written in fp32, in the form that `precision` wants
+    traces: Traces = field(default_factory=dict)
 
     @property
     def opset(self) -> int:
@@ -45,7 +49,11 @@ class Builder:
     def graphs(self) -> dict[str, onnx.GraphProto]:
         """File name → graph, as the bundle of this kind of model holds them."""
         if self.model.causal:
-            return {"step.onnx": self.step(), "generator.onnx": self.generator(), "scorer.onnx": self.scorer()}
+            return {
+                "step.onnx": self.step(),
+                "generator.onnx": GeneratorGraph(self).proto(),
+                "scorer.onnx": self.scorer(),
+            }
         return {"step.onnx": self.step(), "filler.onnx": self.filler(), "scorer.onnx": self.cloze_scorer()}
 
     def _trace(self, module: torch.nn.Module, before: dict[str, Tensor], outputs: list[str]) -> onnx.GraphProto:
@@ -53,12 +61,19 @@ class Builder:
         names: list[str] = getattr(module, "names", [])
         state = self.model.initial_state(2)
         inputs = before | {f"state.{name}": state[name] for name in names}
-        graph = trace(module, inputs, [*outputs, *(f"next_state.{name}" for name in names)], self.opset)
+        graph = onnx.GraphProto()
+        graph.CopyFrom(self._traced(module, inputs, [*outputs, *(f"next_state.{name}" for name in names)]))
         block = self.settings.int4_block if self.precision == "int4" else 1
         origins = simplify(graph, int(self.settings.largest_table_megabytes * 1e6), block)
         if self.rounding is not None:
             self.rounding.write(graph, origins)
         return graph
+
+    def _traced(self, module: torch.nn.Module, inputs: dict[str, Tensor], outputs: list[str]) -> onnx.GraphProto:
+        name = f"{type(module).__name__} {' '.join(outputs)}"
+        if name not in self.traces:
+            self.traces[name] = trace(module, inputs, outputs, self.opset)
+        return self.traces[name]
 
     def step(self) -> onnx.GraphProto:
         """step.onnx: one token."""
@@ -77,64 +92,16 @@ class Builder:
         width = self.model.recurrence.output_size // 2
         return self._trace(Decode(self.model), {"left": _rows(width), "right": _rows(width)}, ["logits"])
 
-    def generator(self) -> onnx.GraphProto:
-        """generator.onnx: read the prompts, then draw and read token after token, all in one call.
-
-        Prompts are moved to the right, so that rows of different lengths end together:
-
-            prompt          aligned         read in the first loop     the second loop starts with
-            a b c ·         · a b c            · a b                    c
-            d e · ·         · · d e            · · d                    e
-        """
-        graph = Graph()
-        prompt = graph.input("prompt", INT, ["batch", "prompt_time"])
-        length = graph.input("prompt_length", INT, ["batch"])
-        new_tokens = graph.input("max_new_tokens", INT, [])
-        temperature = graph.input("temperature", FLOAT, ["batch"])
-        top_k = graph.input("top_k", INT, ["batch"])
-        top_p = graph.input("top_p", FLOAT, ["batch"])
-        uniform = graph.input("uniform", FLOAT, ["batch", "uniform_time"])
-        state = self._state_inputs(graph, length)
-
-        time = graph.op("Gather", graph.op("Shape", prompt), graph.constant(1))
-        last = graph.op("Sub", time, graph.constant(1))
-        padding = graph.op("Sub", time, length)
-        position = graph.op("Range", graph.constant(0), time, graph.constant(1))
-        shifted = graph.op("Sub", position, graph.op("Unsqueeze", padding, graph.constant([1])))
-        aligned = graph.op("GatherElements", prompt, graph.op("Max", shifted, graph.constant(0)), axis=1)
-
-        read = self._trace(Read(self.model), {"token": _TOKEN, "active": _ACTIVE}, [])
-
-        def read_one(body: Graph, trip: str, values: dict[str, str]) -> Trip:
-            token = body.op("Gather", aligned, trip, axis=1)
-            active = body.op("GreaterOrEqual", trip, padding)
-            return _next(body.inline(read, {"token": token, "active": active} | _prefixed(values))), []
-
-        state_after, _ = graph.loop(last, state, read_one)
-        any_cut = self._any_cut(graph, top_k, top_p)
-        step, sampler = self.step(), _Sampler(self.model.vocabulary_size, self.suppressed, self.opset)
-
-        def draw_one(body: Graph, trip: str, values: dict[str, str]) -> Trip:
-            token = values.pop("token")
-            results = body.inline(step, {"token": token} | _prefixed(values))
-            number = body.op("Gather", uniform, trip, axis=1)
-            drawn = sampler.draw(body, results["logits"], temperature, top_k, top_p, number, any_cut)
-            return {"token": drawn} | _next(results), [(drawn, INT, ["batch"])]
-
-        first = graph.op("Gather", aligned, last, axis=1)
-        carried: Carried = {"token": (first, INT, ["batch"])}
-        carried |= {name: (state_after[name], FLOAT, shape) for name, (_, _, shape) in state.items()}
-        final, (drawn,) = graph.loop(new_tokens, carried, draw_one)
-        graph.output(graph.op("Transpose", drawn, perm=[1, 0]), "tokens", INT, ["batch", "new_time"])
-        self._state_outputs(graph, final)
-        return graph.proto("generator")
+    def read(self) -> onnx.GraphProto:
+        """One token of a prompt, in the rows that are active."""
+        return self._trace(Read(self.model), {"token": _TOKEN, "active": _ACTIVE}, [])
 
     def scorer(self) -> onnx.GraphProto:
         """scorer.onnx: the log-probability of every token but the first, given those before it."""
         graph = Graph()
         tokens = graph.input("tokens", INT, ["batch", "time"])
         length = graph.input("length", INT, ["batch"])
-        state = self._state_inputs(graph, length)
+        state = self.state_inputs(graph, length)
         one = graph.constant(1)
         time = graph.op("Gather", graph.op("Shape", tokens), one)
         score = self._trace(Score(self.model), {"token": _TOKEN, "target": _TOKEN, "active": _ACTIVE}, ["log_prob"])
@@ -146,12 +113,12 @@ class Builder:
                 "target": body.op("Gather", tokens, following, axis=1),
                 "active": body.op("Less", following, length),
             }
-            results = body.inline(score, inputs | _prefixed(values))
-            return _next(results), [(results["log_prob"], FLOAT, ["batch"])]
+            results = body.inline(score, inputs | prefixed(values))
+            return next_state(results), [(results["log_prob"], FLOAT, ["batch"])]
 
         final, (log_prob,) = graph.loop(graph.op("Sub", time, one), state, score_one)
         graph.output(graph.op("Transpose", log_prob, perm=[1, 0]), "log_prob", FLOAT, ["batch", "scored_time"])
-        self._state_outputs(graph, final)
+        self.state_outputs(graph, final)
         return graph.proto("scorer")
 
     def filler(self) -> onnx.GraphProto:
@@ -163,18 +130,19 @@ class Builder:
         top_p = graph.input("top_p", FLOAT, ["batch"])
         uniform = graph.input("uniform", FLOAT, ["batch", "time"])
         shape = graph.op("Shape", tokens)
-        flat = graph.constant([-1])
+        flat, column = graph.constant([-1]), graph.constant([1])
         # One row a position: every setting is repeated along its row's positions.
-        settings = [
-            graph.op("Reshape", graph.op("Expand", graph.op("Unsqueeze", value, graph.constant([1])), shape), flat)
+        repeated = [
+            graph.op("Reshape", graph.op("Expand", graph.op("Unsqueeze", value, column), shape), flat)
             for value in (temperature, top_k, top_p)
         ]
-        any_cut = self._any_cut(graph, top_k, top_p)
+        sampler = Sampler(self.model.vocabulary_size, self.suppressed, self.opset)
+        min_p = graph.op("Mul", repeated[2], graph.constant(0.0, np.float32))
+        settings = sampler.settings(graph, repeated[0], repeated[1], repeated[2], min_p)
         logits = self._cloze_logits(graph, tokens, length)
-        sampler = _Sampler(self.model.vocabulary_size, self.suppressed, self.opset)
-        drawn = sampler.draw(
-            graph, logits, settings[0], settings[1], settings[2], graph.op("Reshape", uniform, flat), any_cut
-        )
+        numbers = graph.op("Unsqueeze", graph.op("Reshape", sampler.uniform(graph, uniform), flat), column)
+        scaled = sampler.cut(graph, sampler.scale(graph, logits, settings), settings)
+        drawn = sampler.draw(graph, scaled, settings, numbers)
         log_prob = graph.inline(_log_prob(self.model.vocabulary_size, self.opset), {"logits": logits, "token": drawn})
         graph.output(graph.op("Reshape", drawn, shape), "filled", INT, ["batch", "time"])
         graph.output(graph.op("Reshape", log_prob["log_prob"], shape), "log_prob", FLOAT, ["batch", "time"])
@@ -209,8 +177,8 @@ class Builder:
                 body: Graph, trip: str, values: dict[str, str], half: onnx.GraphProto = half, text: str = text
             ) -> Trip:
                 token = body.op("Gather", text, trip, axis=1)
-                results = body.inline(half, {"token": token} | _prefixed(values))
-                return _next(results), [(results["known"], FLOAT, ["batch", width])]
+                results = body.inline(half, {"token": token} | prefixed(values))
+                return next_state(results), [(results["known"], FLOAT, ["batch", width])]
 
             _, (known,) = graph.loop(time, self._zero_state(graph, length, f"{side}."), read_one)
             knowledge[side] = graph.op("Transpose", known, perm=[1, 0, 2])
@@ -223,13 +191,13 @@ class Builder:
     def _text_inputs(self, graph: Graph) -> tuple[str, str]:
         return graph.input("tokens", INT, ["batch", "time"]), graph.input("length", INT, ["batch"])
 
-    def _state_inputs(self, graph: Graph, like: str) -> Carried:
+    def state_inputs(self, graph: Graph, like: str) -> Carried:
         """One optional input a state; left out, it is one row of zeros, repeated for the batch."""
         carried: Carried = {}
         for name, shape in self.model.recurrence.state_spec.items():
             zeros = np.zeros((1, *shape), np.float32)
             value = graph.input(f"state.{name}", FLOAT, ["state_batch", *shape], default=zeros)
-            carried[name] = (self._for_batch(graph, value, like, shape), FLOAT, ["batch", *shape])
+            carried[name] = (self.for_batch(graph, value, like, shape), FLOAT, ["batch", *shape])
         return carried
 
     def _zero_state(self, graph: Graph, like: str, prefix: str) -> Carried:
@@ -237,51 +205,17 @@ class Builder:
         for name, shape in self.model.recurrence.state_spec.items():
             if name.startswith(prefix):
                 zeros = graph.weight(f"zeros.{'x'.join(map(str, shape))}", np.zeros((1, *shape), np.float32))
-                carried[name] = (self._for_batch(graph, zeros, like, shape), FLOAT, ["batch", *shape])
+                carried[name] = (self.for_batch(graph, zeros, like, shape), FLOAT, ["batch", *shape])
         return carried
 
     @staticmethod
-    def _for_batch(graph: Graph, value: str, like: str, shape: tuple[int, ...]) -> str:
+    def for_batch(graph: Graph, value: str, like: str, shape: tuple[int, ...]) -> str:
         target = graph.op("Concat", graph.op("Shape", like), graph.constant(list(shape)), axis=0)
         return graph.op("Expand", value, target)
 
-    def _state_outputs(self, graph: Graph, final: dict[str, str]) -> None:
+    def state_outputs(self, graph: Graph, final: dict[str, str]) -> None:
         for name, shape in self.model.recurrence.state_spec.items():
             graph.output(final[name], f"next_state.{name}", FLOAT, ["batch", *shape])
-
-    @staticmethod
-    def _any_cut(graph: Graph, top_k: str, top_p: str) -> str:
-        """Whether some row asks for top-k or top-p."""
-        asks_k = graph.op("Greater", top_k, graph.constant(0))
-        asks_p = graph.op("Less", top_p, graph.constant(1.0, np.float32))
-        asks = graph.op("Cast", graph.op("Or", asks_k, asks_p), to=TensorProto.INT32)
-        return graph.op("Cast", graph.op("ReduceMax", asks, keepdims=0), to=TensorProto.BOOL)
-
-
-class _Sampler:
-    """Draws a token in a graph; sorts the vocabulary only in a call where some row asks for top-k or top-p."""
-
-    def __init__(self, vocabulary_size: int, suppressed: list[int], opset: int) -> None:
-        rows, one = _rows(vocabulary_size), torch.ones(2)
-        self.scale = trace(
-            Scale(suppression(vocabulary_size, suppressed)), {"logits": rows, "temperature": one}, ["scaled"], opset
-        )
-        self.cut = trace(Cut(), {"scaled": rows, "top_k": _TOKEN, "top_p": one}, ["kept"], opset)
-        self.choose = trace(Draw(), {"scaled": rows, "temperature": one, "uniform": one}, ["token"], opset)
-        self.shape: Shape = ["rows", vocabulary_size]
-
-    def draw(
-        self, graph: Graph, logits: str, temperature: str, top_k: str, top_p: str, uniform: str, any_cut: str
-    ) -> str:
-        scaled = graph.inline(self.scale, {"logits": logits, "temperature": temperature})["scaled"]
-        kept = graph.choose(
-            any_cut,
-            lambda branch: branch.inline(self.cut, {"scaled": scaled, "top_k": top_k, "top_p": top_p})["kept"],
-            lambda branch: scaled,
-            FLOAT,
-            self.shape,
-        )
-        return graph.inline(self.choose, {"scaled": kept, "temperature": temperature, "uniform": uniform})["token"]
 
 
 def _log_prob(vocabulary_size: int, opset: int) -> onnx.GraphProto:
@@ -294,12 +228,3 @@ _ACTIVE = torch.ones(2, dtype=torch.bool)
 
 def _rows(width: int) -> Tensor:
     return torch.zeros(2, width)
-
-
-def _prefixed(values: dict[str, str]) -> dict[str, str]:
-    return {f"state.{name}": value for name, value in values.items()}
-
-
-def _next(results: dict[str, str]) -> dict[str, str]:
-    prefix = "next_state."
-    return {name.removeprefix(prefix): value for name, value in results.items() if name.startswith(prefix)}

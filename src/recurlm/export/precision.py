@@ -9,7 +9,7 @@ from jaxtyping import Int, Integer
 
 from recurlm.config import Export, Precision
 from recurlm.export.calibrate import Inputs, Observer
-from recurlm.export.graphs import Builder
+from recurlm.export.graphs import Builder, Traces
 from recurlm.export.quantize import Product, Rounding
 from recurlm.export.rounding import eight_bits, four_bits
 from recurlm.model import LanguageModel
@@ -18,7 +18,7 @@ ROWS = 32  # of text, read side by side
 
 
 def rounding_for(
-    model: LanguageModel, settings: Export, precision: Precision, ids: Integer[np.ndarray, "time"]
+    model: LanguageModel, settings: Export, precision: Precision, ids: Integer[np.ndarray, "time"], traces: Traces
 ) -> Rounding | None:
     """How to write `model` in a precision; None for fp32.
 
@@ -27,7 +27,7 @@ def rounding_for(
     """
     if precision == "fp32":
         return None
-    builder = Builder(model, [], settings, precision)
+    builder = Builder(model, [], settings, precision, traces=traces)
     observer = Observer(settings.opset, settings.ir_version)
     rows = _rows(ids, settings.calibration_tokens)
     if model.causal:
@@ -45,7 +45,7 @@ def _rounded(inputs: Inputs, settings: Export, precision: Precision) -> Product:
 
 def _rows(ids: Integer[np.ndarray, "time"], tokens: int) -> Int[np.ndarray, "row length"]:
     """Pieces of the text from all over it; a short text is read again."""
-    length = tokens // ROWS
+    length = max(tokens // ROWS, 1)
     begins = np.linspace(0, max(len(ids) - length, 0), ROWS).astype(np.int64)
     return np.stack([np.resize(ids[begin : begin + length], length) for begin in begins]).astype(np.int64)
 
@@ -69,8 +69,5 @@ def _read_both_sides(builder: Builder, observer: Observer, rows: Int[np.ndarray,
 def _zeros(builder: Builder, prefix: str) -> dict[str, Any]:
     spec = builder.model.recurrence.state_spec
     return {
-        f"state.{name}": np.zeros((ROWS, *shape), np.float32)
-        for name, shape in spec.items()
-        if name.startswith(prefix)
+        f"state.{name}": np.zeros((ROWS, *shape), np.float32) for name, shape in spec.items() if name.startswith(prefix)
     }
-

@@ -22,7 +22,7 @@ class EightBits:
     input_scale: np.float32
 
     def dequantized(self) -> Weights:
-        return self.weights.astype(np.float32) * self.scale
+        return np.asarray(self.weights * self.scale, np.float32)
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class FourBits:
 
     def dequantized(self) -> Weights:
         inputs = len(self.weights)
-        return self.weights.astype(np.float32) * np.repeat(self.scale, self.block, axis=0)[:inputs]
+        return np.asarray(self.weights * np.repeat(self.scale, self.block, axis=0)[:inputs], np.float32)
 
     def packed(self) -> UInt8[np.ndarray, "outputs blocks half_block"]:
         """Two weights a byte, the first in the low half, 8 standing for 0: as the operator MatMulNBits reads them."""
@@ -43,7 +43,7 @@ class FourBits:
         padded = np.full((blocks * self.block, self.weights.shape[1]), 8, np.uint8)
         padded[: len(self.weights)] = (self.weights + 8).astype(np.uint8)
         nibbles = padded.T.reshape(-1, blocks, self.block)
-        return nibbles[..., 0::2] | nibbles[..., 1::2] << 4
+        return np.asarray(nibbles[..., 0::2] | nibbles[..., 1::2] << 4, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class EightBitTable:
     scale: Float[np.ndarray, "vocabulary 1"]
 
     def dequantized(self) -> Float[np.ndarray, "vocabulary width"]:
-        return self.rows.astype(np.float32) * self.scale
+        return np.asarray(self.rows * self.scale, np.float32)
 
 
 def eight_bits(weights: Weights, largest_input: float) -> EightBits:

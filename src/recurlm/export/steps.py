@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recurlm.export.sampling import cut, draw, scale
+from recurlm.export import sampling
 from recurlm.model import LanguageModel
 
 
@@ -86,6 +86,16 @@ class LogProb(nn.Module):
         return torch.log_softmax(logits, dim=-1).gather(1, token[:, None])[:, 0]
 
 
+class Penalize(nn.Module):
+    def forward(self, logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
+        return sampling.penalize(logits, seen, penalty)
+
+
+class Remember(nn.Module):
+    def forward(self, seen: Tensor, token: Tensor) -> Tensor:
+        return sampling.remember(seen, token)
+
+
 class Scale(nn.Module):
     suppressed: Tensor
 
@@ -93,15 +103,20 @@ class Scale(nn.Module):
         super().__init__()
         self.register_buffer("suppressed", suppressed)
 
-    def forward(self, logits: Tensor, temperature: Tensor) -> Tensor:
-        return scale(logits, temperature, self.suppressed)
+    def forward(self, logits: Tensor, divisor: Tensor) -> Tensor:
+        return sampling.scale(logits, divisor, self.suppressed)
+
+
+class Covered(nn.Module):
+    def forward(self, scaled: Tensor, ranked: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+        return sampling.covered(scaled, ranked, top_k, top_p)
 
 
 class Cut(nn.Module):
-    def forward(self, scaled: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-        return cut(scaled, top_k, top_p)
+    def forward(self, scaled: Tensor, ranked: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+        return sampling.cut(scaled, ranked, top_k, top_p, min_p)
 
 
 class Draw(nn.Module):
-    def forward(self, scaled: Tensor, temperature: Tensor, uniform: Tensor) -> Tensor:
-        return draw(scaled, temperature, uniform)
+    def forward(self, scaled: Tensor, greedy: Tensor, uniform: Tensor) -> Tensor:
+        return sampling.draw(scaled, greedy, uniform)

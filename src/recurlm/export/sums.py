@@ -221,4 +221,3 @@ class _Rewriter:
 
 def _plus(a: Array | None, b: Array | None) -> Array | None:
     return b if a is None else a if b is None else a + b
-

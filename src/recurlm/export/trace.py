@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import onnx
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 
-def trace(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], opset: int) -> onnx.GraphProto:
+def trace(
+    module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], opset: int, wide: Mapping[str, str] | None = None
+) -> onnx.GraphProto:
     """Export `module`, whose first dimension of every input of rank one or more is the batch.
 
     Args:
@@ -20,12 +23,14 @@ def trace(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], opse
         inputs: name → example; the example's batch must not be 0 or 1, which torch would freeze.
         outputs: names of the outputs.
         opset: version of the default operator set.
+        wide: input → the name of its second dimension, where that may be any number too.
 
     Returns:
         A graph with its weights as initializers, every Transpose of a weight folded, and no trace of this machine.
     """
     batch = torch.export.Dim("batch")
-    shapes = tuple({0: batch} if value.ndim else {} for value in inputs.values())
+    second = {name: {1: torch.export.Dim(dimension)} for name, dimension in (wide or {}).items()}
+    shapes = tuple(({0: batch} if value.ndim else {}) | second.get(name, {}) for name, value in inputs.items())
     with warnings.catch_warnings(), _Quiet("torch.onnx"):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

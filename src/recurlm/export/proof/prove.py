@@ -65,7 +65,9 @@ def prove(
     text = np.asarray(held_out.ids[: max(settings.tokens, 256)], np.int64)
     numbers = np.random.default_rng(1).random((1 + len(settings.sampling), settings.tokens), np.float32)
     found = _nats_per_token(graphs, model.causal, held_out, scoring, f"{variant} {precision}")
-    scorer = _check_scorer(found, metrics["nats_per_token" if model.causal else "pseudo_nats_per_token"], precision, settings)
+    scorer = _check_scorer(
+        found, metrics["nats_per_token" if model.causal else "pseudo_nats_per_token"], precision, settings
+    )
     rounded = None if precision == "fp32" else Rounded(load_file(folder / ROUNDING))
     if rounded is None:
         difference = largest_logit_difference(reference, graphs, text, settings.logit_tolerance)

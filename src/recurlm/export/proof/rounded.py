@@ -15,7 +15,7 @@ from recurlm.export.calibrate import key_of
 aten = torch.ops.aten
 
 
-class Rounded(TorchDispatchMode):
+class Rounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside `with Rounded(…):` every product with a matrix that was rounded is computed with rounded numbers.
 
     The model knows nothing of it. A matrix is known by its bytes, so that no name of a parameter stands here.
@@ -23,7 +23,7 @@ class Rounded(TorchDispatchMode):
 
     def __init__(self, arithmetic: Mapping[str, Tensor]) -> None:
         """Take the arithmetic that `quantize.Rounding` noted when it wrote the graphs."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.arithmetic = arithmetic
         self.keys: dict[tuple[Any, ...], str] = {}
         self.tokens = torch.empty(0, dtype=torch.int64)
@@ -46,7 +46,7 @@ class Rounded(TorchDispatchMode):
 
     def _product(self, x: Tensor, weights: Tensor, exact: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         key = self._key(weights)
-        # An input of 8 bits is rounded as QuantizeLinear does, to uint8 with 128 for zero; the others as MatMulNBits does.
+        # With weights of 8 bits the input is rounded as QuantizeLinear does, to uint8 with 128 for zero.
         if f"weights.{key}" not in self.arithmetic:
             return self._of_token(exact(x, weights), key)
         self.met.add(key)
@@ -81,7 +81,7 @@ class Rounded(TorchDispatchMode):
 def _scale_a_block(x: Float[Tensor, "batch inputs"], block: int) -> Float[Tensor, "batch inputs"]:
     """What MatMulNBits divides its input by at accuracy level 4: each block of each row by its largest number."""
     parts = []
-    for part in x.split(block, dim=1):
+    for part in torch.split(x, block, dim=1):
         scale = part.abs().amax(dim=1, keepdim=True) / 127
         parts.append(torch.where(scale == 0, torch.ones_like(scale), scale).expand_as(part))
     return torch.cat(parts, dim=1)

@@ -100,7 +100,7 @@ def rounded_tokens(
     for at in np.flatnonzero(found != expected):
         if not (on_edge[at] or reference.near_tie(logits[at], uniform[at], sampling, int(found[at]), error)):
             raise ProofError(
-                f"token {at} is {found[at]} in onnxruntime and {expected[at]} in PyTorch from the same state ({sampling})"
+                f"token {at} is {found[at]} in onnxruntime and {expected[at]} in PyTorch, from one state ({sampling})"
             )
         tally.near_ties += 1
     if tally.near_ties > (1 - FEWEST_EXACT) * tally.tokens:

@@ -1,0 +1,185 @@
+"""generator.onnx: read the prompts, then draw and read token after token, all in one call.
+
+Prompts are moved to the right, so that rows of different lengths end together:
+
+    prompt          aligned         read in the first loop     the second loop starts with
+    a b c ·         · a b c            · a b                    c
+    d e · ·         · · d e            · · d                    e
+
+The second loop stands here twice: a plain one, and one for calls that ask for top-k, top-p, min-p, a repetition penalty
+or a stop token. Of these two one makes no trip.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from recurlm.export.assemble import Carried, Graph, Shape, Trip
+from recurlm.export.sampler import Sampler, Settings
+
+if TYPE_CHECKING:
+    from recurlm.export.graphs import Builder
+
+FLOAT, INT, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+NO_TOKEN = -1  # no stop token; and what stands behind the end of a row
+
+Values = dict[str, str]
+
+
+class GeneratorGraph:
+    """The graph in the making."""
+
+    def __init__(self, builder: Builder) -> None:
+        self.builder = builder
+        self.size = builder.model.vocabulary_size
+        self.graph = graph = Graph()
+        self.prompt = graph.input("prompt", INT, ["batch", "prompt_time"])
+        self.length = graph.input("prompt_length", INT, ["batch"])
+        self.new_tokens = graph.input("max_new_tokens", INT, [])
+        temperature = graph.input("temperature", FLOAT, ["batch"])
+        top_k = graph.input("top_k", INT, ["batch"])
+        top_p = graph.input("top_p", FLOAT, ["batch"])
+        uniform = graph.input("uniform", FLOAT, ["batch", "uniform_time"])
+        min_p = self._optional("min_p", FLOAT, np.zeros(1, np.float32))
+        self.penalty = self._optional("repetition_penalty", FLOAT, np.ones(1, np.float32))
+        self.stop = self._optional("stop_token", INT, np.full(1, NO_TOKEN, np.int64))
+        seen = graph.input("seen", BOOL, ["seen_batch", self.size], default=np.zeros((1, self.size), bool))
+        self.seen = builder.for_batch(graph, seen, self.length, (self.size,))
+        self.state = builder.state_inputs(graph, self.length)
+        self.sampler = Sampler(self.size, builder.suppressed, builder.opset)
+        self.settings: Settings = self.sampler.settings(graph, temperature, top_k, top_p, min_p)
+        self.uniform = self.sampler.uniform(graph, uniform)
+
+    def proto(self) -> onnx.GraphProto:
+        graph, none = self.graph, self.graph.constant(NO_TOKEN)
+        penalizes = graph.any(graph.op("Not", graph.op("Equal", self.penalty, graph.constant(1.0, np.float32))))
+        stops = graph.any(graph.op("Not", graph.op("Equal", self.stop, none)))
+        special = graph.op("Or", graph.op("Or", self.settings.cuts, penalizes), stops)
+        # No If around the loops: onnxruntime prepares the weights of a loop's products only where it is in no branch.
+        zero = graph.constant(0)
+        first = self._read()
+        after, plain = self._draw(first, graph.op("Where", special, zero, self.new_tokens))
+        final, drawn = self._draw_with(after, graph.op("Where", special, self.new_tokens, zero), penalizes, stops)
+        (drawn,) = graph.choose(special, lambda branch: [drawn], lambda branch: [plain], [(INT, ["new_time", "batch"])])
+        tokens = graph.op("Transpose", drawn, perm=[1, 0])
+        graph.output(tokens, "tokens", INT, ["batch", "new_time"])
+        present = graph.op("Cast", graph.op("Not", graph.op("Equal", tokens, none)), to=INT)
+        length = graph.op("ReduceSum", present, graph.constant([1]), keepdims=0)
+        graph.output(length, "length", INT, ["batch"])
+        graph.output(final["seen"], "next_seen", BOOL, ["batch", self.size])
+        self.builder.state_outputs(graph, final)
+        return graph.proto("generator")
+
+    def _optional(self, name: str, kind: int, default: np.ndarray[Any, Any]) -> str:
+        """An input that may be left out, and may have one value for all rows."""
+        value = self.graph.input(name, kind, [f"{name}_batch"], default=default)
+        return self.builder.for_batch(self.graph, value, self.length, ())
+
+    def _read(self) -> Values:
+        """Read the prompts but for their last tokens: what the second loop carries at first."""
+        graph = self.graph
+        time = graph.op("Gather", graph.op("Shape", self.prompt), graph.constant(1))
+        last = graph.op("Sub", time, graph.constant(1))
+        padding = graph.op("Sub", time, self.length)
+        position = graph.op("Range", graph.constant(0), time, graph.constant(1))
+        shifted = graph.op("Sub", position, graph.op("Unsqueeze", padding, graph.constant([1])))
+        aligned = graph.op("GatherElements", self.prompt, graph.op("Max", shifted, graph.constant(0)), axis=1)
+        read = self.builder.read()
+
+        def read_one(body: Graph, trip: str, values: Values) -> Trip:
+            token = body.op("Gather", aligned, trip, axis=1)
+            active = body.op("GreaterOrEqual", trip, padding)
+            return next_state(body.inline(read, {"token": token, "active": active} | prefixed(values))), []
+
+        after, _ = graph.loop(last, self.state, read_one)
+        # What stands before a shorter prompt is its own first token, which is of the text anyway.
+        return after | {"token": graph.op("Gather", aligned, last, axis=1), "seen": self._see(self.seen, aligned)}
+
+    def _see(self, seen: str, tokens: str) -> str:
+        """The tokens seen so far, and those of [batch, time]."""
+        yes = self.graph.op("Expand", self.graph.constant([[True]], np.bool_), self.graph.op("Shape", tokens))
+        return self.graph.op("ScatterElements", seen, tokens, yes, axis=1)
+
+    def _carried(self, first: Values, more: Carried) -> Carried:
+        carried: Carried = {"token": (first["token"], INT, ["batch"]), **more}
+        return carried | {name: (first[name], FLOAT, shape) for name, (_, _, shape) in self.state.items()}
+
+    def _number(self, body: Graph, trip: str) -> str:
+        """This trip's uniform numbers, [batch, 1]."""
+        return body.op("Gather", self.uniform, body.op("Unsqueeze", trip, body.constant([0])), axis=1)
+
+    def _draw(self, first: Values, trips: str) -> tuple[Values, str]:
+        """The plain loop: what is carried on from it, and the drawn tokens [time, batch]."""
+        graph = self.graph
+        step = self.builder.step()
+
+        def draw_one(body: Graph, trip: str, values: Values) -> Trip:
+            token = values.pop("token")
+            results = body.inline(step, {"token": token} | prefixed(values))
+            scaled = self.sampler.scale(body, results["logits"], self.settings)
+            drawn = self.sampler.draw(body, scaled, self.settings, self._number(body, trip))
+            return {"token": drawn} | next_state(results), [(drawn, INT, ["batch"])]
+
+        final, (drawn,) = graph.loop(trips, self._carried(first, {}), draw_one)
+        # A call that asks for a penalty later on must know of these tokens too.
+        return final | {"seen": self._see(first["seen"], graph.op("Transpose", drawn, perm=[1, 0]))}, drawn
+
+    def _draw_with(self, first: Values, trips: str, penalizes: str, stops: str) -> tuple[Values, str]:
+        """The loop with all that a call may ask for; its values are those of the plain one."""
+        graph = self.graph
+        step = self.builder.step()
+        no = graph.op("Expand", graph.constant([False], np.bool_), graph.op("Shape", self.length))
+        more: Carried = {
+            "seen": (first["seen"], BOOL, ["batch", self.size]),
+            "ended": (no, BOOL, ["batch"]),
+            "all_ended": (graph.constant(False, np.bool_), BOOL, []),
+        }
+
+        def draw_one(body: Graph, trip: str, values: Values) -> Trip:
+            token, seen, ended, _ = (values.pop(name) for name in ("token", *more))
+            results = body.inline(step, {"token": token} | prefixed(values))
+            (logits,) = body.choose(
+                penalizes,
+                lambda branch: [self.sampler.penalize(branch, results["logits"], seen, self.penalty)],
+                lambda branch: [results["logits"]],
+                [(FLOAT, self.sampler.shape)],
+            )
+            scaled = self.sampler.cut(body, self.sampler.scale(body, logits, self.settings), self.settings)
+            drawn = self.sampler.draw(body, scaled, self.settings, self._number(body, trip))
+            after = next_state(results)
+            kinds: list[tuple[int, Shape]] = [(INT, ["batch"]), (INT, ["batch"]), (BOOL, ["batch"]), (BOOL, [])]
+            kinds += [(FLOAT, shape) for _, _, shape in self.state.values()]
+            kept, told, over, all_over, *states = body.choose(
+                stops,
+                lambda branch: self._stop(branch, token, drawn, ended, values, after),
+                lambda branch: [drawn, drawn, ended, branch.constant(False, np.bool_), *after.values()],
+                kinds,
+            )
+            remembered = self.sampler.remember(body, seen, kept)
+            flags = {"seen": remembered, "ended": over, "all_ended": all_over}
+            return {"token": kept, **flags, **dict(zip(after, states, strict=True))}, [(told, INT, ["batch"])]
+
+        final, (drawn,) = graph.loop(trips, self._carried(first, more), draw_one, until="all_ended")
+        return final, drawn
+
+    def _stop(self, graph: Graph, token: str, drawn: str, ended: str, before: Values, after: Values) -> list[str]:
+        """A row that has ended keeps its last token and its state, and gives out NO_TOKEN."""
+        kept = graph.op("Where", ended, token, drawn)
+        told = graph.op("Where", ended, graph.constant(NO_TOKEN), drawn)
+        over = graph.op("Or", ended, graph.op("Equal", drawn, self.stop))
+        column = graph.op("Unsqueeze", ended, graph.constant([1]))
+        states = [graph.op("Where", column, before[name], value) for name, value in after.items()]
+        return [kept, told, over, graph.all(over), *states]
+
+
+def prefixed(values: Values) -> Values:
+    return {f"state.{name}": value for name, value in values.items()}
+
+
+def next_state(results: Values) -> Values:
+    prefix = "next_state."
+    return {name.removeprefix(prefix): value for name, value in results.items() if name.startswith(prefix)}

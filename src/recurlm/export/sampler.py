@@ -1,0 +1,119 @@
+"""The drawing of a token, put into a graph. Work that the call's settings don't ask for is not done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto
+
+from recurlm.export import sampling
+from recurlm.export.assemble import Graph, Shape
+from recurlm.export.steps import Covered, Cut, Draw, Penalize, Remember, Scale
+from recurlm.export.trace import trace
+
+FLOAT, INT, BOOL, DOUBLE = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.DOUBLE
+NUCLEUS = 256  # tokens ranked at first where top-p alone is asked for; all are, if these don't hold enough
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Values in a graph: one a row, and what follows from them for all rows, computed once a call."""
+
+    divisor: str  # [rows, 1]
+    greedy: str  # [rows] of bool
+    top_k: str
+    top_p: str
+    min_p: str
+    cuts: str  # whether some row asks for top-k, top-p or min-p
+    width: str  # how many of the likeliest tokens are ranked at first
+
+
+class Sampler:
+    """Draws tokens in a graph."""
+
+    def __init__(self, vocabulary_size: int, suppressed: list[int], opset: int) -> None:
+        self.vocabulary_size = vocabulary_size
+        self.shape: Shape = ["rows", vocabulary_size]
+        self._parts = _parts(vocabulary_size, tuple(suppressed), opset)
+
+    def settings(self, graph: Graph, temperature: str, top_k: str, top_p: str, min_p: str) -> Settings:
+        """What the settings of a call come to, before anything is drawn; each is [rows]."""
+        zero, one = graph.constant(0), graph.constant(1.0, np.float32)
+        greedy = graph.op("Not", graph.op("Greater", temperature, graph.constant(0.0, np.float32)))
+        divisor = graph.op("Unsqueeze", graph.op("Where", greedy, one, temperature), graph.constant([1]))
+        by_p = graph.op("Less", top_p, one)
+        by_k = graph.op("Greater", top_k, zero)
+        top_k = graph.op("Min", top_k, graph.constant(self.vocabulary_size))
+        by_min_p = graph.op("Greater", min_p, graph.constant(0.0, np.float32))
+        cuts = graph.any(graph.op("Or", graph.op("Or", by_k, by_p), by_min_p))
+        by_p_alone = graph.op("And", by_p, graph.op("Not", by_k))
+        nucleus = graph.op("Where", by_p_alone, graph.constant(NUCLEUS), graph.constant(1))
+        widest = graph.op("ReduceMax", graph.op("Max", nucleus, top_k), keepdims=0)
+        width = graph.op("Min", widest, graph.constant(self.vocabulary_size))
+        return Settings(divisor, greedy, top_k, top_p, min_p, cuts, graph.op("Unsqueeze", width, graph.constant([0])))
+
+    def uniform(self, graph: Graph, uniform: str) -> str:
+        """Uniform numbers as `draw` reads them: float64, and less than 1."""
+        below = graph.op("Min", uniform, graph.constant(sampling.LARGEST_UNIFORM, np.float32))
+        return graph.op("Cast", below, to=DOUBLE)
+
+    def scale(self, graph: Graph, logits: str, settings: Settings) -> str:
+        return graph.inline(self._parts["scale"], {"logits": logits, "divisor": settings.divisor})["scaled"]
+
+    def cut(self, graph: Graph, scaled: str, settings: Settings) -> str:
+        """Top-k, top-p and min-p, where some row asks for them."""
+        asks = {"top_k": settings.top_k, "top_p": settings.top_p}
+
+        def kept(branch: Graph) -> list[str]:
+            some = branch.top(scaled, settings.width)
+            enough = branch.inline(self._parts["covered"], {"scaled": scaled, "ranked": some, **asks})["covered"]
+            everything = branch.constant([self.vocabulary_size])
+            (ranked,) = branch.choose(
+                branch.all(enough),
+                lambda inner: [some],
+                lambda inner: [inner.top(scaled, everything)],
+                [(FLOAT, ["rows", "width"])],
+            )
+            values = {"scaled": scaled, "ranked": ranked, **asks, "min_p": settings.min_p}
+            return [branch.inline(self._parts["cut"], values)["kept"]]
+
+        return graph.choose(settings.cuts, kept, lambda branch: [scaled], [(FLOAT, self.shape)])[0]
+
+    def draw(self, graph: Graph, scaled: str, settings: Settings, uniform: str) -> str:
+        """A token for each row; `uniform` is [rows, 1]."""
+        values = {"scaled": scaled, "greedy": settings.greedy, "uniform": uniform}
+        return graph.inline(self._parts["draw"], values)["token"]
+
+    def penalize(self, graph: Graph, logits: str, seen: str, penalty: str) -> str:
+        return graph.inline(self._parts["penalize"], {"logits": logits, "seen": seen, "penalty": penalty})["penalized"]
+
+    def remember(self, graph: Graph, seen: str, token: str) -> str:
+        return graph.inline(self._parts["remember"], {"seen": seen, "token": token})["remembered"]
+
+
+@cache
+def _parts(vocabulary_size: int, suppressed: tuple[int, ...], opset: int) -> dict[str, onnx.GraphProto]:
+    """The functions of `sampling`, traced."""
+    rows, one = torch.zeros(2, vocabulary_size), torch.ones(2)
+    token = torch.zeros(2, dtype=torch.int64)
+    seen = torch.zeros(2, vocabulary_size, dtype=torch.bool)
+    likeliest = {"scaled": rows, "ranked": torch.zeros(2, 3), "top_k": token, "top_p": one}
+    uniform = torch.zeros(2, 1, dtype=torch.float64)
+    mask = sampling.suppression(vocabulary_size, list(suppressed))
+    modules: list[tuple[str, torch.nn.Module, dict[str, torch.Tensor], str]] = [
+        ("penalize", Penalize(), {"logits": rows, "seen": seen, "penalty": one}, "penalized"),
+        ("remember", Remember(), {"seen": seen, "token": token}, "remembered"),
+        ("scale", Scale(mask), {"logits": rows, "divisor": one[:, None]}, "scaled"),
+        ("covered", Covered(), likeliest, "covered"),
+        ("cut", Cut(), likeliest | {"min_p": one}, "kept"),
+        ("draw", Draw(), {"scaled": rows, "greedy": seen[:, 0], "uniform": uniform}, "token"),
+    ]
+    wide = {"ranked": "width"}
+    return {
+        name: trace(module, inputs, [output], opset, wide if "ranked" in inputs else {})
+        for name, module, inputs, output in modules
+    }
