@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+SMALL = 2**14  # bytes
 Shape = Sequence[int | str]
 Carried = dict[str, tuple[str, int, Shape]]  # name → (first value, element type, shape)
 Trip = tuple[dict[str, str], list[tuple[str, int, Shape]]]  # what is carried on, and what is collected
@@ -43,6 +44,13 @@ class Graph:
         """Declare an output under its public name."""
         self.nodes.append(helper.make_node("Identity", [value], [name]))
         self.outputs.append(helper.make_tensor_value_info(name, kind, shape))
+
+    def give(self, value: str, kind: int, shape: Shape) -> None:
+        """Declare an output of a subgraph, under any name. What is not made here, or given twice, has to be copied."""
+        made = any(value in node.output for node in self.nodes)
+        if not made or any(value == output.name for output in self.outputs):
+            value = self.op("Identity", value)
+        self.outputs.append(helper.make_tensor_value_info(value, kind, shape))
 
     def constant(self, value: Any, dtype: type[np.generic] = np.int64) -> str:
         """A constant; the same value twice is one initializer."""
@@ -117,11 +125,11 @@ class Graph:
         values = {key: inner.input(inner.name(key), kind, shape) for key, (_, kind, shape) in carried.items()}
         after, collected = body(inner, trip, values)
         going_on = condition if until is None else inner.op("Not", after[until])
-        inner.output(going_on, inner.name("go_on"), TensorProto.BOOL, [])
+        inner.give(going_on, TensorProto.BOOL, [])
         for key, (_, kind, shape) in carried.items():
-            inner.output(after[key], inner.name(key), kind, shape)
+            inner.give(after[key], kind, shape)
         for value, kind, shape in collected:
-            inner.output(value, inner.name("collected"), kind, shape)
+            inner.give(value, kind, shape)
         results = {key: self.name(key) for key in carried}
         stacked = [self.name("stacked") for _ in collected]
         self.nodes.append(
@@ -129,10 +137,32 @@ class Graph:
                 "Loop",
                 [trips, "", *(first for first, _, _ in carried.values())],
                 [*results.values(), *stacked],
-                body=inner.proto("body"),
+                body=self._with_small_weights(inner.proto("body")),
             )
         )
         return results, stacked
+
+    def _with_small_weights(self, body: onnx.GraphProto) -> onnx.GraphProto:
+        """Give a loop's body copies of the small weights that it reads: a value from outside costs time on each trip.
+
+        Large ones stay outside, where all loops share them in the file.
+        """
+        number = self.name("body")
+        small = {
+            name: f"{name}.{number}"
+            for name in sorted(_read_in(body))
+            if name in self.weights and len(self.weights[name].raw_data) <= SMALL and not self._is_input(name)
+        }
+        _rename_read(body, small)
+        for name, copy in small.items():
+            body.initializer.add().CopyFrom(self.weights[name])
+            body.initializer[-1].name = copy
+        return body
+
+    def _is_input(self, name: str) -> bool:
+        return any(name == value.name for value in self.inputs) or (
+            self.parent is not None and self.parent._is_input(name)
+        )
 
     def choose(
         self,
@@ -150,7 +180,7 @@ class Graph:
         for attribute, build in (("then_branch", then), ("else_branch", otherwise)):
             inner = Graph(parent=self)
             for value, (kind, shape) in zip(build(inner), kinds, strict=True):
-                inner.output(value, inner.name("chosen"), kind, shape)
+                inner.give(value, kind, shape)
             branches[attribute] = inner.proto(attribute)
         results = [self.name("if") for _ in kinds]
         self.nodes.append(helper.make_node("If", [condition], results, **branches))
@@ -174,8 +204,26 @@ class Graph:
 
     def proto(self, name: str) -> onnx.GraphProto:
         """The finished graph; weights stand in the outermost one, where every subgraph sees them."""
-        weights = list(self.weights.values()) if self.parent is None else []
-        return helper.make_graph(self.nodes, name, self.inputs, self.outputs, weights)
+        graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs)
+        if self.parent is None:
+            read = _read_in(graph) | {value.name for value in self.inputs}
+            graph.initializer.extend(weight for name, weight in self.weights.items() if name in read)
+        return graph
+
+
+def _read_in(graph: onnx.GraphProto) -> set[str]:
+    """The values that the nodes of a graph, and of the graphs in it, read."""
+    inner = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
+    return {value for node in graph.node for value in node.input}.union(*map(_read_in, inner))
+
+
+def _rename_read(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    for node in graph.node:
+        for place, value in enumerate(node.input):
+            node.input[place] = names.get(value, value)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _rename_read(attribute.g, names)
 
 
 def to_model(graph: onnx.GraphProto, opset: int, ir_version: int, metadata: Mapping[str, str]) -> onnx.ModelProto:

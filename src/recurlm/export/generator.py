@@ -52,7 +52,10 @@ class GeneratorGraph:
         self.state = builder.state_inputs(graph, self.length)
         self.sampler = Sampler(self.size, builder.suppressed, builder.opset)
         self.settings: Settings = self.sampler.settings(graph, temperature, top_k, top_p, min_p)
-        self.uniform = self.sampler.uniform(graph, uniform)
+        thresholds = self.sampler.thresholds(graph, uniform, self.settings)
+        # [time, batch, 1]: what one trip reads lies together.
+        turned = graph.op("Transpose", thresholds, perm=[1, 0])
+        self.thresholds = graph.op("Unsqueeze", turned, graph.constant([2]))
 
     def proto(self) -> onnx.GraphProto:
         graph, none = self.graph, self.graph.constant(NO_TOKEN)
@@ -63,14 +66,19 @@ class GeneratorGraph:
         zero = graph.constant(0)
         first = self._read()
         after, plain = self._draw(first, graph.op("Where", special, zero, self.new_tokens))
-        final, drawn = self._draw_with(after, graph.op("Where", special, self.new_tokens, zero), penalizes, stops)
-        (drawn,) = graph.choose(special, lambda branch: [drawn], lambda branch: [plain], [(INT, ["new_time", "batch"])])
+        trips = graph.op("Where", special, self.new_tokens, zero)
+        final, drawn = self._draw_with(after | {"seen": first["seen"]}, trips, penalizes, stops)
+        kind: tuple[int, Shape] = (INT, ["new_time", "batch"])
+        (drawn,) = graph.choose(special, lambda branch: [drawn], lambda branch: [plain], [kind])
         tokens = graph.op("Transpose", drawn, perm=[1, 0])
         graph.output(tokens, "tokens", INT, ["batch", "new_time"])
-        present = graph.op("Cast", graph.op("Not", graph.op("Equal", tokens, none)), to=INT)
-        length = graph.op("ReduceSum", present, graph.constant([1]), keepdims=0)
-        graph.output(length, "length", INT, ["batch"])
-        graph.output(final["seen"], "next_seen", BOOL, ["batch", self.size])
+        absent = graph.op("Equal", tokens, none)
+        present = graph.op("Cast", graph.op("Not", absent), to=INT)
+        graph.output(graph.op("ReduceSum", present, graph.constant([1]), keepdims=0), "length", INT, ["batch"])
+        # In place of no token one that was seen before.
+        last = graph.op("Unsqueeze", first["token"], graph.constant([1]))
+        seen = self._see(first["seen"], graph.op("Where", absent, last, tokens))
+        graph.output(seen, "next_seen", BOOL, ["batch", self.size])
         self.builder.state_outputs(graph, final)
         return graph.proto("generator")
 
@@ -108,10 +116,6 @@ class GeneratorGraph:
         carried: Carried = {"token": (first["token"], INT, ["batch"]), **more}
         return carried | {name: (first[name], FLOAT, shape) for name, (_, _, shape) in self.state.items()}
 
-    def _number(self, body: Graph, trip: str) -> str:
-        """This trip's uniform numbers, [batch, 1]."""
-        return body.op("Gather", self.uniform, body.op("Unsqueeze", trip, body.constant([0])), axis=1)
-
     def _draw(self, first: Values, trips: str) -> tuple[Values, str]:
         """The plain loop: what is carried on from it, and the drawn tokens [time, batch]."""
         graph = self.graph
@@ -121,12 +125,11 @@ class GeneratorGraph:
             token = values.pop("token")
             results = body.inline(step, {"token": token} | prefixed(values))
             scaled = self.sampler.scale(body, results["logits"], self.settings)
-            drawn = self.sampler.draw(body, scaled, self.settings, self._number(body, trip))
+            drawn = self.sampler.draw(body, scaled, body.op("Gather", self.thresholds, trip, axis=0))
             return {"token": drawn} | next_state(results), [(drawn, INT, ["batch"])]
 
         final, (drawn,) = graph.loop(trips, self._carried(first, {}), draw_one)
-        # A call that asks for a penalty later on must know of these tokens too.
-        return final | {"seen": self._see(first["seen"], graph.op("Transpose", drawn, perm=[1, 0]))}, drawn
+        return final, drawn
 
     def _draw_with(self, first: Values, trips: str, penalizes: str, stops: str) -> tuple[Values, str]:
         """The loop with all that a call may ask for; its values are those of the plain one."""
@@ -142,14 +145,14 @@ class GeneratorGraph:
         def draw_one(body: Graph, trip: str, values: Values) -> Trip:
             token, seen, ended, _ = (values.pop(name) for name in ("token", *more))
             results = body.inline(step, {"token": token} | prefixed(values))
-            (logits,) = body.choose(
+            logits, seen = body.choose(
                 penalizes,
-                lambda branch: [self.sampler.penalize(branch, results["logits"], seen, self.penalty)],
-                lambda branch: [results["logits"]],
-                [(FLOAT, self.sampler.shape)],
+                lambda branch: self._penalize(branch, results["logits"], seen, token),
+                lambda branch: [results["logits"], seen],
+                [(FLOAT, self.sampler.shape), (BOOL, ["batch", self.size])],
             )
             scaled = self.sampler.cut(body, self.sampler.scale(body, logits, self.settings), self.settings)
-            drawn = self.sampler.draw(body, scaled, self.settings, self._number(body, trip))
+            drawn = self.sampler.draw(body, scaled, body.op("Gather", self.thresholds, trip, axis=0))
             after = next_state(results)
             kinds: list[tuple[int, Shape]] = [(INT, ["batch"]), (INT, ["batch"]), (BOOL, ["batch"]), (BOOL, [])]
             kinds += [(FLOAT, shape) for _, _, shape in self.state.values()]
@@ -159,12 +162,15 @@ class GeneratorGraph:
                 lambda branch: [drawn, drawn, ended, branch.constant(False, np.bool_), *after.values()],
                 kinds,
             )
-            remembered = self.sampler.remember(body, seen, kept)
-            flags = {"seen": remembered, "ended": over, "all_ended": all_over}
+            flags = {"seen": seen, "ended": over, "all_ended": all_over}
             return {"token": kept, **flags, **dict(zip(after, states, strict=True))}, [(told, INT, ["batch"])]
 
         final, (drawn,) = graph.loop(trips, self._carried(first, more), draw_one, until="all_ended")
         return final, drawn
+
+    def _penalize(self, graph: Graph, logits: str, seen: str, token: str) -> list[str]:
+        seen = self.sampler.remember(graph, seen, token)
+        return [self.sampler.penalize(graph, logits, seen, self.penalty), seen]
 
     def _stop(self, graph: Graph, token: str, drawn: str, ended: str, before: Values, after: Values) -> list[str]:
         """A row that has ended keeps its last token and its state, and gives out NO_TOKEN."""

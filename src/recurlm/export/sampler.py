@@ -24,12 +24,13 @@ class Settings:
     """Values in a graph: one a row, and what follows from them for all rows, computed once a call."""
 
     divisor: str  # [rows, 1]
-    greedy: str  # [rows] of bool
+    greedy: str  # [rows, 1] of bool
     top_k: str
     top_p: str
     min_p: str
     cuts: str  # whether some row asks for top-k, top-p or min-p
-    width: str  # how many of the likeliest tokens are ranked at first
+    width: str  # how many of the likeliest tokens are ranked at first,
+    certain: str  # and whether these must be enough
 
 
 class Sampler:
@@ -43,8 +44,9 @@ class Sampler:
     def settings(self, graph: Graph, temperature: str, top_k: str, top_p: str, min_p: str) -> Settings:
         """What the settings of a call come to, before anything is drawn; each is [rows]."""
         zero, one = graph.constant(0), graph.constant(1.0, np.float32)
-        greedy = graph.op("Not", graph.op("Greater", temperature, graph.constant(0.0, np.float32)))
-        divisor = graph.op("Unsqueeze", graph.op("Where", greedy, one, temperature), graph.constant([1]))
+        column = graph.op("Unsqueeze", temperature, graph.constant([1]))
+        greedy = graph.op("Not", graph.op("Greater", column, graph.constant(0.0, np.float32)))
+        divisor = graph.op("Where", greedy, graph.constant(sampling.GREEDY, np.float32), column)
         by_p = graph.op("Less", top_p, one)
         by_k = graph.op("Greater", top_k, zero)
         top_k = graph.op("Min", top_k, graph.constant(self.vocabulary_size))
@@ -52,14 +54,18 @@ class Sampler:
         cuts = graph.any(graph.op("Or", graph.op("Or", by_k, by_p), by_min_p))
         by_p_alone = graph.op("And", by_p, graph.op("Not", by_k))
         nucleus = graph.op("Where", by_p_alone, graph.constant(NUCLEUS), graph.constant(1))
+        certain = graph.op("Not", graph.any(by_p_alone))
         widest = graph.op("ReduceMax", graph.op("Max", nucleus, top_k), keepdims=0)
         width = graph.op("Min", widest, graph.constant(self.vocabulary_size))
-        return Settings(divisor, greedy, top_k, top_p, min_p, cuts, graph.op("Unsqueeze", width, graph.constant([0])))
+        return Settings(
+            divisor, greedy, top_k, top_p, min_p, cuts, graph.op("Unsqueeze", width, graph.constant([0])), certain
+        )
 
-    def uniform(self, graph: Graph, uniform: str) -> str:
-        """Uniform numbers as `draw` reads them: float64, and less than 1."""
+    def thresholds(self, graph: Graph, uniform: str, settings: Settings) -> str:
+        """Uniform numbers [rows, time] as what `sampling.draw` compares with."""
         below = graph.op("Min", uniform, graph.constant(sampling.LARGEST_UNIFORM, np.float32))
-        return graph.op("Cast", below, to=DOUBLE)
+        numbers = graph.op("Where", settings.greedy, graph.constant(0.0, np.float32), below)
+        return graph.op("Cast", numbers, to=DOUBLE)
 
     def scale(self, graph: Graph, logits: str, settings: Settings) -> str:
         return graph.inline(self._parts["scale"], {"logits": logits, "divisor": settings.divisor})["scaled"]
@@ -70,23 +76,24 @@ class Sampler:
 
         def kept(branch: Graph) -> list[str]:
             some = branch.top(scaled, settings.width)
-            enough = branch.inline(self._parts["covered"], {"scaled": scaled, "ranked": some, **asks})["covered"]
-            everything = branch.constant([self.vocabulary_size])
-            (ranked,) = branch.choose(
-                branch.all(enough),
-                lambda inner: [some],
-                lambda inner: [inner.top(scaled, everything)],
-                [(FLOAT, ["rows", "width"])],
-            )
+            ranked_kind: list[tuple[int, Shape]] = [(FLOAT, ["rows", "width"])]
+
+            def enough(inner: Graph) -> list[str]:
+                checked = inner.inline(self._parts["covered"], {"scaled": scaled, "ranked": some, **asks})["covered"]
+                everything = inner.constant([self.vocabulary_size])
+                return inner.choose(
+                    inner.all(checked), lambda _: [some], lambda last: [last.top(scaled, everything)], ranked_kind
+                )
+
+            (ranked,) = branch.choose(settings.certain, lambda _: [some], enough, ranked_kind)
             values = {"scaled": scaled, "ranked": ranked, **asks, "min_p": settings.min_p}
             return [branch.inline(self._parts["cut"], values)["kept"]]
 
         return graph.choose(settings.cuts, kept, lambda branch: [scaled], [(FLOAT, self.shape)])[0]
 
-    def draw(self, graph: Graph, scaled: str, settings: Settings, uniform: str) -> str:
-        """A token for each row; `uniform` is [rows, 1]."""
-        values = {"scaled": scaled, "greedy": settings.greedy, "uniform": uniform}
-        return graph.inline(self._parts["draw"], values)["token"]
+    def draw(self, graph: Graph, scaled: str, threshold: str) -> str:
+        """A token for each row; `threshold` is [rows, 1]."""
+        return graph.inline(self._parts["draw"], {"scaled": scaled, "threshold": threshold})["token"]
 
     def penalize(self, graph: Graph, logits: str, seen: str, penalty: str) -> str:
         return graph.inline(self._parts["penalize"], {"logits": logits, "seen": seen, "penalty": penalty})["penalized"]
@@ -102,7 +109,6 @@ def _parts(vocabulary_size: int, suppressed: tuple[int, ...], opset: int) -> dic
     token = torch.zeros(2, dtype=torch.int64)
     seen = torch.zeros(2, vocabulary_size, dtype=torch.bool)
     likeliest = {"scaled": rows, "ranked": torch.zeros(2, 3), "top_k": token, "top_p": one}
-    uniform = torch.zeros(2, 1, dtype=torch.float64)
     mask = sampling.suppression(vocabulary_size, list(suppressed))
     modules: list[tuple[str, torch.nn.Module, dict[str, torch.Tensor], str]] = [
         ("penalize", Penalize(), {"logits": rows, "seen": seen, "penalty": one}, "penalized"),
@@ -110,7 +116,7 @@ def _parts(vocabulary_size: int, suppressed: tuple[int, ...], opset: int) -> dic
         ("scale", Scale(mask), {"logits": rows, "divisor": one[:, None]}, "scaled"),
         ("covered", Covered(), likeliest, "covered"),
         ("cut", Cut(), likeliest | {"min_p": one}, "kept"),
-        ("draw", Draw(), {"scaled": rows, "greedy": seen[:, 0], "uniform": uniform}, "token"),
+        ("draw", Draw(), {"scaled": rows, "threshold": torch.zeros(2, 1, dtype=torch.float64)}, "token"),
     ]
     wide = {"ranked": "width"}
     return {

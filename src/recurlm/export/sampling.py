@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 LARGEST_UNIFORM = 1 - 2**-24  # the float32 next to 1
+GREEDY = 2.0**-60  # the temperature that stands for 0: a power of two, so that no two logits become one
 
 
 def penalize(
@@ -34,8 +35,15 @@ def remember(seen: Bool[Tensor, "batch vocabulary"], token: Int[Tensor, "batch"]
 
 
 def divisor(temperature: Float[Tensor, "batch"]) -> Float[Tensor, "batch 1"]:
-    """The temperature; at 0, where the likeliest token is taken, 1."""
-    return torch.where(temperature > 0, temperature, torch.ones_like(temperature))[:, None]
+    """The temperature; for 0 one at which nothing but the likeliest token has a probability."""
+    return torch.where(temperature > 0, temperature, torch.full_like(temperature, GREEDY))[:, None]
+
+
+def threshold(uniform: Float[Tensor, "batch"], temperature: Float[Tensor, "batch"]) -> Float[Tensor, "batch 1"]:
+    """Uniform numbers as `draw` reads them: float64, less than 1, so that some token passes them, and at temperature 0,
+    where the first of the likeliest tokens is taken, 0."""
+    number = torch.where(temperature > 0, uniform, torch.zeros_like(uniform))
+    return number.clamp(max=LARGEST_UNIFORM).double()[:, None]
 
 
 def scale(
@@ -101,20 +109,16 @@ def cut(
 
 def draw(
     scaled: Float[Tensor, "batch vocabulary"],
-    greedy: Bool[Tensor, "batch"],
-    uniform: Float[Tensor, "batch 1"],
+    threshold: Float[Tensor, "batch 1"],
 ) -> Int[Tensor, "batch"]:
-    """The first token at which the cumulative probability passes `uniform`; in a greedy row the likeliest.
+    """The first token at which the cumulative probability passes the threshold.
 
     Sums are taken in float64, so that two runtimes that add in another order still agree.
-
-    Args:
-        uniform: float64, at most `LARGEST_UNIFORM`: less than 1, so that some token passes it.
     """
     cumulative = torch.cumsum(torch.softmax(scaled, dim=-1).double(), dim=-1)
-    passed = cumulative <= uniform * cumulative[:, -1:]
+    before = cumulative <= threshold * cumulative[:, -1:]
     # Counted in float32, which is exact up to 2^24 tokens and quicker in onnxruntime than integers.
-    return torch.where(greedy, torch.argmax(scaled, dim=-1), passed.float().sum(dim=-1).long())
+    return before.float().sum(dim=-1).long()
 
 
 def sample(
@@ -134,7 +138,7 @@ def sample(
     scaled = scale(logits, divisor(temperature), suppressed)
     ranked = torch.topk(scaled, scaled.shape[1], dim=-1).values
     kept = cut(scaled, ranked, top_k, top_p, torch.zeros_like(top_p) if min_p is None else min_p)
-    return draw(kept, temperature == 0, uniform.double().clamp(max=LARGEST_UNIFORM)[:, None])
+    return draw(kept, threshold(uniform, temperature))
 
 
 def suppression(vocabulary_size: int, tokens: list[int]) -> Float[Tensor, "vocabulary"]:

@@ -118,5 +118,5 @@ class Cut(nn.Module):
 
 
 class Draw(nn.Module):
-    def forward(self, scaled: Tensor, greedy: Tensor, uniform: Tensor) -> Tensor:
-        return sampling.draw(scaled, greedy, uniform)
+    def forward(self, scaled: Tensor, threshold: Tensor) -> Tensor:
+        return sampling.draw(scaled, threshold)
