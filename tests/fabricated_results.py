@@ -13,6 +13,8 @@ import onnx
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
+from recurlm.storage import write_sealed_json
+
 VARIANTS = ("rnn", "lstm", "bilstm")
 
 
@@ -20,6 +22,7 @@ def write_results(root: Path, variants: Sequence[str] = VARIANTS) -> None:
     """Write params.yaml, dvc.lock and data/ for variants that have run through every stage."""
     params = {
         "train": {"seed": 7},
+        "export": {"precisions": ["fp32"]},
         "report": {"prompt": "KING.\n", "tokens": 8},
         "variants": {name: block(name) for name in variants},
     }
@@ -84,15 +87,16 @@ def write_variant(data: Path, name: str, number: int) -> None:
         "chunked_calls_identical": True,
         "bundle_bytes": 12_345_678,
     }
-    write(data / "metrics/proof" / f"{name}.json", proof)
+    write(data / "metrics/proof" / f"{name}.json", {"fp32": proof})
 
-    bundle = data / "onnx" / name
+    bundle = data / "onnx" / name / "fp32"
     bundle.mkdir(parents=True)
     graph = "filler.onnx" if pseudo else "generator.onnx"
     onnx.save_model(tiny_graph(), bundle / graph)
     files = {graph: {"sha256": sha((bundle / graph).read_bytes()), "bytes": (bundle / graph).stat().st_size}}
     description = {
-        "format": 1,
+        "format": 2,
+        "precision": "fp32",
         "variant": name,
         "causal": not pseudo,
         "tokenizer_kind": "bpe",
@@ -102,7 +106,7 @@ def write_variant(data: Path, name: str, number: int) -> None:
         "files": files,
         "proof": proof,
     }
-    write(bundle / "bundle.json", description)
+    write_sealed_json(bundle / "bundle.json", description)
 
     speed = {"tokens_per_second": 12345.6 + number, "threads": 2}
     trained = {"model_sha256": sha(weights), "seconds": 61.5, "device": "cpu", "precision": "bf16"}
@@ -110,7 +114,7 @@ def write_variant(data: Path, name: str, number: int) -> None:
     rate = {"filled_per_second" if pseudo else "tokens_per_second": 12345.6 + number}
     write(
         data / "timings" / f"generate-{name}.json",
-        {"bundle_sha256": sha((bundle / "bundle.json").read_bytes()), **rate},
+        {"fp32": {"bundle_sha256": sha((bundle / "bundle.json").read_bytes()), **rate}},
     )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from recurlm.config import Export, Tokenize, Variant
+from recurlm.config import Export, Precision, Tokenize, Variant
 from recurlm.export.bundle import write_bundle, write_graphs
+from recurlm.export.graphs import Traces
 from recurlm.model import LanguageModel, build
 from recurlm.storage import sha256_of
 from recurlm.tokens.special import special_ids
@@ -35,13 +37,14 @@ class TinyBundles:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.models: dict[str, LanguageModel] = {}
+        self.traces: dict[str, Traces] = {}
 
-    def __call__(self, variant: str, kind: str = "bpe") -> Path:
+    def __call__(self, variant: str, kind: str = "bpe", precision: Precision = "fp32") -> Path:
         """The folder of a bundle."""
-        folder = self.root / kind / variant
+        folder = self.root / kind / variant / precision
         if not folder.exists():
             folder.mkdir(parents=True)
-            graphs, tokenizer = self._graphs(variant), self.root / kind / "tokenizer.json"
+            graphs, tokenizer = self._graphs(variant, precision), self.root / kind / "tokenizer.json"
             learned = TOKENIZERS[kind]
             assert learned.get_vocab_size() == VOCABULARY
             tokenizer.write_text(learned.to_str(), encoding="utf-8")
@@ -56,15 +59,17 @@ class TinyBundles:
             write_bundle(folder, graphs, tokenizer, facts)
         return folder
 
-    def _graphs(self, variant: str) -> Path:
-        folder = self.root / "graphs" / variant
+    def _graphs(self, variant: str, precision: Precision) -> Path:
+        folder = self.root / "graphs" / variant / precision
         if not folder.exists():
             folder.mkdir(parents=True)
-            self.models[variant] = random_model(variant)
+            model = self.models.setdefault(variant, random_model(variant))
             # Whatever the tokenizer, tokens 0 and 1 are `<start>` and `<blank>`.
             special = {"start": 0, "blank": 1, "unknown": None, "end_of_line": None}
             manifest = {"special": special, "tokenizer_sha256": "", "kind": "", "corpus": {}}
-            write_graphs(folder, variant, self.models[variant], manifest, Export(opset=18, ir_version=8))
+            text = np.random.default_rng(0).integers(0, VOCABULARY, 500)
+            traces = self.traces.setdefault(variant, {})
+            write_graphs(folder, variant, model, manifest, Export(), precision, text, traces)
         return folder
 
 

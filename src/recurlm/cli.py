@@ -55,6 +55,8 @@ def generate(arguments: argparse.Namespace) -> None:
         arguments.top_k,
         arguments.top_p,
         arguments.seed,
+        arguments.min_p,
+        arguments.repetition_penalty,
     )
     _write(arguments.prompt)
     last = arguments.prompt
@@ -131,14 +133,18 @@ def _bundle(arguments: argparse.Namespace) -> Path:
 
     if arguments.bundle is not None:
         return Path(str(arguments.bundle))
-    known = bundles_in(BUNDLES)
+    known = sorted(folder.name for folder in BUNDLES.glob("*") if bundles_in(folder))
     if not known:
         raise InputError(f"no bundles in {BUNDLES}: run the pipeline first, or name a bundle's folder with --bundle")
     if arguments.variant not in known:
         raise InputError(
             f"{BUNDLES}: no bundle of a variant '{arguments.variant}': {nearest(arguments.variant, known)}"
         )
-    return BUNDLES / str(arguments.variant)
+    folder = BUNDLES / str(arguments.variant)
+    precisions = bundles_in(folder)
+    if arguments.precision not in precisions:
+        raise InputError(f"{folder}: no bundle in '{arguments.precision}': {nearest(arguments.precision, precisions)}")
+    return folder / str(arguments.precision)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -202,16 +208,31 @@ def _command(
     )
     sub.set_defaults(command=command)
     where = sub.add_mutually_exclusive_group(required=True)
-    where.add_argument("--variant", help=f"use the bundle {BUNDLES}/VARIANT of the current folder")
+    where.add_argument("--variant", help=f"use the bundle {BUNDLES}/VARIANT/PRECISION of the current folder")
     where.add_argument("--bundle", metavar="PATH", help="use the bundle in this folder")
+    sub.add_argument("--precision", default="fp32", help="fp32, int8 or int4, with --variant (default: fp32)")
     sub.add_argument("--threads", type=int, help="threads to compute with (default: 1)")
     return sub
 
 
 def _generate_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--prompt", required=True, help="text to go on from")
+    sub.add_argument("--prompt", required=True, help="text to go on from; '' begins a text")
     sub.add_argument("--max-new-tokens", type=int, default=200, metavar="N", help="end after N tokens (default: 200)")
     _sampling_options(sub, temperature=0.8, top_k=40, top_p=0.95)
+    sub.add_argument(
+        "--min-p",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="draw among tokens of at least this share of the likeliest one's probability (default: 0.0)",
+    )
+    sub.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        metavar="R",
+        help="above 1 makes tokens less likely that the text has already (default: 1.0)",
+    )
 
 
 def _fill_options(sub: argparse.ArgumentParser) -> None:

@@ -84,6 +84,32 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: not a JSON file ({error})") from None
 
 
+def write_sealed_json(path: Path, value: dict[str, Any]) -> None:
+    """Write `value` with one more key, `seal`: the hash of all the others, so that a changed byte is noticed."""
+    write_json(path, value | {"seal": _seal(value)})
+
+
+def read_sealed_json(path: Path) -> Any:
+    """Read what `write_sealed_json` wrote.
+
+    Raises:
+        InputError: the file is missing, is not JSON, or some byte of it is another.
+    """
+    sealed = read_json(path)
+    if not isinstance(sealed, dict):
+        return sealed
+    value = {key: part for key, part in sealed.items() if key != "seal"}
+    expected = to_json(value | {"seal": _seal(value)})
+    # One of another format has its say before: it may not be sealed at all.
+    if "seal" in sealed and path.read_text(encoding="utf-8") != expected:
+        raise InputError(f"{path}: corrupted (its content is not what its seal says): make it again")
+    return sealed
+
+
+def _seal(value: dict[str, Any]) -> str:
+    return hashlib.sha256(to_json(value).encode()).hexdigest()
+
+
 def sha256_of(path: Path) -> str:
     """The sha256 of a file's bytes, as 64 hex digits."""
     with path.open("rb") as file:

@@ -46,8 +46,8 @@ assert "torch" not in sys.modules
 def folder(bundles: TinyBundles, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with bundles at data/onnx/, like a checkout after the pipeline."""
     root = tmp_path_factory.mktemp("checkout")
-    shutil.copytree(bundles("lstm"), root / "data/onnx/lstm")
-    shutil.copytree(bundles("bilstm"), root / "data/onnx/bilstm")
+    shutil.copytree(bundles("lstm"), root / "data/onnx/lstm/fp32")
+    shutil.copytree(bundles("bilstm"), root / "data/onnx/bilstm/fp32")
     return root
 
 
@@ -62,7 +62,7 @@ def recurlm(folder: Path) -> Callable[..., Result]:
 def test_generate_prints_the_prompt_and_what_follows(recurlm: Callable[..., Result], folder: Path) -> None:
     options = "--max-new-tokens 40 --temperature 0.9 --top-k 30 --top-p 0.9 --seed 3"
     result = recurlm("generate", "--variant", "lstm", "--prompt", "the king\nor", *options.split())
-    text = Generator.from_bundle(folder / "data/onnx/lstm").generate("the king\nor", 40, 0.9, 30, 0.9, 3)
+    text = Generator.from_bundle(folder / "data/onnx/lstm/fp32").generate("the king\nor", 40, 0.9, 30, 0.9, 3)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == f"the king\nor{text}".removesuffix("\n") + "\n"
 
@@ -76,13 +76,13 @@ def test_generate_works_without_options(recurlm: Callable[..., Result], bundles:
 def test_fill_prints_the_filled_text(recurlm: Callable[..., Result], folder: Path) -> None:
     result = recurlm("fill", "--variant", "bilstm", "to be or ___ to be")
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout == Filler.from_bundle(folder / "data/onnx/bilstm").fill("to be or ___ to be") + "\n"
+    assert result.stdout == Filler.from_bundle(folder / "data/onnx/bilstm/fp32").fill("to be or ___ to be") + "\n"
 
 
 def test_score_prints_json(recurlm: Callable[..., Result], folder: Path) -> None:
     result = recurlm("score", "--variant", "lstm", "--text", "the king", "--json")
     assert (result.returncode, result.stderr) == (0, "")
-    assert json.loads(result.stdout) == Scorer.from_bundle(folder / "data/onnx/lstm").score("the king").metrics()
+    assert json.loads(result.stdout) == Scorer.from_bundle(folder / "data/onnx/lstm/fp32").score("the king").metrics()
 
 
 def test_score_prints_lines_that_name_their_units(recurlm: Callable[..., Result], folder: Path, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_score_prints_lines_that_name_their_units(recurlm: Callable[..., Result]
     path.write_text("the king\nor the sea\n", encoding="utf-8")
     result = recurlm("score", "--variant", "bilstm", "--file", path)
     assert (result.returncode, result.stderr) == (0, "")
-    found = Scorer.from_bundle(folder / "data/onnx/bilstm").score_file(path)
+    found = Scorer.from_bundle(folder / "data/onnx/bilstm/fp32").score_file(path)
     lines = dict(line.rsplit(maxsplit=1) for line in result.stdout.splitlines())
     assert lines["pseudo bits per byte"] == f"{found.bits_per_byte:,.4f}"
     assert (lines["protocol"], lines["words"], lines["bytes"]) == ("cloze", "5", "20")
@@ -131,7 +131,8 @@ def test_importing_the_runtime_loads_neither_torch_nor_onnxruntime() -> None:
         ),
         (["generate", "--variant", "lstm", "--prompt", "king", "--hot"], "unrecognized arguments: --hot"),
         (["generate", "--variant", "lsmt", "--prompt", "king"], "variant 'lsmt': did you mean 'lstm'?"),
-        (["generate", "--variant", "lstm", "--prompt", ""], "the prompt is empty"),
+        (["generate", "--variant", "lstm", "--precision", "int7", "--prompt", "king"], "no bundle in 'int7': known: fp32"),
+        (["generate", "--variant", "lstm", "--prompt", "king", "--min-p", "2"], "min_p is 2.0: 0 (keeps every token)"),
         (["generate", "--variant", "lstm", "--prompt", "king", "--top-p", "nan"], "top_p is nan: above 0, up to 1"),
         (["generate", "--variant", "lstm", "--prompt", "king", "--seed", "-1"], "seed is -1: 0 or more"),
         (["generate", "--variant", "lstm", "--prompt", "king", "--threads", "0"], "threads is 0"),

@@ -43,11 +43,15 @@ def test_one_repro_makes_every_output_of_every_variant(reproduced: Project) -> N
         assert (data / f"models/{variant}/model.safetensors").is_file()
         assert (data / f"models/{variant}/curve.csv").read_text(encoding="utf-8").count("\n") >= 3
         assert json.loads((data / f"metrics/{variant}.json").read_bytes())["variant"] == variant
-        assert json.loads((data / f"metrics/proof/{variant}.json").read_bytes())["passed"] is True
-        bundle = json.loads((data / f"onnx/{variant}/bundle.json").read_bytes())
+        proofs = json.loads((data / f"metrics/proof/{variant}.json").read_bytes())
         maker = "filler.onnx" if variant == "bilstm" else "generator.onnx"
-        assert maker in bundle["files"]
-        assert (data / f"onnx/{variant}" / maker).is_file()
+        for precision in ("fp32", "int8", "int4"):
+            assert proofs[precision]["passed"] is True
+            assert proofs[precision]["products"].keys() == {precision}
+            bundle = json.loads((data / f"onnx/{variant}/{precision}/bundle.json").read_bytes())
+            assert bundle["precision"] == precision
+            assert maker in bundle["files"]
+            assert (data / f"onnx/{variant}/{precision}" / maker).is_file()
     assert list((data / "report").glob("*.html"))
     assert live_runs(reproduced) == sorted(VARIANTS)
 
@@ -93,7 +97,8 @@ def test_a_new_variant_is_one_file_one_line_in_the_registry_and_one_block(projec
     assert changed == {"params.yaml", "src/recurlm/variants/__init__.py", "src/recurlm/variants/mgu.py"}
 
     assert project.repro() == {"report", *stages_of("mgu")}
-    assert json.loads((project.folder / "data/metrics/proof/mgu.json").read_bytes())["passed"] is True
+    proofs = json.loads((project.folder / "data/metrics/proof/mgu.json").read_bytes())
+    assert all(proofs[precision]["passed"] is True for precision in ("fp32", "int8", "int4"))
     assert json.loads((project.folder / "data/metrics/mgu.json").read_bytes())["test"]["bits_per_byte"] > 0
     for page in (project.folder / "data/report").glob("*.*"):
         if page.suffix in {".md", ".html"}:

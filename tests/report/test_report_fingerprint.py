@@ -28,7 +28,7 @@ def root(tmp_path: Path) -> Path:
         "data/models/rnn/curve.csv",
         "data/metrics/rnn.json",
         "data/metrics/proof/rnn.json",
-        "data/onnx/rnn/bundle.json",
+        "data/onnx/rnn/fp32/bundle.json",
         "data/timings/train-rnn.json",
         "data/timings/generate-rnn.json",
     ],

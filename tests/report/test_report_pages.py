@@ -112,7 +112,7 @@ def test_a_report_of_nothing_at_all_can_be_made(root: Path) -> None:
 
 def test_a_failed_proof_is_said(root: Path) -> None:
     path = root / "data/metrics/proof/rnn.json"
-    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"passed": False}), encoding="utf-8")
+    path.write_text(json.dumps({"fp32": json.loads(path.read_bytes())["fp32"] | {"passed": False}}), encoding="utf-8")
     assert rows(root, "Comparison")["rnn"]["ONNX = PyTorch"] == "check failed"
     assert "rnn" not in build(root, "").runs
 
@@ -122,7 +122,7 @@ def test_timings_of_another_model_are_left_out(root: Path) -> None:
     (root / "data/models/rnn/model.safetensors").write_bytes(b"trained anew")
     (root / "data/timings/generate-rnn.json").unlink()
     timings = rows(root, "Measurements of this machine")
-    assert timings["rnn"]["training, tokens/s"] == timings["rnn"]["ONNX writes, tokens/s"] == "—"
+    assert timings["rnn"]["training, tokens/s"] == timings["rnn"]["ONNX in fp32 writes, tokens/s"] == "—"
     assert timings["lstm"]["training, tokens/s"] == "12,347"
 
 
@@ -159,7 +159,7 @@ def test_all_curves_are_one_csv_file_for_dvc(root: Path) -> None:
 
 
 def test_a_bundle_that_cannot_write_costs_only_its_own_sample(root: Path) -> None:
-    (root / "data/onnx/rnn/generator.onnx").write_bytes(b"corrupted")
+    (root / "data/onnx/rnn/fp32/generator.onnx").write_bytes(b"corrupted")
     markdown_page = pages(root)[0]
     assert re.search(r"### rnn\n\nNo sample: .+corrupted", markdown_page.replace("\\", ""))
     assert not (root / "data/report/samples/rnn.txt").exists()

@@ -16,7 +16,7 @@ from tiny_bundles import TinyBundles
 from recurlm import runtime
 from recurlm.errors import InputError
 from recurlm.runtime import Bundle, Filler, Generator, Scorer
-from recurlm.storage import sha256_of
+from recurlm.storage import sha256_of, write_sealed_json
 
 
 def test_the_runtime_imports_nothing_of_the_pipeline() -> None:
@@ -44,7 +44,8 @@ def describe(folder: Path, **changes: Any) -> None:
     path = folder / "bundle.json"
     description = json.loads(path.read_text()) | changes
     description["files"] = {name: {"sha256": sha256_of(folder / name)} for name in description["files"]}
-    path.write_text(json.dumps(description))
+    del description["seal"]
+    write_sealed_json(path, description)
 
 
 def refused(folder: Path) -> str:
@@ -63,6 +64,16 @@ def test_one_changed_byte_of_any_file_is_noticed(copy: Path, name: str) -> None:
     assert f"{name}: corrupted" in refused(copy)
 
 
+def test_any_changed_byte_of_the_description_is_noticed(copy: Path) -> None:
+    path = copy / "bundle.json"
+    content = path.read_bytes()
+    for place in range(0, len(content), 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert "bundle.json" in refused(copy)
+    path.write_bytes(content + b" ")
+    assert "bundle.json: corrupted" in refused(copy)
+
+
 @pytest.mark.parametrize("name", ["generator.onnx", "scorer.onnx", "step.onnx", "tokenizer.json"])
 def test_a_missing_file_is_named(copy: Path, name: str) -> None:
     (copy / name).unlink()
@@ -74,13 +85,13 @@ def test_a_description_that_is_broken_is_refused(copy: Path) -> None:
     assert "bundle.json: not a JSON file" in refused(copy)
     (copy / "bundle.json").write_text("[]")
     assert "not a bundle's description" in refused(copy)
-    (copy / "bundle.json").write_text('{"format": 1}')
+    (copy / "bundle.json").write_text('{"format": 2}')
     assert "'variant' is missing" in refused(copy)
 
 
 def test_an_unknown_format_is_refused(copy: Path) -> None:
-    describe(copy, format=2)
-    assert "format 2, and this recurlm reads 1" in refused(copy)
+    describe(copy, format=3)
+    assert "format 3, and this recurlm reads 2" in refused(copy)
 
 
 def test_an_unknown_tokenizer_is_refused(copy: Path) -> None:
@@ -122,8 +133,8 @@ def test_a_graph_that_is_no_onnx_is_refused(copy: Path) -> None:
 
 def test_a_bundle_without_a_needed_graph_is_refused(copy: Path) -> None:
     description = json.loads((copy / "bundle.json").read_text())
-    del description["files"]["scorer.onnx"]
-    (copy / "bundle.json").write_text(json.dumps(description))
+    del description["files"]["scorer.onnx"], description["seal"]
+    write_sealed_json(copy / "bundle.json", description)
     Generator.from_bundle(copy)
     with pytest.raises(InputError, match=r"the bundle has no scorer\.onnx"):
         Scorer.from_bundle(copy)
@@ -146,6 +157,7 @@ def test_a_bundle_works_wherever_it_is_copied(bundles: TinyBundles, copy: Path) 
 
 def test_an_opened_bundle_says_what_it_is(bundles: TinyBundles) -> None:
     bundle = Bundle.open(bundles("lstm"))
-    assert (bundle.variant, bundle.causal, bundle.vocabulary.kind) == ("lstm", True, "bpe")
+    assert (bundle.variant, bundle.precision, bundle.causal) == ("lstm", "fp32", True)
+    assert bundle.vocabulary.kind == "bpe"
     assert bundle.state == {"layer0.h": (12,), "layer0.c": (12,), "layer1.h": (12,), "layer1.c": (12,)}
     assert not Filler.from_bundle(str(bundles("bilstm"))).bundle.causal

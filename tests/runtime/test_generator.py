@@ -11,7 +11,7 @@ from tiny_bundles import TinyBundles
 
 from recurlm.errors import InputError
 from recurlm.runtime import Bundle, Generator
-from recurlm.runtime.generator import INPUTS
+from recurlm.runtime.generator import INPUTS, OPTIONAL
 from recurlm.variants import REGISTRY
 
 CAUSAL = [name for name, kind in REGISTRY.items() if kind.causal]
@@ -39,7 +39,7 @@ def in_one_call(path: Path, prompt: str, count: int, temperature: float, top_k: 
         "top_p": np.array([top_p], np.float32),
         "uniform": np.random.Generator(np.random.PCG64(seed)).random((1, count), np.float32),
     }
-    (drawn,) = bundle.session("generator.onnx", INPUTS, None).run(["tokens"], feeds)
+    (drawn,) = bundle.session("generator.onnx", INPUTS | OPTIONAL, None).run(["tokens"], feeds)
     new = [*drawn[0].tolist(), 0]
     whole = tokenizer.decode([*ids, *new[: new.index(0)]])
     assert whole.startswith(prompt)
@@ -124,11 +124,12 @@ def test_words_are_joined_to_the_prompt_by_one_space(bundles: TinyBundles) -> No
     assert generator.generate("to be ", 20, seed=1) == bare.removeprefix(" ")
 
 
-def test_many_threads_on_one_generator_get_what_they_get_alone(generator: Generator) -> None:
-    alone = [generator.generate(PROMPT, 40, seed=seed) for seed in range(8)]
-    with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(lambda call: generator.generate(PROMPT, 40, seed=call % 8), range(160)))
-    assert together == alone * 20
+def test_a_hundred_threads_on_one_generator_get_what_they_get_alone(generator: Generator) -> None:
+    seeds = range(100)
+    alone = [generator.generate(PROMPT, 6, seed=seed) for seed in seeds]
+    with ThreadPoolExecutor(100) as pool:
+        together = list(pool.map(lambda seed: [generator.generate(PROMPT, 6, seed=seed) for _ in range(100)], seeds))
+    assert together == [[text] * 100 for text in alone]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,10 @@ def test_many_threads_on_one_generator_get_what_they_get_alone(generator: Genera
         ({"top_p": 1.5}, "top_p is 1.5"),
         ({"top_p": float("nan")}, "top_p is nan"),
         ({"seed": -1}, "seed is -1: 0 or more"),
-        ({"prompt": ""}, "the prompt is empty"),
+        ({"min_p": -0.1}, "min_p is -0.1: 0 (keeps every token) to 1"),
+        ({"min_p": float("nan")}, "min_p is nan"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0: 0.01 to 100, 1 for none"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty is nan"),
         ({"prompt": "caf\udce9"}, "the prompt is not UTF-8"),
     ],
 )
@@ -178,9 +182,30 @@ def test_an_unknown_word_may_be_written_as_such(bundles: TinyBundles) -> None:
     assert Generator.from_bundle(bundles("lstm", "word")).generate("the <unk> is", 20, seed=1)
 
 
-def test_a_word_prompt_of_white_space_is_empty(bundles: TinyBundles) -> None:
-    with pytest.raises(InputError, match="the prompt is empty"):
-        Generator.from_bundle(bundles("lstm", "word")).generate("  ")
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_prompt_begins_a_text(bundles: TinyBundles, kind: str) -> None:
+    generator = Generator.from_bundle(bundles("lstm", kind))
+    text = generator.generate("", 60, **FREE, seed=3)
+    assert text
+    assert text.rstrip("\ufffd") == in_one_call(bundles("lstm", kind), "", 60, **FREE, seed=3)
+    assert generator.generate_batch(["", PROMPT], 60, **FREE, seed=3)[0] == text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_repetition_penalty_holds_over_the_calls_of_a_stream(bundles: TinyBundles, kind: str) -> None:
+    """With a huge penalty every token that is new comes before one that was seen."""
+    generator = Generator.from_bundle(bundles("lstm", kind))
+    bundle = generator.bundle
+    text = generator.generate("", 100, temperature=0, repetition_penalty=100.0)
+    ids = bundle.vocabulary.tokenizer.encode(text).ids if kind == "char" else None
+    assert text != generator.generate("", 100, temperature=0)
+    if ids is not None:
+        assert len(set(ids)) > 0.9 * len(ids)
+
+
+def test_min_p_of_one_takes_the_likeliest(generator: Generator) -> None:
+    likeliest = generator.generate(PROMPT, 50, temperature=0)
+    assert generator.generate(PROMPT, 50, **FREE, min_p=1.0, seed=4) == likeliest
 
 
 def test_a_model_that_fills_blanks_is_refused(bundles: TinyBundles) -> None:

@@ -90,7 +90,7 @@ def test_a_result_that_is_not_proven_is_not_logged(root: Path) -> None:
 
 
 def test_a_corrupted_bundle_is_not_logged(root: Path) -> None:
-    (root / "data/onnx/rnn/generator.onnx").write_bytes(b"corrupted")
+    (root / "data/onnx/rnn/fp32/generator.onnx").write_bytes(b"corrupted")
     with pytest.raises(InputError, match="corrupted"):
         report(root)
     assert runs(root) == {}

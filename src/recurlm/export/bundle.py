@@ -18,7 +18,7 @@ from recurlm.export.graphs import Builder, Traces
 from recurlm.export.precision import rounding_for
 from recurlm.export.quantize import count_products
 from recurlm.model import LanguageModel
-from recurlm.storage import read_json, sha256_of, write_json
+from recurlm.storage import read_json, sha256_of, write_json, write_sealed_json
 
 FORMAT = 2  # of bundle.json; a runtime refuses one that it does not know
 ROUNDING = "rounding.safetensors"
@@ -108,4 +108,4 @@ def write_bundle(folder: Path, graphs: Path, tokenizer: Path, facts: dict[str, A
     for source in [*sorted(graphs.glob("*.onnx")), tokenizer]:
         shutil.copyfile(source, folder / source.name)
     files = {file.name: {"sha256": sha256_of(file), "bytes": file.stat().st_size} for file in sorted(folder.iterdir())}
-    write_json(folder / "bundle.json", read_json(graphs / "graphs.json") | {"files": files} | facts)
+    write_sealed_json(folder / "bundle.json", read_json(graphs / "graphs.json") | {"files": files} | facts)

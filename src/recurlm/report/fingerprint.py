@@ -28,7 +28,7 @@ INPUTS = (
     "data/models/*/curve.csv",
     "data/metrics/*.json",
     "data/metrics/proof/*.json",
-    "data/onnx/*/bundle.json",
+    "data/onnx/*/*/bundle.json",
     "data/timings/*.json",
 )
 CODE = ("report", "runtime", "tracking")

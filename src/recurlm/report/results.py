@@ -29,6 +29,17 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Shipped:
+    """A variant in one precision."""
+
+    precision: str
+    folder: Path
+    proof: Numbers | None  # its part of data/metrics/proof/<variant>.json
+    bundle: Numbers | None  # bundle.json
+    generation: Numbers | None  # timings of this machine, if they are of this very bundle
+
+
+@dataclass(frozen=True)
 class Result:
     """One variant: what it is, how it learned, how good it is, and what shows that its ONNX files are the model."""
 
@@ -38,12 +49,26 @@ class Result:
     model: Numbers  # model.json
     curve: tuple[Point, ...]
     metrics: Numbers | None  # data/metrics/<variant>.json
-    proof: Numbers | None  # data/metrics/proof/<variant>.json
-    bundle: Numbers | None  # bundle.json
-    bundle_folder: Path
+    shipped: tuple[Shipped, ...]  # the most exact first
     locked: dict[str, str]  # path of a stage's out → its md5 in dvc.lock
     training: Numbers | None  # timings of this machine, if they are of this very model
-    generation: Numbers | None  # the same, if they are of this very bundle
+
+    @property
+    def proof(self) -> Numbers | None:
+        """That of the most exact bundle, as the three below."""
+        return self.shipped[0].proof
+
+    @property
+    def bundle(self) -> Numbers | None:
+        return self.shipped[0].bundle
+
+    @property
+    def bundle_folder(self) -> Path:
+        return self.shipped[0].folder
+
+    @property
+    def generation(self) -> Numbers | None:
+        return self.shipped[0].generation
 
     @property
     def causal(self) -> bool:
@@ -54,7 +79,8 @@ class Result:
 
     @property
     def proven(self) -> bool:
-        return self.proof is not None and self.proof.get("passed") is True
+        """Whether each of its bundles is."""
+        return all(one.proof is not None and one.proof.get("passed") is True for one in self.shipped)
 
     @property
     def parameters(self) -> int | None:
@@ -72,7 +98,8 @@ class Result:
     @property
     def key(self) -> str:
         """What makes this result this result: the hashes of its parts and the parameters that it was made with."""
-        parts = [self.name, self.block, self.settings, self.metrics, self.proof, self.bundle]
+        parts = [self.name, self.block, self.settings, self.metrics]
+        parts += [part for one in self.shipped for part in (one.precision, one.proof, one.bundle)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -101,7 +128,8 @@ def gather(root: Path, params: Params) -> Results:
 
 def _result(data: Path, name: str, params: Params, stages: Numbers) -> Result:
     model = _read(data / "models" / name / "model.json") or {}
-    bundle_folder = data / "onnx" / name
+    precisions = sorted(params.export.precisions, key=("fp32", "int8", "int4").index)
+    proofs = _read(data / "metrics" / "proof" / f"{name}.json") or {}
     return Result(
         name=name,
         block=model.get("block") or params.variants[name].model_dump(),
@@ -109,14 +137,25 @@ def _result(data: Path, name: str, params: Params, stages: Numbers) -> Result:
         model=model,
         curve=_read_curve(data / "models" / name / "curve.csv"),
         metrics=_read(data / "metrics" / f"{name}.json"),
-        proof=_read(data / "metrics" / "proof" / f"{name}.json"),
-        bundle=_read(bundle_folder / "bundle.json"),
-        bundle_folder=bundle_folder,
+        shipped=tuple(_shipped(data, name, precision, proofs) for precision in precisions),
         locked=_locked_outs(name, stages),
-        training=_timing(
-            data / "timings" / f"train-{name}.json", "model_sha256", data / "models" / name / "model.safetensors"
+        training=_of_this(
+            _read(data / "timings" / f"train-{name}.json"),
+            "model_sha256",
+            data / "models" / name / "model.safetensors",
         ),
-        generation=_timing(data / "timings" / f"generate-{name}.json", "bundle_sha256", bundle_folder / "bundle.json"),
+    )
+
+
+def _shipped(data: Path, name: str, precision: str, proofs: Numbers) -> Shipped:
+    folder = data / "onnx" / name / precision
+    timings = (_read(data / "timings" / f"generate-{name}.json") or {}).get(precision)
+    return Shipped(
+        precision=precision,
+        folder=folder,
+        proof=proofs.get(precision),
+        bundle=_read(folder / "bundle.json"),
+        generation=_of_this(timings, "bundle_sha256", folder / "bundle.json"),
     )
 
 
@@ -153,9 +192,8 @@ def _read_curve(path: Path) -> tuple[Point, ...]:
         raise InputError(f"{path}: not a learning curve ({error}): make it again") from None
 
 
-def _timing(path: Path, key: str, measured: Path) -> Numbers | None:
+def _of_this(timing: Numbers | None, key: str, measured: Path) -> Numbers | None:
     """A measurement counts only for the file that it was made of: another machine's or model's is left out."""
-    timing = _read(path)
     if timing is None or not measured.is_file() or timing.get(key) != sha256_of(measured):
         return None
     return timing

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recurlm.report.results import Result, Results
+from recurlm.report.results import Result, Results, Shipped
 
 NONE = "—"
 
@@ -28,10 +28,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Column:
-    """A number of each variant: how to find it, how to write it, and whether the least or the most is best."""
+    """A number of each row: how to find it, how to write it, and whether the least or the most is best."""
 
     head: str
-    value: Callable[[Result], Any]
+    value: Callable[[Any], Any]
     write: Callable[[Any], str]
     best: Callable[..., Any] | None = None
 
@@ -46,6 +46,10 @@ def decimals(digits: int) -> Callable[[float], str]:
 
 def percent(value: float) -> str:
     return f"{100 * value:.2f} %"
+
+
+def signed_percent(value: float) -> str:
+    return f"{100 * value:+.2f} %"
 
 
 def megabytes(value: int) -> str:
@@ -100,27 +104,43 @@ def _score(split: str, key: str) -> Callable[[Result], Any]:
 
 
 def _proof_in_a_word(result: Result) -> str:
-    if result.proof is None:
+    if any(one.proof is None for one in result.shipped):
         return "not yet proven"
     return "proven" if result.proven else "check failed"
 
 
 def proofs(results: Results) -> Table:
-    def of(key: str) -> Callable[[Result], Any]:
-        return lambda result: (result.proof or {}).get(key)
+    """One row a bundle: what was proven of it, and what its precision costs and brings."""
 
-    return _table(
-        results,
+    def proof(key: str) -> Callable[[Shipped], Any]:
+        return lambda shipped: (shipped.proof or {}).get(key)
+
+    def speed(key: str) -> Callable[[Shipped], Any]:
+        return lambda shipped: (shipped.generation or {}).get(key)
+
+    rows = [(f"{result.name} {one.precision}", one) for result in results.variants for one in result.shipped]
+    return _rows(
+        "bundle",
+        rows,
         (
-            Column("ONNX = PyTorch", lambda result: result, _proof_in_a_word),
-            Column("largest difference of a logit", of("largest_logit_difference"), tiny),
-            Column("difference in nats per token", of("scorer_nats_difference"), tiny),
-            Column("greedy tokens, identical", of("greedy_tokens_identical"), count),
-            Column("sampled tokens, identical", of("sampled_tokens_identical"), count),
-            Column("near ties", of("near_ties"), count),
-            Column("chunked = whole", of("chunked_calls_identical"), yes),
+            Column("ONNX = PyTorch", lambda shipped: shipped, _passed),
+            Column("size", proof("bundle_bytes"), megabytes),
+            Column("perplexity on test, against PyTorch in fp32", proof("perplexity_loss"), signed_percent),
+            Column("largest difference of a logit", proof("largest_logit_difference"), tiny),
+            Column("greedy tokens, identical", proof("greedy_tokens_identical"), count),
+            Column("sampled tokens, identical", proof("sampled_tokens_identical"), count),
+            Column("near ties", proof("near_ties"), count),
+            Column("chunked = whole", proof("chunked_calls_identical"), yes),
+            Column("writes, tokens/s", speed("tokens_per_second"), decimals(0)),
+            Column("fills, tokens/s", speed("filled_per_second"), decimals(0)),
         ),
     )
+
+
+def _passed(shipped: Shipped) -> str:
+    if shipped.proof is None:
+        return "not yet proven"
+    return "proven" if shipped.proof.get("passed") is True else "check failed"
 
 
 def timings(results: Results) -> Table | None:
@@ -142,8 +162,8 @@ def timings(results: Results) -> Table | None:
             Column("device", training("device"), str),
             Column("precision", training("precision"), str),
             Column("threads", training("threads"), str),
-            Column("ONNX writes, tokens/s", generation("tokens_per_second"), decimals(0), max),
-            Column("ONNX fills, tokens/s", generation("filled_per_second"), decimals(0), max),
+            Column("ONNX in fp32 writes, tokens/s", generation("tokens_per_second"), decimals(0), max),
+            Column("ONNX in fp32 fills, tokens/s", generation("filled_per_second"), decimals(0), max),
             Column("threads", generation("threads"), str),
         ),
     )
@@ -166,19 +186,23 @@ def corpus(results: Results) -> Table | None:
 
 
 def _table(results: Results, columns: tuple[Column, ...]) -> Table:
-    values = [[column.value(result) for column in columns] for result in results.variants]
+    return _rows("variant", [(result.name, result) for result in results.variants], columns)
+
+
+def _rows(head: str, named: Sequence[tuple[str, Any]], columns: tuple[Column, ...]) -> Table:
+    values = [[column.value(value) for column in columns] for _, value in named]
     best = [_best(column, [row[place] for row in values]) for place, column in enumerate(columns)]
     rows = tuple(
         (
-            Cell(result.name),
+            Cell(name),
             *(
                 Cell(NONE if value is None else column.write(value), value is not None and value == best[place])
                 for place, (column, value) in enumerate(zip(columns, row, strict=True))
             ),
         )
-        for result, row in zip(results.variants, values, strict=True)
+        for (name, _), row in zip(named, values, strict=True)
     )
-    return Table(("variant", *(column.head for column in columns)), rows)
+    return Table((head, *(column.head for column in columns)), rows)
 
 
 def _best(column: Column, values: list[Any]) -> Any:

@@ -10,11 +10,20 @@ from tokenizers import Tokenizer
 
 from recurlm.errors import InputError, nearest
 from recurlm.runtime.vocabulary import KINDS, Vocabulary
-from recurlm.storage import check_sha256, read_json
+from recurlm.storage import check_sha256, read_sealed_json
 
 FORMAT = 2
 DESCRIPTION = "bundle.json"
-KEYS = {"variant": str, "causal": bool, "tokenizer_kind": str, "special": dict, "state": dict, "files": dict}
+KEYS = {
+    "variant": str,
+    "precision": str,
+    "causal": bool,
+    "tokenizer_kind": str,
+    "special": dict,
+    "state": dict,
+    "files": dict,
+    "seal": str,
+}
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,7 @@ class Bundle:
 
     folder: Path
     variant: str
+    precision: str  # of its weights: fp32, int8 or int4
     causal: bool  # True: predicts what comes next. False: predicts a token from both sides.
     state: dict[str, tuple[int, ...]]  # name → shape of one sequence's state
     files: frozenset[str]
@@ -47,6 +57,7 @@ class Bundle:
         return cls(
             folder=folder,
             variant=description["variant"],
+            precision=description["precision"],
             causal=description["causal"],
             state={name: tuple(shape) for name, shape in description["state"].items()},
             files=frozenset(description["files"]),
@@ -74,6 +85,8 @@ class Bundle:
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or 1
         options.use_deterministic_compute = True
+        # Processors without VNNI add up int8 products in 16 bits, which may overflow, unless they are told not to.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         path = self.folder / name
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -102,7 +115,7 @@ def _description(folder: Path) -> dict[str, Any]:
         beside = bundles_in(folder.parent)
         hint = f": {nearest(folder.name, beside)}" if beside else ""
         raise InputError(f"{folder}: no bundle here (it would hold a {DESCRIPTION}){hint}")
-    description = read_json(path)
+    description = read_sealed_json(path)
     if not isinstance(description, dict) or "format" not in description:
         raise InputError(f"{path}: not a bundle's description")
     if description["format"] != FORMAT:

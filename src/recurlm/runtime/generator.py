@@ -16,6 +16,7 @@ from recurlm.runtime.sampling import Numbers, Sampling, numbers, uniform
 from recurlm.runtime.scorer import Score, Scorer
 
 INPUTS = {"prompt", "prompt_length", "max_new_tokens", "temperature", "top_k", "top_p", "uniform"}
+OPTIONAL = {"min_p", "repetition_penalty", "stop_token", "seen"}
 # Tokens in a call: 1, 2, 4, … so that the first text comes at once, and the work between two calls soon is nothing.
 LARGEST_CHUNK = 64
 
@@ -36,7 +37,7 @@ class Generator:
             raise InputError(f"{bundle.folder}: '{bundle.variant}' fills blanks and cannot generate: try recurlm fill")
         self.bundle = bundle
         self.threads = threads
-        self._session = bundle.session("generator.onnx", INPUTS, threads)
+        self._session = bundle.session("generator.onnx", INPUTS | OPTIONAL, threads)
 
     @classmethod
     def from_bundle(cls, path: str | Path, threads: int | None = None) -> Generator:
@@ -51,13 +52,23 @@ class Generator:
         top_k: int = 40,
         top_p: float = 0.95,
         seed: int | None = None,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
     ) -> str:
-        """What comes after the prompt.
+        """What comes after the prompt; after an empty one, a text from its start.
+
+        Args:
+            temperature: 0 takes the likeliest token, more than 1 surprises.
+            top_k: draw among so many of the likeliest tokens; 0: among all.
+            top_p: draw among the likeliest tokens that hold this share of the probability.
+            min_p: draw among tokens of at least this share of the likeliest one's probability.
+            repetition_penalty: above 1 makes tokens less likely that the text has already.
 
         Raises:
-            InputError: the prompt is empty or holds what the vocabulary lacks, or a setting is out of range.
+            InputError: the prompt holds what the vocabulary lacks, or a setting is out of range.
         """
-        return "".join(self.stream(prompt, max_new_tokens, temperature, top_k, top_p, seed))
+        settings = (temperature, top_k, top_p, seed, min_p, repetition_penalty)
+        return "".join(self.stream(prompt, max_new_tokens, *settings))
 
     def stream(
         self,
@@ -67,9 +78,11 @@ class Generator:
         top_k: int = 40,
         top_p: float = 0.95,
         seed: int | None = None,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
     ) -> Iterator[str]:
         """The text of `generate` in pieces, while it is drawn: never half a character, never an empty piece."""
-        sampling = Sampling(temperature, top_k, top_p)
+        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
         texts = self._texts([prompt], max_new_tokens, sampling, [numbers(seed)])
         return (text for (text,) in texts if text)
 
@@ -81,12 +94,14 @@ class Generator:
         top_k: int = 40,
         top_p: float = 0.95,
         seed: int | None = None,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
     ) -> list[str]:
         """What comes after each prompt, all in the same calls; prompt i draws with the seed `seed` + i.
 
         Two tokens that are equally likely up to a float's last digits may fall otherwise than in `generate`.
         """
-        sampling = Sampling(temperature, top_k, top_p)
+        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
         streams = [numbers(None if seed is None else seed + row) for row in range(len(prompts))]
         if not prompts:
             return []
@@ -129,27 +144,29 @@ class Generator:
 
     def _prompt_ids(self, prompt: str) -> list[int]:
         vocabulary = self.bundle.vocabulary
-        ids = vocabulary.known_ids(prompt, "the prompt")
-        if not ids:
-            raise InputError("the prompt is empty: give it some text to go on from")
-        return [vocabulary.start, *ids]
+        return [vocabulary.start, *vocabulary.known_ids(prompt, "the prompt")]
 
     def _chunks(
         self, rows: list[list[int]], max_new_tokens: int, sampling: Sampling, streams: Sequence[Numbers]
     ) -> Iterator[Any]:
         """New tokens [batch, chunk], the state carried from call to call."""
-        outputs = ["tokens", *(f"next_state.{name}" for name in self.bundle.state)]
+        carried = {f"next_state.{name}": f"state.{name}" for name in self.bundle.state}
         prompt, length = padded(rows)
         feeds = {"prompt": prompt, "prompt_length": length} | sampling.feeds(len(rows))
+        if sampling.min_p > 0:
+            feeds["min_p"] = np.array([sampling.min_p], np.float32)
+        if sampling.repetition_penalty != 1:
+            feeds["repetition_penalty"] = np.array([sampling.repetition_penalty], np.float32)
+            carried["next_seen"] = "seen"
         drawn, size = 0, 1
         while drawn < max_new_tokens:
             count = min(size, max_new_tokens - drawn)
             feeds["max_new_tokens"] = np.array(count)
             feeds["uniform"] = np.stack([uniform(stream, count) for stream in streams])
-            tokens, *after = self._session.run(outputs, feeds)
+            tokens, *after = self._session.run(["tokens", *carried], feeds)
             yield tokens
             # The state has read everything but the last token.
             feeds |= {"prompt": tokens[:, -1:], "prompt_length": np.ones(len(rows), np.int64)}
-            feeds |= {f"state.{name}": value for name, value in zip(self.bundle.state, after, strict=True)}
+            feeds |= dict(zip(carried.values(), after, strict=True))
             drawn += count
             size = min(2 * size, LARGEST_CHUNK)

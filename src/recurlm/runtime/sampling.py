@@ -12,13 +12,15 @@ from recurlm.errors import InputError
 LARGEST_TEMPERATURE = 100.0
 # Logits over less than this leave float32's range, and the likeliest token is all that could be drawn anyway.
 SMALLEST = 1e-6
+SMALLEST_PENALTY, LARGEST_PENALTY = 0.01, 100.0
 
 Numbers = np.random.Generator
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Temperature 0 takes the likeliest token; top_k 0 and top_p 1 keep every token.
+    """Temperature 0 takes the likeliest token; top_k 0, top_p 1 and min_p 0 keep every token; a repetition penalty of 1
+    lets the text repeat itself.
 
     Raises:
         InputError: a value is out of its range.
@@ -27,6 +29,8 @@ class Sampling:
     temperature: float
     top_k: int
     top_p: float
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         # Written so that NaN, which is in no order with anything, is refused as well.
@@ -36,6 +40,13 @@ class Sampling:
             raise InputError(f"top_k is {self.top_k}: 1 or more, or 0 to keep every token")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p is {self.top_p}: above 0, up to 1 (keeps every token)")
+        if not 0 <= self.min_p <= 1:
+            raise InputError(f"min_p is {self.min_p}: 0 (keeps every token) to 1")
+        if not SMALLEST_PENALTY <= self.repetition_penalty <= LARGEST_PENALTY:
+            raise InputError(
+                f"repetition_penalty is {self.repetition_penalty}: {SMALLEST_PENALTY} to {LARGEST_PENALTY:.0f}, "
+                "1 for none, more against repetition"
+            )
 
     def feeds(self, batch: int) -> dict[str, Any]:
         """The settings as the graphs take them, the same for each row."""

@@ -79,6 +79,8 @@ class Vocabulary:
         if self.kind == "bpe":
             return ByteDecoder(self.tokenizer)
         ends_in_space = before[-1:].isspace() and not self.text([last])[-1:].isspace()
+        if last == self.start and self.kind == "word":
+            ends_in_space = True  # no space stands between the start of a text and its first word
         return JoiningDecoder(self.tokenizer, last, ends_in_space)
 
     def text(self, ids: Iterable[int]) -> str:

@@ -39,7 +39,12 @@ def scores(result: Result) -> dict[str, float]:
     found: dict[str, float | None] = dict(_best(result))
     metrics = result.metrics or {}
     found |= {f"{split}_{name}": value for split in ("validation", "test") for name, value in flat(metrics[split])}
-    found |= {f"proof_{name}": value for name, value in flat(result.proof or {}) if name != "bundle_bytes"}
+    for one in result.shipped:
+        prefix = "proof_" if one is result.shipped[0] else f"proof_{one.precision}_"
+        found |= {f"{prefix}{name}": value for name, value in flat(one.proof or {}) if name != "bundle_bytes"}
+    for one in result.shipped[1:]:
+        found[f"bundle_bytes_{one.precision}"] = (one.proof or {}).get("bundle_bytes")
+        found[f"generation_tokens_per_second_{one.precision}"] = (one.generation or {}).get("tokens_per_second")
     found |= {
         "parameters": result.parameters,
         "bundle_bytes": result.bundle_bytes,
