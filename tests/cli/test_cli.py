@@ -131,7 +131,10 @@ def test_importing_the_runtime_loads_neither_torch_nor_onnxruntime() -> None:
         ),
         (["generate", "--variant", "lstm", "--prompt", "king", "--hot"], "unrecognized arguments: --hot"),
         (["generate", "--variant", "lsmt", "--prompt", "king"], "variant 'lsmt': did you mean 'lstm'?"),
-        (["generate", "--variant", "lstm", "--precision", "int7", "--prompt", "king"], "no bundle in 'int7': known: fp32"),
+        (
+            ["generate", "--variant", "lstm", "--precision", "int7", "--prompt", "king"],
+            "no bundle in 'int7': known: fp32",
+        ),
         (["generate", "--variant", "lstm", "--prompt", "king", "--min-p", "2"], "min_p is 2.0: 0 (keeps every token)"),
         (["generate", "--variant", "lstm", "--prompt", "king", "--top-p", "nan"], "top_p is nan: above 0, up to 1"),
         (["generate", "--variant", "lstm", "--prompt", "king", "--seed", "-1"], "seed is -1: 0 or more"),

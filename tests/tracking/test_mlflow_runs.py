@@ -94,7 +94,9 @@ def test_the_commit_and_what_differs_from_it_are_named(root: Path) -> None:
 def test_bundle_and_sample_lie_beside_the_run(logged: Path) -> None:
     run = runs(logged)["lstm"]
     files = Path(run.info.artifact_uri.removeprefix("file://"))
-    assert (files / "bundle/generator.onnx").read_bytes() == (logged / "data/onnx/lstm/fp32/generator.onnx").read_bytes()
+    assert (files / "bundle/generator.onnx").read_bytes() == (
+        logged / "data/onnx/lstm/fp32/generator.onnx"
+    ).read_bytes()
     assert (files / "bundle/bundle.json").is_file()
 
 

@@ -1,0 +1,72 @@
+"""Promises of the arithmetic of 8 and 4 bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from recurlm.export.rounding import EightBits, eight_bit_table, eight_bits, four_bits
+
+MATRICES = arrays.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 40), st.integers(1, 9)),
+    elements=st.floats(-8, 8, width=32),
+)
+
+
+def second_moments(inputs: int, samples: int = 400) -> np.ndarray:
+    """Of inputs that hang together, as those of a recurrence do."""
+    random = np.random.default_rng(inputs)
+    x = random.standard_normal((samples, 3)) @ random.standard_normal((3, inputs))
+    x += 0.3 * random.standard_normal((samples, inputs))
+    return x.T @ x / samples
+
+
+@given(MATRICES)
+def test_eight_bits_are_off_by_at_most_half_a_step(weights: np.ndarray) -> None:
+    rounded = eight_bits(weights, 1.0)
+    assert np.abs(rounded.dequantized() - weights).max() <= rounded.scale.max() / 2 * 1.001
+    largest = np.abs(weights).max(axis=0)
+    np.testing.assert_allclose(np.abs(rounded.dequantized()).max(axis=0), largest, rtol=1e-5)
+
+
+@given(MATRICES)
+def test_each_row_of_a_table_has_a_scale_of_its_own(table: np.ndarray) -> None:
+    rounded = eight_bit_table(table)
+    assert (np.abs(rounded.dequantized() - table) <= rounded.scale / 2 * 1.001).all()
+
+
+@given(MATRICES, st.sampled_from([16, 32]))
+@settings(max_examples=25, deadline=None)
+def test_four_bits_packed_are_the_weights_that_the_operator_reads(weights: np.ndarray, block: int) -> None:
+    rounded = four_bits(weights, second_moments(len(weights)), block)
+    packed = rounded.packed()
+    nibbles = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:2], block)
+    back = (nibbles.astype(np.float32) - 8) * rounded.scale.T[..., None]
+    back = back.reshape(weights.shape[1], -1)[:, : len(weights)].T
+    np.testing.assert_array_equal(back, rounded.dequantized())
+
+
+@pytest.mark.parametrize("inputs", [32, 50])
+def test_errors_that_are_made_up_for_harm_outputs_less_than_rounding_to_the_nearest(inputs: int) -> None:
+    weights = np.random.default_rng(1).standard_normal((inputs, 20)).astype(np.float32)
+    moments = second_moments(inputs)
+
+    def harm(found: np.ndarray) -> float:
+        """The mean squared error of the outputs."""
+        error = found - weights
+        return float(np.einsum("io,ij,jo->", error, moments, error))
+
+    nearest = four_bits(weights, np.diag(np.diag(moments)), 16)  # inputs that don't hang together: nothing to make up
+    assert harm(four_bits(weights, moments, 16).dequantized()) < 0.5 * harm(nearest.dequantized())
+    assert harm(eight_bits(weights, 1.0).dequantized()) < 0.05 * harm(nearest.dequantized())
+
+
+def test_inputs_that_never_came_and_weights_of_zero_do_no_harm() -> None:
+    found = four_bits(np.zeros((32, 3), np.float32), np.zeros((32, 32)), 16)
+    assert not found.dequantized().any()
+    assert isinstance(eight_bits(np.zeros((4, 2), np.float32), 0.0), EightBits)
+    assert not eight_bits(np.zeros((4, 2), np.float32), 0.0).dequantized().any()

@@ -1,0 +1,123 @@
+"""Promises of the form that sums are brought into: the same values from fewer products and fewer bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from recurlm.config import Export, Variant
+from recurlm.export.assemble import to_model
+from recurlm.export.graphs import Builder, Traces
+from recurlm.export.sums import simplify
+from recurlm.model import LanguageModel, build
+from recurlm.variants import REGISTRY
+
+CAUSAL = [name for name, kind in REGISTRY.items() if kind.causal]
+VOCABULARY = 13
+
+
+def random_model(name: str) -> LanguageModel:
+    torch.manual_seed(3)
+    model = build(name, Variant(cell=name, embedding_size=6, hidden_size=8, layers=2), VOCABULARY)
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.4)
+    return model.eval().requires_grad_(False)
+
+
+def traced(model: LanguageModel) -> onnx.GraphProto:
+    traces: Traces = {}
+    Builder(model, [], Export(), traces=traces).step()
+    return traces["Step logits " + " ".join(f"next_state.{name}" for name in model.recurrence.state_spec)]
+
+
+def run(graph: onnx.GraphProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    model = to_model(graph, 18, 8, {}).SerializeToString()
+    return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, feeds)
+
+
+def products(graph: onnx.GraphProto) -> int:
+    return sum(node.op_type in ("MatMul", "Gemm") for node in graph.node)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("largest_table", [10**6, 0], ids=["folded", "not folded"])
+def test_a_step_stays_what_it_was(name: str, largest_table: int) -> None:
+    model = random_model(name)
+    before, after = traced(model), onnx.GraphProto()
+    after.CopyFrom(before)
+    simplify(after, largest_table)
+    spec = model.recurrence.state_spec
+    random = np.random.default_rng(0)
+    feeds = {f"state.{key}": random.standard_normal((3, *shape)).astype(np.float32) for key, shape in spec.items()}
+    feeds["token"] = np.array([0, 5, 12])
+    for old, new in zip(run(before, feeds), run(after, feeds), strict=True):
+        np.testing.assert_allclose(new, old, rtol=1e-5, atol=1e-5)
+    assert products(after) < products(before) if largest_table else products(after) <= products(before)
+    assert len(after.node) <= len(before.node)
+
+
+def test_a_folded_step_reads_no_embedding_and_an_unfolded_one_still_shares_it_with_the_decoder() -> None:
+    folded, unfolded = traced(random_model("lstm")), onnx.GraphProto()
+    unfolded.CopyFrom(folded)
+    simplify(folded, 10**6)
+    simplify(unfolded, 0)
+    tables = [weight for weight in folded.initializer if list(weight.dims) == [VOCABULARY, 4 * 8]]
+    assert len(tables) == 1
+    shared = [weight for weight in unfolded.initializer if list(weight.dims) == [VOCABULARY, 6]]
+    assert len(shared) == 1
+
+
+def test_weights_are_stacked_only_at_whole_blocks() -> None:
+    graph = traced(random_model("lstm"))
+    origins = simplify(graph, 10**6, block=16)  # layer 1 reads 8 outputs of layer 0, and its own 8
+    assert all(len(parts) <= 1 for parts in origins.values())
+    graph = traced(random_model("lstm"))
+    origins = simplify(graph, 10**6, block=8)
+    assert sorted(len(parts) for parts in origins.values() if parts)[-1] == 2
+
+
+TERMS = ["product a", "product b", "row", "bias", "value"]
+
+
+@given(st.lists(st.sampled_from(TERMS), min_size=1, max_size=6), st.booleans(), st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None)
+def test_any_sum_in_any_order_stays_what_it_was(terms: list[str], left_first: bool, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    nodes = [helper.make_node("Gather", ["table", "token"], ["x"], axis=0)]
+    weights = {"table": random.standard_normal((5, 3)).astype(np.float32)}
+    total = ""
+    for number, term in enumerate(terms):
+        name = f"t{number}"
+        if term == "bias":
+            weights[name] = random.standard_normal(4).astype(np.float32)
+        elif term == "value":
+            nodes.append(helper.make_node("Tanh", ["c"], [name]))
+        else:
+            source = {"product a": "a", "product b": "b", "row": "x"}[term]
+            weights[f"w{number}"] = random.standard_normal((3, 4)).astype(np.float32)
+            nodes.append(helper.make_node("MatMul", [source, f"w{number}"], [name]))
+        if total:
+            pair = [total, name] if left_first else [name, total]
+            nodes.append(helper.make_node("Add", pair, [f"s{number}"]))
+        total = f"s{number}" if total else name
+    nodes += [helper.make_node("Add", [total, "c"], ["y"]), helper.make_node("Sigmoid", ["y"], ["z"])]
+    value = helper.make_tensor_value_info
+    inputs = [value("token", TensorProto.INT64, ["n"]), value("c", TensorProto.FLOAT, ["n", 4])]
+    inputs += [value(name, TensorProto.FLOAT, ["n", 3]) for name in "ab"]
+    outputs = [value(name, TensorProto.FLOAT, ["n", 4]) for name in "yz"]
+    initializers = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    before = helper.make_graph(nodes, "sum", inputs, outputs, initializers)
+    after = onnx.GraphProto()
+    after.CopyFrom(before)
+    simplify(after, 10**6)
+    feeds = {"token": np.array([4, 0]), "c": random.standard_normal((2, 4)).astype(np.float32)}
+    feeds |= {name: random.standard_normal((2, 3)).astype(np.float32) for name in "ab"}
+    for old, new in zip(run(before, feeds), run(after, feeds), strict=True):
+        np.testing.assert_allclose(new, old, rtol=1e-5, atol=1e-5)
+    assert products(after) <= 1

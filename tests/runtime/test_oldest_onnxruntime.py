@@ -1,0 +1,62 @@
+"""The oldest onnxruntime that the README names draws the tokens of the present one, in an environment of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+from tiny_bundles import TinyBundles
+
+from recurlm.runtime import Generator
+from recurlm.variants import REGISTRY
+
+OLDEST = "1.15.1"  # with wheels for Python 3.11; the opset is that of 1.14
+OLDEST_FOR_INT4 = "1.17"
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+CAUSAL = [name for name, kind in REGISTRY.items() if kind.causal]
+SETTINGS = [
+    {"seed": 1},
+    {"seed": 2, "top_k": 0, "top_p": 0.8, "min_p": 0.02, "repetition_penalty": 1.2},
+    {"temperature": 0.0},
+]
+SCRIPT = """
+import json, sys
+import onnxruntime
+from recurlm.errors import InputError
+from recurlm.runtime import Generator
+folders, settings = json.loads(sys.argv[1])
+texts = [[Generator.from_bundle(folder).generate("king or", 40, **one) for one in settings] for folder in folders]
+try:
+    Generator.from_bundle(sys.argv[2])
+    refusal = ""
+except InputError as error:
+    refusal = str(error)
+print(json.dumps([onnxruntime.__version__, texts, refusal]))
+"""
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason=f"onnxruntime {OLDEST} has no wheel for this Python")
+def test_the_oldest_onnxruntime_gives_the_same_text(bundles: TinyBundles, tmp_path: Path) -> None:
+    folders = [str(bundles(name, "bpe", precision)) for name in CAUSAL for precision in ("fp32", "int8")]
+    venv.create(tmp_path / "old", with_pip=True)
+    python = str(tmp_path / "old/bin/python")
+    packages = [f"onnxruntime=={OLDEST}", "numpy<2", "tokenizers"]
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+    found = subprocess.run(
+        [python, "-c", SCRIPT, json.dumps([folders, SETTINGS]), str(bundles("lstm", "bpe", "int4"))],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(SOURCE)},
+    )
+    assert found.returncode == 0, found.stderr
+    version, texts, refusal = json.loads(found.stdout)
+    assert version == OLDEST
+    assert texts == [
+        [Generator.from_bundle(folder).generate("king or", 40, **one) for one in SETTINGS] for folder in folders
+    ]
+    assert f"onnxruntime {OLDEST} cannot run it" in refusal
+    assert "\n" not in refusal
