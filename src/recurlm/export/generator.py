@@ -70,7 +70,9 @@ class GeneratorGraph:
         final, drawn = self._draw_with(after | {"seen": first["seen"]}, trips, penalizes, stops)
         kind: tuple[int, Shape] = (INT, ["new_time", "batch"])
         (drawn,) = graph.choose(special, lambda branch: [drawn], lambda branch: [plain], [kind])
-        tokens = graph.op("Transpose", drawn, perm=[1, 0])
+        # What a loop without a trip collects has lost its batch.
+        shape = graph.op("Concat", graph.constant([-1]), graph.op("Shape", self.length), axis=0)
+        tokens = graph.op("Transpose", graph.op("Reshape", drawn, shape), perm=[1, 0])
         graph.output(tokens, "tokens", INT, ["batch", "new_time"])
         absent = graph.op("Equal", tokens, none)
         present = graph.op("Cast", graph.op("Not", absent), to=INT)
