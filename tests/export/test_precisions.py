@@ -1,0 +1,188 @@
+"""Promises of int8 and int4: all products rounded, PyTorch that rounds likewise gives the same, a bounded loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from recurlm.config import Evaluate, Export, PerplexityLoss, Precision, Sampling, Variant, Verify
+from recurlm.evaluation.metrics import describe
+from recurlm.evaluation.perplexity import score
+from recurlm.export.bundle import ROUNDING, write_graphs
+from recurlm.export.graphs import Builder, Traces
+from recurlm.export.precision import rounding_for
+from recurlm.export.proof.checks import GREEDY, ProofError, chunked_calls
+from recurlm.export.proof.prove import prove
+from recurlm.export.proof.reference import Reference
+from recurlm.export.proof.rounded import Rounded
+from recurlm.export.proof.rounded_checks import rounded_steps, rounded_tokens
+from recurlm.export.proof.sessions import Graphs
+from recurlm.export.quantize import Rounding, count_products
+from recurlm.model import LanguageModel, build
+from recurlm.storage import read_json
+from recurlm.tokens.files import TokenFile
+from recurlm.variants import REGISTRY
+
+VOCABULARY = 43
+MANIFEST = {
+    "special": {"start": 0, "blank": 1, "unknown": None, "end_of_line": None},
+    "tokenizer_sha256": "0" * 64,
+    "kind": "char",
+    "corpus": {},
+}
+TEXT = np.random.default_rng(0).integers(2, VOCABULARY, 3000).astype(np.uint16)
+SAMPLINGS = [GREEDY, Sampling(), Sampling(temperature=0.7, top_k=5), Sampling(temperature=1.2, top_p=0.8)]
+SCORING = Evaluate(batch_size=3, section_tokens=40, warmup_tokens=10)
+ROUNDED: list[Precision] = ["int8", "int4"]
+
+
+def random_model(name: str) -> LanguageModel:
+    torch.manual_seed(4)
+    block = Variant(cell=name, embedding_size=20, hidden_size=24, layers=2)
+    model = build(name, block, VOCABULARY).eval().requires_grad_(False)
+    model.embedding.weight.mul_(2)
+    return model
+
+
+class Made:
+    """A model's graphs in a precision, and PyTorch that rounds likewise."""
+
+    def __init__(self, name: str, precision: Precision, folder: Path, traces: Traces, settings: Export) -> None:
+        self.name, self.precision, self.folder = name, precision, folder
+        self.model = random_model(name)
+        self.products = write_graphs(folder, name, self.model, MANIFEST, settings, precision, TEXT, traces)
+        self.reference = Reference(self.model, [1] if self.model.causal else [0, 1])
+        self.graphs = Graphs(folder)
+        self.rounded = Rounded(load_file(folder / ROUNDING))
+
+
+@pytest.fixture(scope="module")
+def traces() -> dict[str, Traces]:
+    return {name: {} for name in REGISTRY}
+
+
+@pytest.fixture(scope="module", params=[(name, precision) for name in REGISTRY for precision in ROUNDED], ids="-".join)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, traces: dict[str, Traces]) -> Made:
+    name, precision = request.param
+    return Made(name, precision, tmp_path_factory.mktemp(name), traces[name], Export(int4_block=16))
+
+
+def text_of(length: int) -> np.ndarray:
+    return np.random.default_rng(2).integers(2, VOCABULARY, length)
+
+
+def test_every_product_of_every_graph_is_rounded_and_counted(made: Made) -> None:
+    assert made.products.keys() == {made.precision} or {k for k, v in made.products.items() if v} == {made.precision}
+    counts = [count_products(onnx.load(file).graph) for file in made.folder.glob("*.onnx")]
+    assert sum(count[made.precision] for count in counts) == made.products[made.precision]
+    assert not any(count["fp32"] for count in counts)
+
+
+def test_steps_are_those_of_pytorch_that_rounds_likewise(made: Made) -> None:
+    found = rounded_steps(made.reference, made.rounded, made.graphs, text_of(300), tolerance=1e-4)
+    assert found.compared == 3 * 128
+    assert found.largest_difference < 1e-4
+    assert made.rounded.met == {key.split(".")[1] for key in made.rounded.arithmetic}
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_tokens_are_those_of_pytorch_that_rounds_likewise(made: Made, sampling: Sampling) -> None:
+    uniform = np.random.default_rng(3).random(150, np.float32)
+    text = text_of(11 if made.model.causal else 150)
+    tally = rounded_tokens(made.reference, made.rounded, made.graphs, text, uniform, sampling, error=1e-5)
+    assert tally.tokens == 150
+    assert tally.near_ties <= 5
+
+
+def test_chunked_calls_give_the_tokens_of_one_call(made: Made) -> None:
+    if made.model.causal:
+        chunked_calls(made.graphs, text_of(5), np.random.default_rng(3).random(90, np.float32), Sampling())
+
+
+def test_a_model_that_is_rounded_otherwise_fails(made: Made) -> None:
+    """Weights off by a hundredth are no float error."""
+    arithmetic = {
+        key: value * 1.01 if key.startswith("weights.") else value for key, value in made.rounded.arithmetic.items()
+    }
+    with pytest.raises(ProofError, match=r"held no number on the edge|of the steps are those of PyTorch"):
+        rounded_steps(made.reference, Rounded(arithmetic), made.graphs, text_of(300), tolerance=1e-4)
+
+
+def test_a_product_that_was_not_seen_is_an_error_and_stays_in_fp32_never() -> None:
+    model = random_model("lstm")
+    with pytest.raises(ValueError, match="was not seen while the model read text"):
+        Builder(model, [], Export(), "int8", Rounding({})).step()
+
+
+def test_a_large_table_is_rounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recurlm.export.quantize.SMALLEST_TABLE", 0)
+    for number, settings in enumerate((Export(int4_block=16), Export(int4_block=16, largest_table_megabytes=0))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        made = Made("gru", "int8", folder, {}, settings)
+        found = rounded_steps(made.reference, made.rounded, made.graphs, text_of(300), tolerance=1e-4)
+        assert found.largest_difference < 1e-4
+        assert any(key.startswith("error.") for key in made.rounded.arithmetic)
+        step = onnx.load(folder / "step.onnx").graph
+        assert not [
+            w
+            for w in step.initializer
+            if w.data_type == onnx.TensorProto.FLOAT
+            and w.dims[:1] == [VOCABULARY]
+            and len(w.dims) > 1
+            and w.dims[1] > 1
+        ]
+
+
+def test_the_same_text_gives_the_same_bytes(traces: dict[str, Traces], tmp_path: Path) -> None:
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        Made("lstm", "int4", folder, traces["lstm"], Export(int4_block=16))
+    for file in sorted((tmp_path / "a").iterdir()):
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+
+
+def held_out() -> TokenFile:
+    ids = np.array([0, *text_of(199)], np.uint16)
+    counts = {"tokens": 199, "words": 60, "bytes": 199, "characters": 199, "out_of_vocabulary_words": 0}
+    return TokenFile(ids, np.array([0, 200]), counts, MANIFEST)
+
+
+@pytest.mark.parametrize("bound", [0.05, 0.0])
+def test_the_proof_states_the_loss_of_perplexity_and_fails_past_its_bound(made: Made, bound: float) -> None:
+    tokens = held_out()
+    found = score(made.model, tokens.ids, tokens.starts, 40, 10, 3)
+    metrics = describe(found, tokens.counts, made.model.causal)
+    name = "nats_per_token" if made.model.causal else "pseudo_nats_per_token"
+    if bound == 0.0:
+        metrics = metrics | {name: metrics[name] - 0.2}  # as if PyTorch were better by far
+    loss = PerplexityLoss(int8=bound, int4=bound)
+    settings = Verify(tokens=60, sampling=(Sampling(temperature=0.8, top_k=5),), perplexity_loss=loss)
+    if bound == 0.0:
+        with pytest.raises(ProofError, match=rf"{made.precision} raises the perplexity by .*verify\.perplexity_loss"):
+            prove("v", made.model, made.folder, tokens, metrics, settings, SCORING)
+        return
+    proof = prove("v", made.model, made.folder, tokens, metrics, settings, SCORING)
+    assert abs(proof["perplexity_loss"]) < bound
+    assert proof["precision"] == made.precision
+    assert proof["greedy_tokens_identical"] + proof["sampled_tokens_identical"] + proof["near_ties"] == 120
+
+
+def test_calibration_reads_text_of_the_length_that_it_is_told(traces: dict[str, Traces]) -> None:
+    model = random_model("gru")
+    settings = Export(calibration_tokens=64, int4_block=16)
+    assert rounding_for(model, settings, "fp32", TEXT, traces["gru"]) is None
+    short = rounding_for(model, settings, "int8", TEXT[:10], traces["gru"])
+    assert short is not None
+    assert len(short.products) == 5  # layer 0's U; layer 1's W and U; the projection and the decoder
+
+
+def test_graphs_json_says_how_many_products_are_in_which_precision(made: Made) -> None:
+    description = read_json(made.folder / "graphs.json")
+    assert description["precision"] == made.precision
+    assert description["products"] == {made.precision: made.products[made.precision]}
