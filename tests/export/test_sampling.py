@@ -7,15 +7,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recurlm.export.sampling import covered, cut, divisor, draw, penalize, sample, scale, suppression, threshold
+from recurlm.export.sampling import (
+    covered,
+    cut,
+    divisor,
+    draw,
+    limits,
+    penalize,
+    sample,
+    scale,
+    suppression,
+    threshold,
+    weigh,
+)
 
 LOGITS = st.lists(st.integers(-40, 40).map(lambda n: n / 4), min_size=2, max_size=30)
 
 
 def cut_all(scaled: Tensor, top_k: Tensor, top_p: Tensor, min_p: float = 0.0) -> Tensor:
     """`cut` with the whole vocabulary ranked."""
-    ranked = torch.topk(scaled, scaled.shape[1]).values
-    return cut(scaled, ranked, top_k, top_p, torch.full_like(top_p, min_p))
+    return cut_ranked(scaled, torch.topk(scaled, scaled.shape[1]).values, top_k, top_p, min_p)
+
+
+def cut_ranked(scaled: Tensor, ranked: Tensor, top_k: Tensor, top_p: Tensor, min_p: float) -> Tensor:
+    asked = limits(top_k, top_p, torch.full_like(top_p, min_p), scaled.shape[1])
+    return cut(scaled, ranked, weigh(scaled, ranked), **asked._asdict())
 
 
 def one_row(values: list[float]) -> Tensor:
@@ -115,11 +131,11 @@ def test_what_is_covered_is_cut_like_the_whole_vocabulary(
     values: list[float], width: int, k: int, p: float, min_p: float
 ) -> None:
     scaled, top_k, top_p = one_row(values), torch.tensor([min(k, len(values))]), torch.tensor([p])
-    ranked = torch.topk(scaled, min(width, len(values))).values
-    if bool(covered(scaled, ranked, top_k, top_p)):
-        assert torch.equal(
-            cut(scaled, ranked, top_k, top_p, torch.tensor([min_p])), cut_all(scaled, top_k, top_p, min_p)
-        )
+    width = min(max(width, k), len(values))
+    ranked = torch.topk(scaled, width).values
+    asked = limits(top_k, top_p, torch.tensor([min_p]), len(values))
+    if bool(covered(ranked, weigh(scaled, ranked), asked.limited, asked.nucleus, asked.ranks)):
+        assert torch.equal(cut_ranked(scaled, ranked, top_k, top_p, min_p), cut_all(scaled, top_k, top_p, min_p))
     else:
         assert len(values) > width
 

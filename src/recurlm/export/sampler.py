@@ -12,7 +12,7 @@ from onnx import TensorProto
 
 from recurlm.export import sampling
 from recurlm.export.assemble import Graph, Shape
-from recurlm.export.steps import Covered, Cut, Draw, Penalize, Remember, Scale
+from recurlm.export.steps import Covered, Cut, Draw, Limits, Penalize, Remember, Scale, Weigh
 from recurlm.export.trace import trace
 
 FLOAT, INT, BOOL, DOUBLE = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.DOUBLE
@@ -25,9 +25,7 @@ class Settings:
 
     divisor: str  # [rows, 1]
     greedy: str  # [rows, 1] of bool
-    top_k: str
-    top_p: str
-    min_p: str
+    limits: dict[str, str]  # of sampling.Limits
     cuts: str  # whether some row asks for top-k, top-p or min-p
     width: str  # how many of the likeliest tokens are ranked at first,
     certain: str  # and whether these must be enough
@@ -49,7 +47,6 @@ class Sampler:
         divisor = graph.op("Where", greedy, graph.constant(sampling.GREEDY, np.float32), column)
         by_p = graph.op("Less", top_p, one)
         by_k = graph.op("Greater", top_k, zero)
-        top_k = graph.op("Min", top_k, graph.constant(self.vocabulary_size))
         by_min_p = graph.op("Greater", min_p, graph.constant(0.0, np.float32))
         cuts = graph.any(graph.op("Or", graph.op("Or", by_k, by_p), by_min_p))
         by_p_alone = graph.op("And", by_p, graph.op("Not", by_k))
@@ -57,9 +54,8 @@ class Sampler:
         certain = graph.op("Not", graph.any(by_p_alone))
         widest = graph.op("ReduceMax", graph.op("Max", nucleus, top_k), keepdims=0)
         width = graph.op("Min", widest, graph.constant(self.vocabulary_size))
-        return Settings(
-            divisor, greedy, top_k, top_p, min_p, cuts, graph.op("Unsqueeze", width, graph.constant([0])), certain
-        )
+        limits = graph.inline(self._parts["limits"], {"top_k": top_k, "top_p": top_p, "min_p": min_p})
+        return Settings(divisor, greedy, limits, cuts, graph.op("Unsqueeze", width, graph.constant([0])), certain)
 
     def thresholds(self, graph: Graph, uniform: str, settings: Settings) -> str:
         """Uniform numbers [rows, time] as what `sampling.draw` compares with."""
@@ -72,21 +68,27 @@ class Sampler:
 
     def cut(self, graph: Graph, scaled: str, settings: Settings) -> str:
         """Top-k, top-p and min-p, where some row asks for them."""
-        asks = {"top_k": settings.top_k, "top_p": settings.top_p}
+        kinds: list[tuple[int, Shape]] = [(FLOAT, ["rows", "width"]), (DOUBLE, ["weighed", 1])]
+
+        def ranked_by_nucleus(branch: Graph, some: str) -> list[str]:
+            whole = branch.inline(self._parts["weigh"], {"scaled": scaled, "ranked": some})["whole"]
+            asks = {name: settings.limits[name] for name in ("limited", "nucleus", "ranks")}
+            enough = branch.inline(self._parts["covered"], {"ranked": some, "whole": whole, **asks})["covered"]
+            everything = branch.constant([self.vocabulary_size])
+            ranked = branch.choose(
+                branch.all(enough), lambda _: [some], lambda inner: [inner.top(scaled, everything)], kinds[:1]
+            )
+            return [*ranked, whole]
 
         def kept(branch: Graph) -> list[str]:
             some = branch.top(scaled, settings.width)
-            ranked_kind: list[tuple[int, Shape]] = [(FLOAT, ["rows", "width"])]
-
-            def enough(inner: Graph) -> list[str]:
-                checked = inner.inline(self._parts["covered"], {"scaled": scaled, "ranked": some, **asks})["covered"]
-                everything = inner.constant([self.vocabulary_size])
-                return inner.choose(
-                    inner.all(checked), lambda _: [some], lambda last: [last.top(scaled, everything)], ranked_kind
-                )
-
-            (ranked,) = branch.choose(settings.certain, lambda _: [some], enough, ranked_kind)
-            values = {"scaled": scaled, "ranked": ranked, **asks, "min_p": settings.min_p}
+            ranked, whole = branch.choose(
+                settings.certain,
+                lambda inner: [some, inner.constant([[1.0]], np.float64)],  # not looked at
+                lambda inner: ranked_by_nucleus(inner, some),
+                kinds,
+            )
+            values = {"scaled": scaled, "ranked": ranked, "whole": whole, **settings.limits}
             return [branch.inline(self._parts["cut"], values)["kept"]]
 
         return graph.choose(settings.cuts, kept, lambda branch: [scaled], [(FLOAT, self.shape)])[0]
@@ -108,18 +110,22 @@ def _parts(vocabulary_size: int, suppressed: tuple[int, ...], opset: int) -> dic
     rows, one = torch.zeros(2, vocabulary_size), torch.ones(2)
     token = torch.zeros(2, dtype=torch.int64)
     seen = torch.zeros(2, vocabulary_size, dtype=torch.bool)
-    likeliest = {"scaled": rows, "ranked": torch.zeros(2, 3), "top_k": token, "top_p": one}
     mask = sampling.suppression(vocabulary_size, list(suppressed))
-    modules: list[tuple[str, torch.nn.Module, dict[str, torch.Tensor], str]] = [
-        ("penalize", Penalize(), {"logits": rows, "seen": seen, "penalty": one}, "penalized"),
-        ("remember", Remember(), {"seen": seen, "token": token}, "remembered"),
-        ("scale", Scale(mask), {"logits": rows, "divisor": one[:, None]}, "scaled"),
-        ("covered", Covered(), likeliest, "covered"),
-        ("cut", Cut(), likeliest | {"min_p": one}, "kept"),
-        ("draw", Draw(), {"scaled": rows, "threshold": torch.zeros(2, 1, dtype=torch.float64)}, "token"),
+    ranked, whole = torch.zeros(2, 3), torch.ones(2, 1, dtype=torch.float64)
+    asked = sampling.limits(token, one, one, vocabulary_size)._asdict()
+    some = {name: asked[name] for name in ("limited", "nucleus", "ranks")}
+    modules: list[tuple[str, torch.nn.Module, dict[str, torch.Tensor], list[str]]] = [
+        ("penalize", Penalize(), {"logits": rows, "seen": seen, "penalty": one}, ["penalized"]),
+        ("remember", Remember(), {"seen": seen, "token": token}, ["remembered"]),
+        ("scale", Scale(mask), {"logits": rows, "divisor": one[:, None]}, ["scaled"]),
+        ("limits", Limits(vocabulary_size), {"top_k": token, "top_p": one, "min_p": one}, list(asked)),
+        ("weigh", Weigh(), {"scaled": rows, "ranked": ranked}, ["whole"]),
+        ("covered", Covered(), {"ranked": ranked, "whole": whole, **some}, ["covered"]),
+        ("cut", Cut(), {"scaled": rows, "ranked": ranked, "whole": whole, **asked}, ["kept"]),
+        ("draw", Draw(), {"scaled": rows, "threshold": whole}, ["token"]),
     ]
     wide = {"ranked": "width"}
     return {
-        name: trace(module, inputs, [output], opset, wide if "ranked" in inputs else {})
-        for name, module, inputs, output in modules
+        name: trace(module, inputs, outputs, opset, wide if "ranked" in inputs else {})
+        for name, module, inputs, outputs in modules
     }

@@ -10,6 +10,8 @@ The order is that of most libraries: repetition penalty, temperature, top-k, top
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -55,56 +57,76 @@ def scale(
     return (logits + suppressed) / divisor
 
 
-def weigh(
-    scaled: Float[Tensor, "batch vocabulary"], ranked: Float[Tensor, "batch width"]
-) -> tuple[Float[Tensor, "batch width"], Float[Tensor, "batch 1"]]:
-    """Probabilities of the likeliest tokens, and of the whole vocabulary, both over that of the likeliest one."""
-    largest = ranked[:, :1]
-    return torch.exp(ranked - largest).double(), torch.exp(scaled - largest).double().sum(dim=-1, keepdim=True)
+class Limits(NamedTuple):
+    """What a row may draw: what follows from its top_k, top_p and min_p before any logit is known."""
+
+    limited: Bool[Tensor, "batch 1"]  # top_k is asked for;
+    place: Int[Tensor, "batch 1"]  # then the place of the last of the likeliest tokens
+    nucleus: Float[Tensor, "batch 1"]  # float64: the share of the probability to keep; 2 where all of it is
+    ranks: Bool[Tensor, "batch 1"]  # top_k or top_p is asked for
+    log_min_p: Float[Tensor, "batch 1"]
+
+
+def limits(
+    top_k: Int[Tensor, "batch"], top_p: Float[Tensor, "batch"], min_p: Float[Tensor, "batch"], vocabulary_size: int
+) -> Limits:
+    """top_k 0, top_p 1 and min_p 0 keep every token."""
+    limited = top_k > 0
+    place = top_k.clamp(1, vocabulary_size) - 1
+    nucleus = torch.where(top_p < 1, top_p, 2.0).double()
+    ranks = limited | (top_p < 1)
+    return Limits(limited[:, None], place[:, None], nucleus[:, None], ranks[:, None], torch.log(min_p)[:, None])
+
+
+def weigh(scaled: Float[Tensor, "batch vocabulary"], ranked: Float[Tensor, "batch width"]) -> Float[Tensor, "batch 1"]:
+    """The probability of the whole vocabulary, over that of the likeliest token."""
+    return torch.exp(scaled - ranked[:, :1]).double().sum(dim=-1, keepdim=True)
 
 
 def covered(
-    scaled: Float[Tensor, "batch vocabulary"],
     ranked: Float[Tensor, "batch width"],
-    top_k: Int[Tensor, "batch"],
-    top_p: Float[Tensor, "batch"],
-) -> Bool[Tensor, "batch"]:
-    """Whether the `width` likeliest tokens are all that `cut` needs to look at."""
-    weight, whole = weigh(scaled, ranked)
-    reaches = weight.sum(dim=-1) >= top_p.double() * whole[:, 0]
-    return ((top_k > 0) & (top_k <= ranked.shape[1])) | ((top_k == 0) & ((top_p >= 1) | reaches))
+    whole: Float[Tensor, "batch 1"],
+    limited: Bool[Tensor, "batch 1"],
+    nucleus: Float[Tensor, "batch 1"],
+    ranks: Bool[Tensor, "batch 1"],
+) -> Bool[Tensor, "batch 1"]:
+    """Whether the `width` likeliest tokens, at least as many as any top_k, are all that `cut` needs to look at."""
+    weight = torch.exp(ranked - ranked[:, :1]).double().sum(dim=-1, keepdim=True)
+    return limited | ~ranks | (weight >= nucleus * whole)
 
 
 def cut(
     scaled: Float[Tensor, "batch vocabulary"],
     ranked: Float[Tensor, "batch width"],
-    top_k: Int[Tensor, "batch"],
-    top_p: Float[Tensor, "batch"],
-    min_p: Float[Tensor, "batch"],
+    whole: Float[Tensor, "batch 1"],
+    limited: Bool[Tensor, "batch 1"],
+    place: Int[Tensor, "batch 1"],
+    nucleus: Float[Tensor, "batch 1"],
+    ranks: Bool[Tensor, "batch 1"],
+    log_min_p: Float[Tensor, "batch 1"],
 ) -> Float[Tensor, "batch vocabulary"]:
     """Put −inf where a token is not among the `top_k` likeliest, not in the nucleus, or too rare beside the likeliest.
 
     The nucleus is the smallest set of the likeliest tokens that together hold at least `top_p` of the probability that
     top_k left (Holtzman et al. 2020). `min_p` keeps tokens of at least that share of the likeliest one's probability
-    (Nguyen et al. 2024, arXiv:2407.01082). top_k 0, top_p 1 and min_p 0 cut nothing. Tokens as likely as the last one
-    kept are kept too.
+    (Nguyen et al. 2024, arXiv:2407.01082). Tokens as likely as the last one kept are kept too.
 
     Args:
         ranked: the likeliest logits, largest first: all of them, or as many as are `covered`.
+        whole: what `weigh` says; it is not looked at in rows that are limited.
+        limited: with all that follows, see `Limits`.
     """
-    limited = top_k[:, None] > 0
-    last = torch.gather(ranked, 1, (top_k[:, None] - 1).clamp(0, ranked.shape[1] - 1))
-    among_k = (ranked >= last) | ~limited
-    weight, whole = weigh(scaled, ranked)
-    weight = torch.where(among_k, weight, torch.zeros_like(weight))
+    largest = ranked[:, :1]
+    last = torch.where(limited, torch.gather(ranked, 1, place), -torch.inf)
+    weight = torch.where(ranked >= last, torch.exp(ranked - largest).double(), 0.0)
     whole = torch.where(limited, weight.sum(dim=-1, keepdim=True), whole)
     before = torch.cumsum(weight, dim=-1) - weight
-    inside = among_k & ((before < top_p[:, None].double() * whole) | (top_p[:, None] >= 1))
-    lowest = torch.where(inside, ranked, torch.full_like(ranked, torch.inf)).amin(dim=-1, keepdim=True)
-    # What is ranked may end before a row that cuts nothing does.
-    lowest = torch.where(limited | (top_p[:, None] < 1), lowest, torch.full_like(lowest, -torch.inf))
-    lowest = torch.maximum(lowest, ranked[:, :1] + torch.log(min_p[:, None]))
-    return torch.where(scaled >= lowest, scaled, torch.full_like(scaled, -torch.inf))
+    inside = (ranked >= last) & (before < nucleus * whole)
+    lowest = torch.where(inside, ranked, torch.inf).amin(dim=-1, keepdim=True)
+    # What is ranked may end before a row that asks for neither does.
+    lowest = torch.where(ranks, lowest, -torch.inf)
+    lowest = torch.maximum(lowest, largest + log_min_p)
+    return torch.where(scaled >= lowest, scaled, -torch.inf)
 
 
 def draw(
@@ -116,7 +138,8 @@ def draw(
     Sums are taken in float64, so that two runtimes that add in another order still agree.
     """
     cumulative = torch.cumsum(torch.softmax(scaled, dim=-1).double(), dim=-1)
-    before = cumulative <= threshold * cumulative[:, -1:]
+    total = cumulative.index_select(1, torch.tensor([scaled.shape[1] - 1]))
+    before = cumulative <= threshold * total
     # Counted in float32, which is exact up to 2^24 tokens and quicker in onnxruntime than integers.
     return before.float().sum(dim=-1).long()
 
@@ -137,7 +160,8 @@ def sample(
         logits = penalize(logits, seen, penalty)
     scaled = scale(logits, divisor(temperature), suppressed)
     ranked = torch.topk(scaled, scaled.shape[1], dim=-1).values
-    kept = cut(scaled, ranked, top_k, top_p, torch.zeros_like(top_p) if min_p is None else min_p)
+    asked = limits(top_k, top_p, torch.zeros_like(top_p) if min_p is None else min_p, scaled.shape[1])
+    kept = cut(scaled, ranked, weigh(scaled, ranked), **asked._asdict())
     return draw(kept, threshold(uniform, temperature))
 
 

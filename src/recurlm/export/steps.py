@@ -107,14 +107,28 @@ class Scale(nn.Module):
         return sampling.scale(logits, divisor, self.suppressed)
 
 
+class Limits(nn.Module):
+    def __init__(self, vocabulary_size: int) -> None:
+        super().__init__()
+        self.vocabulary_size = vocabulary_size
+
+    def forward(self, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> tuple[Tensor, ...]:
+        return tuple(sampling.limits(top_k, top_p, min_p, self.vocabulary_size))
+
+
+class Weigh(nn.Module):
+    def forward(self, scaled: Tensor, ranked: Tensor) -> Tensor:
+        return sampling.weigh(scaled, ranked)
+
+
 class Covered(nn.Module):
-    def forward(self, scaled: Tensor, ranked: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-        return sampling.covered(scaled, ranked, top_k, top_p)
+    def forward(self, ranked: Tensor, whole: Tensor, limited: Tensor, nucleus: Tensor, ranks: Tensor) -> Tensor:
+        return sampling.covered(ranked, whole, limited, nucleus, ranks)
 
 
 class Cut(nn.Module):
-    def forward(self, scaled: Tensor, ranked: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
-        return sampling.cut(scaled, ranked, top_k, top_p, min_p)
+    def forward(self, scaled: Tensor, ranked: Tensor, whole: Tensor, *limits: Tensor) -> Tensor:
+        return sampling.cut(scaled, ranked, whole, *limits)
 
 
 class Draw(nn.Module):
