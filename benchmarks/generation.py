@@ -208,7 +208,7 @@ def measure(contenders: dict[str, Run], batch: int, threads: int, repeats: int) 
         for number in range(repeats + 1):
             for name, run in contenders.items():
                 tokens = TOKENS[batch] // (5 if name in CALLED else 1)
-                time.sleep(0.02)  # until the last one's threads no longer spin
+                time.sleep(0.02 if threads == 1 else 0.3)  # until the last one's threads no longer spin
                 spent = seconds(lambda run=run, tokens=tokens: run(batch, tokens))  # type: ignore[misc]
                 if number:  # the first round warms up
                     found[name].append(1e6 * spent / tokens)
