@@ -186,3 +186,15 @@ def test_graphs_json_says_how_many_products_are_in_which_precision(made: Made) -
     description = read_json(made.folder / "graphs.json")
     assert description["precision"] == made.precision
     assert description["products"] == {made.precision: made.products[made.precision]}
+
+
+def test_files_pass_the_checker_and_declare_nothing_fixed_that_is_free(made: Made) -> None:
+    for file in made.folder.glob("*.onnx"):
+        model = onnx.load(file)
+        onnx.checker.check_model(model, full_check=True)
+        domains = {opset.domain for opset in model.opset_import}
+        assert domains == ({"", "com.microsoft"} if made.precision == "int4" else {""})
+        for value in (*model.graph.input, *model.graph.output):
+            dimensions = value.type.tensor_type.shape.dim
+            free = 2 if value.name in {"prompt", "tokens", "uniform", "filled", "log_prob"} else min(len(dimensions), 1)
+            assert all(dimension.dim_param for dimension in dimensions[:free]), f"{file.name}: {value.name}"
