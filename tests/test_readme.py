@@ -12,11 +12,17 @@ from tiny_project import CHECKOUT, Project
 
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-ROWS = {
-    cells[0]: cells[1:]
-    for cells in ([cell.strip(" *") for cell in line.strip("|").split("|")] for line in README.splitlines())
-    if (CHECKOUT / f"data/metrics/{cells[0]}.json").is_file()
-}
+
+
+def rows(after: str) -> dict[str, list[str]]:
+    """The cells of a table with a row a variant, by their first: of the first table that stands after some words."""
+    table = README[README.index(after) :].split("\n\n", 2)[1]
+    lines = ([cell.strip(" *") for cell in line.strip("|").split("|")] for line in table.splitlines())
+    return {cells[0]: cells[1:] for cells in lines if (CHECKOUT / f"data/metrics/{cells[0]}.json").is_file()}
+
+
+ROWS = rows("38 plays of Shakespeare, 34 to learn from")
+PRECISIONS = rows("Each is exported in fp32, int8 and int4.")
 
 
 @pytest.mark.parametrize("variant", ["rnn", "gru", "lstm", "bilstm"])
@@ -29,6 +35,17 @@ def test_the_table_says_what_was_measured(variant: str) -> None:
     expected = [f"{test[f'{pseudo}bits_per_byte']:.3f}", f"{test[f'{pseudo}perplexity_per_token']:.1f}"]
     assert [cell for cell in ROWS[variant] if cell != "—"][2:4] == expected
     assert f"{metrics['parameters']:,}" in ROWS[variant]
+
+
+@pytest.mark.parametrize("variant", ["rnn", "gru", "lstm", "bilstm"])
+def test_the_table_of_precisions_says_what_was_proven(variant: str) -> None:
+    proofs = json.loads((CHECKOUT / f"data/metrics/proof/{variant}.json").read_bytes())
+    losses = [f"{100 * proofs[precision]['perplexity_loss']:+.2f} %" for precision in ("int8", "int4")]
+    same = [
+        f"{proofs[precision]['greedy_tokens_identical'] + proofs[precision]['sampled_tokens_identical']:,}"
+        for precision in ("int8", "int4")
+    ]
+    assert PRECISIONS[variant][3:] == [loss.replace("-", "−") for loss in losses] + same
 
 
 def test_gates_beat_no_gates() -> None:
