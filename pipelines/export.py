@@ -31,7 +31,9 @@ def main() -> None:
     with whole_folder(Path("data/graphs") / variant) as folder:
         for precision in params.export.precisions:
             (folder / precision).mkdir()
-            products = write_graphs(folder / precision, variant, trained, tokens, params.export, precision, text, traces)
+            products = write_graphs(
+                folder / precision, variant, trained, tokens, params.export, precision, text, traces
+            )
             told = ", ".join(f"{count} in {kind}" for kind, count in products.items() if count)
             print(f"{variant} {precision}: products of all graphs: {told}; none in another precision", flush=True)
 
