@@ -52,6 +52,8 @@ class Observer:
             The first output of each call, as a list.
         """
         watched, products = _watched(graph)
+        # Found once: a key is the hash of all the weights.
+        inputs = {output: self._inputs(weights) for output, weights in products.items()}
         model = helper.make_model(
             watched, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=self.ir_version
         )
@@ -63,12 +65,15 @@ class Observer:
             found = dict(zip(names, session.run(names, {**call, **state}), strict=True))
             state = {f"state.{name}": found[f"next_state.{name}"] for name in carried}
             firsts.append(found[names[0]])
-            for output, weights in products.items():
-                self._inputs(weights).add(found[output])
+            for output, sums in inputs.items():
+                sums.add(found[output])
         return firsts
 
     def _inputs(self, weights: Array) -> Inputs:
-        return self.inputs.setdefault(key_of(weights), Inputs(weights, np.zeros((len(weights), len(weights)))))
+        key = key_of(weights)
+        if key not in self.inputs:
+            self.inputs[key] = Inputs(weights, np.zeros((len(weights), len(weights))))
+        return self.inputs[key]
 
 
 def product_weights(node: onnx.NodeProto, weights: Mapping[str, Array]) -> Array | None:

@@ -46,10 +46,11 @@ class Rounding:
         for node in graph.node:
             product, table = product_weights(node, weights), _table(node, weights)
             if product is not None:
-                if key_of(product) not in self.products:
+                rounded = self.products.get(key_of(product))
+                if rounded is None:
                     raise ValueError(f"the product {node.output[0]} was not seen while the model read text")
-                writer.product(node, self.products[key_of(product)])
-                self._note_product(self.products[key_of(product)], origins.get(node.input[1], [product]))
+                writer.product(node, rounded)
+                self._note_product(rounded, origins.get(node.input[1], [product]))
             elif table is not None and table.nbytes >= SMALLEST_TABLE:
                 rounded_table = self.tables.setdefault(key_of(table), eight_bit_table(table))
                 writer.table(node, rounded_table)
