@@ -30,9 +30,9 @@ def recurlm_step(variant: str, hidden: int, batch: int, time_steps: int) -> tupl
     """A whole step as the stage `train` makes it: forward, backward, clip, Muon and AdamW."""
     from recurlm.config import Train, Variant
     from recurlm.model import build, count_parameters
-    from recurlm.training.loop import Trained, _task, _update
     from recurlm.training.memory import keep_freed_memory
     from recurlm.training.recipe import optimizers, precision
+    from recurlm.training.step import make_task, update
 
     keep_freed_memory()
     torch.use_deterministic_algorithms(True)
@@ -41,14 +41,16 @@ def recurlm_step(variant: str, hidden: int, batch: int, time_steps: int) -> tupl
     block = Variant(cell=variant, embedding_size=hidden, hidden_size=size, layers=2)
     model, recipe = build(variant, block, VOCABULARY), Train()
     updates = optimizers(model, recipe, block.learning_rate, block.rest_learning_rate)
-    run = Trained(precision=precision("auto", torch.device("cpu")))
+    arithmetic = precision("auto", torch.device("cpu"))
+    begins = torch.zeros(batch, time_steps, dtype=torch.bool)
     window = torch.randint(2, VOCABULARY, (batch, time_steps + 1))
     state = model.initial_state(batch)
     model.train()
 
     def step() -> None:
         nonlocal state
-        _, state = _update(model, _task(model, window, 1, recipe.blank_share), state, recipe, updates, run)
+        task = make_task(model, window, 1, recipe.blank_share)
+        _, state = update(model, task, begins, state, recipe, block, updates, arithmetic, batch)
 
     return step, 6.0 * count_parameters(model) * batch * time_steps
 

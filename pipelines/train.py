@@ -31,8 +31,9 @@ from recurlm.storage import sha256_of, whole_folder, write_json
 from recurlm.tokens.batches import Stream
 from recurlm.tokens.files import open_tokens
 from recurlm.training.checkpoint import Checkpoint, key_of
-from recurlm.training.loop import Point, StoppedError, Trained, count_steps, train
+from recurlm.training.loop import StoppedError, count_tokens, train
 from recurlm.training.memory import keep_freed_memory
+from recurlm.training.progress import Point, Trained
 from recurlm.training.recipe import precision
 
 # Of validation during training: faster than the stage evaluate, and near it.
@@ -48,7 +49,9 @@ def main() -> None:
     training, validation = (open_tokens(Path("data/tokens"), split) for split in ("train", "validation"))
     if validation.counts["tokens"] == 0:
         raise InputError("data/tokens: the validation split has no tokens: add text, or give it a larger share")
-    stream = Stream(training.ids, recipe.batch_size, recipe.sequence_length)
+    stream = Stream(
+        training.ids, recipe.batch_size, recipe.sequence_length, seed=recipe.seed if recipe.stream_offsets else None
+    )
 
     keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, CUDA's sums differ from run to run
@@ -58,14 +61,13 @@ def main() -> None:
     torch.manual_seed(recipe.seed)
     device = model.best_device(recipe.device)
     network = model.build(name, block, training.manifest["vocabulary_size"]).to(device)
-    blank = training.manifest["special"]["blank"]
-    steps = count_steps(recipe, stream)
     path = Path("data/checkpoints") / f"{name}.safetensors"
     checkpoint = Checkpoint(path, run_key(name, params, device), recipe.checkpoint_seconds)
     stop = stop_on_signals()
     every = 0.1 if sys.stderr.isatty() else 10  # a bar that moves on a terminal, a line now and then elsewhere
-    total = recipe.batch_size * recipe.sequence_length * steps
-    with tqdm(total=total, desc=f"train {name}", unit="token", unit_scale=True, mininterval=every) as bar:
+    with tqdm(
+        total=count_tokens(recipe, stream), desc=f"train {name}", unit="token", unit_scale=True, mininterval=every
+    ) as bar:
 
         def progress(tokens: int, loss: float) -> None:
             if math.isnan(loss):  # the run goes on from a checkpoint
@@ -78,9 +80,10 @@ def main() -> None:
             nats, count = score(network, validation.ids, validation.starts, SECTION_TOKENS, WARMUP_TOKENS, SECTIONS)
             return nats / count
 
-        rates = block.learning_rate, block.rest_learning_rate
         try:
-            run = train(network, stream, blank, recipe, *rates, validate, progress, checkpoint, stop)
+            run = train(
+                network, stream, training.manifest["special"], recipe, block, validate, progress, checkpoint, stop
+            )
         except StoppedError as stopped:
             bar.close()
             sys.stderr.write(f"recurlm: {stopped}; {path} is kept: run it again to go on\n")

@@ -12,7 +12,9 @@ from recurlm.errors import InputError, nearest
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Drop = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(gt=0, le=1)]
+Power = Literal[1, 2, 4, 8, 16, 32]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -91,9 +93,19 @@ class Train(Section):
     optimizer: Literal["muon", "adamw"] = "muon"
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0  # largest norm
-    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05  # of all steps
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05  # of the run
     schedule: Literal["linear", "cosine", "constant"] = "linear"
+    average: Literal["none", "ema", "triggered"] = "none"
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.998
+    trigger_patience: Count = 3  # validations
+    activation_regularization: Annotated[float, Field(ge=0)] = 0.0
+    temporal_regularization: Annotated[float, Field(ge=0)] = 0.0
+    ramp_share: Annotated[float, Field(ge=0, le=1)] = 0.0  # of the run, in which steps are smaller
+    ramp_batch: Power = 1  # parts of a batch at the start of the ramp
+    ramp_time: Power = 1  # parts of a window
     validations: Count = 6
+    stream_offsets: bool = True
+    document_reset: bool = True
     forget_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     blank_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
@@ -160,7 +172,11 @@ class Variant(BaseModel):
     embedding_size: Count
     hidden_size: Count
     layers: Count = 1
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Drop = 0.0  # between layers, and of inputs and outputs unless they have their own
+    input_dropout: Drop | None = None
+    output_dropout: Drop | None = None
+    embedding_dropout: Drop = 0.0  # tokens hidden as inputs
+    weight_drop: Drop = 0.0  # weights of the recurrent matrices
     tied: bool = True
     learning_rate: Annotated[float, Field(gt=0)] = 0.01
     rest_learning_rate: Annotated[float, Field(gt=0)] = 0.004  # with muon

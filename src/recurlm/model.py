@@ -19,7 +19,7 @@ from recurlm.config import Variant
 from recurlm.errors import InputError, nearest
 from recurlm.storage import check_sha256, read_json, sha256_of, write_json
 from recurlm.variants import REGISTRY
-from recurlm.variants.base import Recurrence, State
+from recurlm.variants.base import LockedDropout, Recurrence, State
 
 # torch makes this folder once an optimizer or the ONNX exporter imports its compiler; the default lies in /tmp.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.cwd() / ".cache" / "torchinductor"))
@@ -38,13 +38,17 @@ class LanguageModel(nn.Module):
         recurrence: Recurrence,
         vocabulary_size: int,
         embedding_size: int,
-        dropout: float = 0.0,
         tied: bool = True,
+        input_dropout: float = 0.0,
+        output_dropout: float = 0.0,
+        embedding_dropout: float = 0.0,
     ) -> None:
+        """The shares are those of training: of features that a row hides, and of tokens whose embedding is hidden."""
         super().__init__()
         self.recurrence = recurrence
         self.embedding = nn.Embedding(vocabulary_size, embedding_size)
-        self.dropout = nn.Dropout(dropout)
+        self.input_dropout, self.output_dropout = LockedDropout(input_dropout), LockedDropout(output_dropout)
+        self.embedding_dropout = embedding_dropout
         width = embedding_size if tied else recurrence.output_size
         self.projection = nn.Identity() if width == recurrence.output_size else nn.Linear(recurrence.output_size, width)
         self.decoder = nn.Linear(width, vocabulary_size)
@@ -68,8 +72,12 @@ class LanguageModel(nn.Module):
         self, tokens: Int[Tensor, "batch time"], state: State
     ) -> tuple[Float[Tensor, "batch time width"], State]:
         """Everything but the product with the vocabulary."""
-        y, state = self.recurrence(self.dropout(self.embed(tokens)), state)
-        return self.projection(self.dropout(y)), state
+        y, state = self.read(tokens, state)
+        return self.projection(self.output_dropout(y)), state
+
+    def read(self, tokens: Int[Tensor, "batch time"], state: State) -> tuple[Float[Tensor, "batch time output"], State]:
+        """What the recurrence says, as it says it."""
+        return self.recurrence(self.input_dropout(self.embed(tokens)), state)  # type: ignore[no-any-return]
 
     def forward(
         self, tokens: Int[Tensor, "batch time"], state: State
@@ -90,6 +98,10 @@ class LanguageModel(nn.Module):
         recurrence they would be next to nothing (Vaswani et al. 2017, section 3.4, do the same).
         """
         rows: Tensor = self.embedding(tokens)
+        if self.training and self.embedding_dropout:
+            # A token is hidden wherever it stands (Gal & Ghahramani 2016); as an output it stays.
+            kept = torch.rand(self.vocabulary_size, device=rows.device) >= self.embedding_dropout
+            rows = rows * (kept / (1 - self.embedding_dropout))[tokens][..., None]
         return rows * math.sqrt(self.embedding.embedding_dim)
 
     def decode(self, y: Float[Tensor, "*batch output"]) -> Float[Tensor, "*batch vocabulary"]:
@@ -111,7 +123,15 @@ def build(name: str, block: Variant, vocabulary_size: int) -> LanguageModel:
     recurrence = REGISTRY[name](
         block.embedding_size, block.hidden_size, block.layers, block.dropout, **_own_numbers(name, block)
     )
-    return LanguageModel(recurrence, vocabulary_size, block.embedding_size, block.dropout, block.tied)
+    return LanguageModel(
+        recurrence,
+        vocabulary_size,
+        block.embedding_size,
+        block.tied,
+        block.dropout if block.input_dropout is None else block.input_dropout,
+        block.dropout if block.output_dropout is None else block.output_dropout,
+        block.embedding_dropout,
+    )
 
 
 def _own_numbers(name: str, block: Variant) -> dict[str, Any]:

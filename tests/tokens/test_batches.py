@@ -42,6 +42,27 @@ def test_an_epoch_can_go_on_in_its_middle() -> None:
             stream[outside]
 
 
+@given(st.integers(1, 5), st.integers(1, 9), st.integers(0, 60), st.integers(1, 3), st.integers(0, 9))
+def test_with_a_seed_each_further_epoch_begins_elsewhere_and_goes_round(
+    batch: int, length: int, more: int, epoch: int, seed: int
+) -> None:
+    ids = np.arange(2 * batch + more)
+    stream = Stream(ids, batch, length, seed=seed)
+    assert all(torch.equal(stream.window(i), window) for i, window in enumerate(Stream(ids, batch, length)))
+    windows = [stream.window(i, epoch) for i in range(len(stream))]
+    rows = torch.cat([windows[0][:, :1], *(window[:, 1:] for window in windows)], dim=1)
+    begin = int(rows[0, 0])
+    assert rows.flatten().tolist() == [(begin + i) % len(ids) for i in range(rows.numel())]
+    assert torch.equal(Stream(ids, batch, length, seed=seed).window(0, epoch), windows[0])
+
+
+def test_epochs_begin_in_many_places() -> None:
+    ids = np.arange(10_000)
+    begins = {int(Stream(ids, 2, 5, seed=seed).window(0, epoch)[0, 0]) for seed in (1, 2) for epoch in (1, 2, 3)}
+    assert len(begins) == 6
+    assert int(Stream(ids, 2, 5).window(0, 3)[0, 0]) == 0
+
+
 def test_a_window_of_a_mapped_file_can_be_written_to(tmp_path: Path) -> None:
     np.arange(20, dtype=np.uint16).tofile(tmp_path / "ids.bin")
     ids = np.memmap(tmp_path / "ids.bin", np.uint16, mode="r")

@@ -5,16 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from recurlm.config import Train, Variant
 from recurlm.errors import InputError
 from recurlm.model import LanguageModel, build
 from recurlm.tokens.batches import Stream
-from recurlm.training.loop import Trained, _task, carry, forget, train, validation_steps
+from recurlm.training.loop import train, validation_due
+from recurlm.training.progress import Trained
+from recurlm.training.step import carry
 from recurlm.variants import REGISTRY
 
-BLANK = 1
+SPECIAL = {"start": 0, "blank": 1}
 VOCABULARY = 12
 
 
@@ -36,7 +40,8 @@ def fresh(name: str = "lstm", **changes: object) -> LanguageModel:
 
 def run(model: LanguageModel, settings: Train, rates: tuple[float, float] = (0.02, 0.02), validate=None) -> Trained:
     stream = Stream(counting(), settings.batch_size, settings.sequence_length)
-    return train(model, stream, BLANK, settings, *rates, validate or (lambda model: 0.0))
+    block = Variant(cell="", embedding_size=1, hidden_size=1, learning_rate=rates[0], rest_learning_rate=rates[1])
+    return train(model, stream, SPECIAL, settings, block, validate or (lambda model: 0.0))
 
 
 @pytest.mark.parametrize("name", REGISTRY)
@@ -98,22 +103,6 @@ def test_a_cloze_model_carries_its_left_state_and_starts_anew_from_the_right() -
     assert not any(value.any() for name, value in carried.items() if name.startswith("right."))
 
 
-def test_a_cloze_model_reads_blanks_and_predicts_what_stood_there() -> None:
-    window = torch.full((50, 101), 7)
-    inputs, targets = _task(fresh("bilstm"), window, BLANK, blank_share=0.1)
-    assert set(inputs.unique().tolist()) == {BLANK, 7}
-    assert 0.05 < (inputs == BLANK).float().mean() < 0.15
-    assert bool((targets == 7).all())
-    assert inputs.shape == targets.shape == (50, 100)
-
-
-def test_a_causal_model_predicts_the_next_token() -> None:
-    window = torch.arange(12).reshape(2, 6)
-    inputs, targets = _task(fresh(), window, BLANK, blank_share=0.5)
-    assert inputs.tolist() == [[0, 1, 2, 3, 4], [6, 7, 8, 9, 10]]
-    assert targets.tolist() == [[1, 2, 3, 4, 5], [7, 8, 9, 10, 11]]
-
-
 def test_a_run_that_diverges_stops_with_one_line() -> None:
     model = fresh("rnn", nonlinearity="relu")
     with torch.no_grad():
@@ -122,21 +111,12 @@ def test_a_run_that_diverges_stops_with_one_line() -> None:
         run(model, recipe())
 
 
-def test_a_row_forgets_its_whole_state_or_nothing() -> None:
-    state = {"h": torch.ones(1000, 3), "c": torch.ones(1000, 2)}
-    assert all(torch.equal(value, state[name]) for name, value in forget(state, 0.0).items())
-    assert all(not value.any() for value in forget(state, 1.0).values())
-    torch.manual_seed(1)
-    some = forget(state, 0.25)
-    rows = some["h"][:, 0]
-    assert 180 < 1000 - rows.sum() < 320
-    assert torch.equal(some["h"], rows[:, None].expand(-1, 3))
-    assert torch.equal(some["c"], rows[:, None].expand(-1, 2))
-
-
-@pytest.mark.parametrize(("steps", "validations"), [(10, 3), (7, 7), (1, 8), (100, 8)])
+@given(st.integers(1, 200), st.integers(1, 12))
 def test_validations_are_spread_evenly_and_the_last_step_is_one(steps: int, validations: int) -> None:
-    found = sorted(validation_steps(recipe(validations=validations), steps))
+    found: list[int] = []
+    for step in range(1, steps + 1):
+        if validation_due(validations, len(found), step / steps):
+            found.append(step)
     assert found[-1] == steps
     assert len(found) == min(steps, validations)
     gaps = np.diff([0, *found])

@@ -11,7 +11,7 @@ from recurlm.training.recipe import optimizers, precision, rate
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_the_rate_warms_up_and_decays_towards_zero(schedule) -> None:
-    rates = [rate(schedule, step, 100, 0.1) for step in range(100)]
+    rates = [rate(schedule, step / 100, 0.01, 0.1) for step in range(100)]
     assert 0 < rates[0] < 0.2
     assert max(rates) == pytest.approx(1, abs=0.01)
     assert rates.index(max(rates)) in range(9, 12)
@@ -20,7 +20,7 @@ def test_the_rate_warms_up_and_decays_towards_zero(schedule) -> None:
 
 
 def test_a_constant_rate_stays() -> None:
-    assert [rate("constant", step, 10, 0.0) for step in range(10)] == [1.0] * 10
+    assert [rate("constant", step / 10, 0.1, 0.0) for step in range(10)] == [1.0] * 10
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])

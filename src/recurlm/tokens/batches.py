@@ -31,10 +31,18 @@ class Stream:
             loss = …(window[:, :-1], window[:, 1:])
 
     One iteration is one epoch. `stream[i]` is window i, so that a run can go on in the middle of one.
+
+    With a seed, each epoch but the first begins somewhere else, and the line goes on from its end to its beginning:
+    other ids share a window, other ids are left out. `stream.window(i, epoch)` is window i of such an epoch.
     """
 
-    def __init__(self, ids: np.ndarray, batch_size: int, sequence_length: int, split: str = "train") -> None:
+    def __init__(
+        self, ids: np.ndarray, batch_size: int, sequence_length: int, split: str = "train", seed: int | None = None
+    ) -> None:
         """Fold `ids`, which may be mapped into memory: a window reads only its own.
+
+        Args:
+            seed: of the places where epochs begin; None: all begin with the first id.
 
         Raises:
             InputError: the split has too few tokens for each row to predict one.
@@ -45,20 +53,37 @@ class Stream:
                 f"the {split} split has {len(ids)} tokens, and a batch of {batch_size} needs at least {needed}: "
                 "lower train.batch_size in params.yaml or give more text"
             )
-        length = len(ids) // batch_size
-        self._rows = ids[: batch_size * length].reshape(batch_size, length)
+        self._ids = ids
+        self.length = len(ids) // batch_size  # of a row
+        self._seed = seed
+        self.batch_size = batch_size
         self.sequence_length = sequence_length
 
     def __len__(self) -> int:
         """Windows in an epoch."""
-        return -(-(self._rows.shape[1] - 1) // self.sequence_length)
+        return -(-(self.length - 1) // self.sequence_length)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that an epoch predicts (a cloze model: reads)."""
+        return self.batch_size * (self.length - 1)
 
     def __getitem__(self, index: int) -> Int[Tensor, "batch window"]:
+        return self.window(index)
+
+    def window(self, index: int, epoch: int = 0) -> Int[Tensor, "batch window"]:
         """Window `index`: `sequence_length` + 1 ids of each row, fewer in the last one, at least two."""
         if not 0 <= index < len(self):
             raise IndexError(f"window {index} of {len(self)}")
         begin = index * self.sequence_length
-        return torch.from_numpy(self._rows[:, begin : begin + self.sequence_length + 1].astype(np.int64))
+        row = np.arange(begin, min(begin + self.sequence_length + 1, self.length))
+        starts = self._begin(epoch) + self.length * np.arange(self.batch_size)
+        return torch.from_numpy(self._ids[(starts[:, None] + row) % len(self._ids)].astype(np.int64))
+
+    def _begin(self, epoch: int) -> int:
+        if self._seed is None or epoch == 0:
+            return 0
+        return int(np.random.default_rng([self._seed, epoch]).integers(len(self._ids)))
 
     def __iter__(self) -> Iterator[Int[Tensor, "batch window"]]:
         for index in range(len(self)):

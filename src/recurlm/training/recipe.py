@@ -40,12 +40,16 @@ def _adamw(matrices: list[nn.Parameter], vectors: list[nn.Parameter], learning_r
     return AdamW(groups, lr=learning_rate, betas=(0.9, 0.99), fused=True)
 
 
-def rate(schedule: Literal["linear", "cosine", "constant"], step: int, steps: int, warmup_share: float) -> float:
-    """The share of the full learning rate at a step: a linear warm-up, then a decay to zero at the last step."""
-    warmup = warmup_share * steps
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    done = (step - warmup) / max(steps - warmup, 1)
+def rate(schedule: Literal["linear", "cosine", "constant"], share: float, step: float, warmup_share: float) -> float:
+    """The share of the full learning rate: a linear warm-up, then a decay to zero at the run's end.
+
+    Args:
+        share: of the run that is over before the step.
+        step: the share of the run that the step takes, so that the first one has a rate above zero.
+    """
+    if share < warmup_share:
+        return (share + step) / (warmup_share + step)
+    done = (share - warmup_share) / (1 - warmup_share)
     return {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}[schedule]
 
 

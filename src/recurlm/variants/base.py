@@ -32,6 +32,11 @@ class Recurrence(nn.Module, ABC):
     state_spec: dict[str, tuple[int, ...]]
     """Name → shape of one sequence's state."""
 
+    def recurrent_matrices(self) -> list[nn.Parameter]:
+        """The matrices that multiply a state: named U…, as in the papers, or weight_hh…, as in torch."""
+        named = [(name.rpartition(".")[2], parameter) for name, parameter in self.named_parameters()]
+        return [matrix for name, matrix in named if matrix.ndim == 2 and name.startswith(("U", "weight_hh"))]
+
     def initial_state(self, batch_size: int) -> State:
         """The state before anything was read: zeros."""
         parameter = next(self.parameters())
@@ -48,6 +53,21 @@ class Recurrence(nn.Module, ABC):
         """Read one element, in plain tensor operations."""
 
 
+class LockedDropout(nn.Module):
+    """Dropout that hides the same features at every step of a row (Gal & Ghahramani 2016, arXiv:1512.05287)."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: Float[Tensor, "batch *time features"]) -> Float[Tensor, "batch *time features"]:
+        if not self.training or self.share == 0:
+            return x
+        kept = torch.rand(len(x), x.shape[-1], device=x.device) >= self.share
+        mask = kept.to(x.dtype).div_(1 - self.share)
+        return x * mask.view(len(x), *[1] * (x.ndim - 2), -1)
+
+
 class Stack(Recurrence):
     """Layers of one kind, each reading the one below, with dropout between them.
 
@@ -59,7 +79,7 @@ class Stack(Recurrence):
     def __init__(self, input_size: int, hidden_size: int, layers: int = 1, dropout: float = 0.0) -> None:
         super().__init__()
         self.output_size = hidden_size
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = LockedDropout(dropout)
         sizes = [input_size] + [hidden_size] * (layers - 1)
         self.layers = nn.ModuleList(self.make_layer(size, hidden_size) for size in sizes)
         self.state_spec = {

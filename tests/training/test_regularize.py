@@ -1,0 +1,103 @@
+"""Promises of weight drop, of dropout that is locked in time, and of the penalties."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from recurlm.config import Variant
+from recurlm.model import build
+from recurlm.training.regularize import activation_penalty, weight_drop
+from recurlm.variants import REGISTRY
+from recurlm.variants.base import LockedDropout
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_weight_drop_acts_on_the_recurrent_matrices_and_leaves_no_trace(name: str) -> None:
+    torch.manual_seed(1)
+    model = build(name, Variant(cell=name, embedding_size=6, hidden_size=10, layers=2), 9)
+    matrices = model.recurrence.recurrent_matrices()
+    assert len(matrices) == (4 if name == "bilstm" else 2)
+    assert all(matrix.shape[1] == 10 for matrix in matrices)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    tokens = torch.randint(9, (3, 7))
+    whole, _ = model(tokens, model.initial_state(3))
+    with weight_drop(matrices, 0.5):
+        dropped, _ = model(tokens, model.initial_state(3))
+        dropped.sum().backward()
+        hidden = [matrix == 0 for matrix in matrices]
+        changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert not torch.allclose(whole, dropped)
+    assert len(changed) == len(matrices)
+    for matrix, zero in zip(matrices, hidden, strict=True):
+        assert 0.3 < zero.float().mean() < 0.7
+        assert not matrix.grad[zero].any()
+        assert matrix.grad[~zero].any()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_the_gradient_under_weight_drop_is_that_of_a_product_with_the_mask() -> None:
+    torch.manual_seed(1)
+    matrix, x = nn.Parameter(torch.randn(5, 4)), torch.randn(3, 4)
+    with weight_drop([matrix], 0.4):
+        mask = matrix.detach() != 0
+        (x @ matrix.T).pow(2).sum().backward()
+    same = matrix.detach().clone().requires_grad_()
+    (x @ (same * mask / 0.6).T).pow(2).sum().backward()
+    torch.testing.assert_close(matrix.grad, same.grad)
+
+
+def test_nothing_is_left_hidden_after_an_error() -> None:
+    matrix = nn.Parameter(torch.ones(50, 50))
+    with pytest.raises(RuntimeError), weight_drop([matrix], 0.5):
+        raise RuntimeError
+    assert bool((matrix == 1).all())
+
+
+@given(st.floats(0.1, 0.9), st.integers(1, 5), st.integers(1, 9))
+def test_locked_dropout_hides_the_same_features_at_every_step_of_a_row(share: float, batch: int, time: int) -> None:
+    dropout = LockedDropout(share)
+    x = torch.ones(batch, time, 400)
+    y = dropout(x)
+    assert torch.equal(y, y[:, :1].expand_as(y))
+    values = y.unique()
+    assert all(value == 0 or value == pytest.approx(1 / (1 - share), rel=1e-5) for value in values.tolist())
+    assert abs((y == 0).float().mean() - share) < 0.12
+    if batch > 1:
+        assert not torch.equal(y[0], y[1])
+    assert dropout.eval()(x) is x
+    assert LockedDropout(0.0)(x) is x
+
+
+def test_embedding_dropout_hides_a_token_wherever_it_stands_as_an_input_and_never_as_an_output() -> None:
+    torch.manual_seed(1)
+    block = Variant(cell="gru", embedding_size=6, hidden_size=6, embedding_dropout=0.5)
+    model = build("gru", block, 40)
+    tokens = torch.arange(40).repeat(3, 2)
+    rows = model.embed(tokens)
+    zero = (rows == 0).all(-1)
+    assert 20 < zero.sum() / 3 < 60
+    assert torch.equal(zero[:, :40], zero[:, 40:])
+    assert bool((zero == zero[:1]).all())
+    torch.testing.assert_close(rows[~zero], 2 * model.eval().embed(tokens)[~zero])
+    assert model.decoder.weight.any(dim=1).all()
+
+
+def test_the_penalties_are_those_of_the_paper() -> None:
+    y = torch.tensor([[[1.0, 2.0], [3.0, 2.0], [3.0, 5.0]]])
+    dropped = 2 * y
+    assert float(activation_penalty(y, dropped, 0.5, 0.0)) == pytest.approx(0.5 * 4 * (1 + 4 + 9 + 4 + 9 + 25) / 6)
+    assert float(activation_penalty(y, dropped, 0.0, 3.0)) == pytest.approx(3 * (4 + 0 + 0 + 9) / 4)
+    assert activation_penalty(y, dropped, 0.0, 0.0) == 0
+    assert float(activation_penalty(y[:, :1], dropped, 0.0, 3.0)) == 0
+
+
+def test_each_kind_of_dropout_has_its_place_and_follows_the_common_one_unless_it_is_set() -> None:
+    block = {"cell": "lstm", "embedding_size": 6, "hidden_size": 6, "layers": 2, "dropout": 0.3}
+    common = build("lstm", Variant(**block), 9)
+    assert (common.input_dropout.share, common.recurrence.dropout.share, common.output_dropout.share) == (0.3,) * 3
+    own = build("lstm", Variant(**block, input_dropout=0.0, output_dropout=0.5), 9)
+    assert (own.input_dropout.share, own.recurrence.dropout.share, own.output_dropout.share) == (0.0, 0.3, 0.5)
