@@ -91,6 +91,8 @@ class Train(Section):
     batch_size: Count = 32
     sequence_length: Annotated[int, Field(ge=2)] = 64  # tokens
     optimizer: Literal["muon", "adamw"] = "muon"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95  # of muon
+    muon_every: Count = 1  # steps between two orthogonalizations of a matrix
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0  # largest norm
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05  # of the run

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from torch.optim import AdamW, Muon
+from torch.optim import AdamW
 
 from recurlm.config import Train, Variant
 from recurlm.model import build
+from recurlm.training.muon import Muon
 from recurlm.training.recipe import optimizers, precision, rate
 
 

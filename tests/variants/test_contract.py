@@ -23,7 +23,7 @@ CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.float64: {"rtol": 1e
 
 
 def cases() -> dict[str, tuple[str, dict[str, Any]]]:
-    """Each variant as params.yaml has it, and once more for each other choice of a Literal, such as `rnn` with relu."""
+    """Each variant as params.yaml has it, and once more for each other choice: `rnn` with relu, each with `skip`."""
     found = {}
     for name, variant in REGISTRY.items():
         own = PARAMS.variant(name).own
@@ -32,6 +32,8 @@ def cases() -> dict[str, tuple[str, dict[str, Any]]]:
             if get_origin(annotation) is Literal:
                 others = [choice for choice in get_args(annotation) if choice != own.get(key)]
                 found |= {f"{name}-{choice}": (name, own | {key: choice}) for choice in others}
+            elif annotation is bool:
+                found[f"{name}-{key}"] = (name, own | {key: not own.get(key)})
     return found
 
 

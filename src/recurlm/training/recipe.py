@@ -7,18 +7,18 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from recurlm.config import Train
 from recurlm.errors import InputError
 from recurlm.model import LanguageModel
+from recurlm.training.muon import Muon
 
 
 def optimizers(model: LanguageModel, recipe: Train, learning_rate: float, rest_learning_rate: float) -> list[Optimizer]:
     """AdamW for everything, or Muon for the recurrence's matrices and AdamW, at a rate of its own, for the rest.
 
-    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) makes each update of a matrix orthogonal. Its
-    step is scaled to the size of AdamW's (Liu et al. 2025, arXiv:2502.16982). Only matrices are decayed.
+    Only matrices are decayed.
     """
     matrices = [parameter for parameter in model.parameters() if parameter.ndim == 2]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim != 2]
@@ -28,8 +28,9 @@ def optimizers(model: LanguageModel, recipe: Train, learning_rate: float, rest_l
     muon = Muon(
         [parameter for parameter in matrices if id(parameter) in inside],
         lr=learning_rate,
+        momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
-        adjust_lr_fn="match_rms_adamw",
+        every=recipe.muon_every,
     )
     outside = [parameter for parameter in matrices if id(parameter) not in inside]
     return [muon, _adamw(outside, vectors, rest_learning_rate, recipe.weight_decay)]

@@ -71,14 +71,21 @@ class LockedDropout(nn.Module):
 class Stack(Recurrence):
     """Layers of one kind, each reading the one below, with dropout between them.
 
+    The output is that of the last layer; with `skip`, those of all layers side by side, so that what predicts the
+    next token reads each of them at first hand (Graves 2013, arXiv:1308.0850).
+
     A variant names its cell's states and says how one layer of it is made, run over a chunk, and stepped.
     """
 
     cell_states: ClassVar[tuple[str, ...]]
 
-    def __init__(self, input_size: int, hidden_size: int, layers: int = 1, dropout: float = 0.0) -> None:
+    def __init__(
+        self, input_size: int, hidden_size: int, layers: int = 1, dropout: float = 0.0, skip: bool = False
+    ) -> None:
         super().__init__()
-        self.output_size = hidden_size
+        # The states whose values are the output, once an element was read.
+        self.seen = [f"layer{number}.{self.cell_states[0]}" for number in range(0 if skip else layers - 1, layers)]
+        self.output_size = hidden_size * len(self.seen)
         self.dropout = LockedDropout(dropout)
         sizes = [input_size] + [hidden_size] * (layers - 1)
         self.layers = nn.ModuleList(self.make_layer(size, hidden_size) for size in sizes)
@@ -106,12 +113,14 @@ class Stack(Recurrence):
         self, x: Float[Tensor, "batch time input"], state: State
     ) -> tuple[Float[Tensor, "batch time output"], State]:
         next_state: State = {}
+        outputs = []
         for number, layer in enumerate(self.layers):
             if number:
                 x = self.dropout(x)
             x, new = self.run_layer(layer, x, [state[f"layer{number}.{name}"] for name in self.cell_states])
             next_state |= {f"layer{number}.{name}": value for name, value in zip(self.cell_states, new, strict=True)}
-        return x, next_state
+            outputs.append(x)
+        return joined(outputs[-len(self.seen) :]), next_state
 
     def step(self, x: Float[Tensor, "batch input"], state: State) -> tuple[Float[Tensor, "batch output"], State]:
         next_state: State = {}
@@ -121,7 +130,12 @@ class Stack(Recurrence):
             new = self.step_layer(layer, x, [state[f"layer{number}.{name}"] for name in self.cell_states])
             next_state |= {f"layer{number}.{name}": value for name, value in zip(self.cell_states, new, strict=True)}
             x = new[0]
-        return x, next_state
+        return joined([next_state[name] for name in self.seen]), next_state
+
+
+def joined(outputs: Sequence[Float[Tensor, "*batch features"]]) -> Float[Tensor, "*batch output"]:
+    """Side by side."""
+    return outputs[0] if len(outputs) == 1 else torch.cat(list(outputs), dim=-1)
 
 
 def orthogonal_(cell: nn.RNNBase, gates: int, gain: float = 1.0) -> None:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from recurlm.variants.base import Recurrence, State
+from recurlm.variants.base import Recurrence, State, joined
 from recurlm.variants.lstm import LSTM
 
 
@@ -32,12 +32,13 @@ class BiLSTM(Recurrence):
     gates = 3
     causal = False
 
-    def __init__(self, input_size: int, hidden_size: int, layers: int = 1, dropout: float = 0.0) -> None:
+    def __init__(
+        self, input_size: int, hidden_size: int, layers: int = 1, dropout: float = 0.0, skip: bool = False
+    ) -> None:
         super().__init__()
-        self.left = LSTM(input_size, hidden_size, layers, dropout)
-        self.right = LSTM(input_size, hidden_size, layers, dropout)
-        self.top = f"layer{layers - 1}.h"
-        self.output_size = 2 * hidden_size
+        self.left = LSTM(input_size, hidden_size, layers, dropout, skip)
+        self.right = LSTM(input_size, hidden_size, layers, dropout, skip)
+        self.output_size = 2 * self.left.output_size
         self.state_spec = {
             f"{side}.{name}": shape for side in ("left", "right") for name, shape in self.left.state_spec.items()
         }
@@ -49,8 +50,8 @@ class BiLSTM(Recurrence):
         after, left_end = self.left(x, left)
         before, right_end = self.right(x.flip(1), right)
         # What each stack knew one element before it came to t: its output, moved by one.
-        y_left = torch.cat([left[self.top][:, None], after[:, :-1]], dim=1)
-        y_right = torch.cat([before.flip(1)[:, 1:], right[self.top][:, None]], dim=1)
+        y_left = torch.cat([self._knew(left)[:, None], after[:, :-1]], dim=1)
+        y_right = torch.cat([before.flip(1)[:, 1:], self._knew(right)[:, None]], dim=1)
         return torch.cat([y_left, y_right.to(y_left.dtype)], dim=-1), _join(left_end, right_end)
 
     def step(self, x: Float[Tensor, "batch input"], state: State) -> tuple[Float[Tensor, "batch output"], State]:
@@ -60,10 +61,14 @@ class BiLSTM(Recurrence):
         you have `forward`.
         """
         left, right = _side("left", state), _side("right", state)
-        y = torch.cat([left[self.top], right[self.top]], dim=-1)
+        y = torch.cat([self._knew(left), self._knew(right)], dim=-1)
         _, left_next = self.left.step(x, left)
         _, right_next = self.right.step(x, right)
         return y, _join(left_next, right_next)
+
+    def _knew(self, state: State) -> Float[Tensor, "batch hidden"]:
+        """A stack's output before it reads on."""
+        return joined([state[name] for name in self.left.seen])
 
 
 def _side(side: str, state: State) -> State:

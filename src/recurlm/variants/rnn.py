@@ -24,10 +24,11 @@ class RNN(Stack):
         hidden_size: int,
         layers: int = 1,
         dropout: float = 0.0,
+        skip: bool = False,
         nonlinearity: Literal["tanh", "relu"] = "tanh",
     ) -> None:
         self.nonlinearity = nonlinearity
-        super().__init__(input_size, hidden_size, layers, dropout)
+        super().__init__(input_size, hidden_size, layers, dropout, skip)
 
     def make_layer(self, input_size: int, hidden_size: int) -> nn.Module:
         layer = nn.RNN(input_size, hidden_size, nonlinearity=self.nonlinearity, batch_first=True)
