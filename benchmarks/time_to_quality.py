@@ -1,0 +1,240 @@
+"""How good a recurrent model is after so many seconds, counted from the start of the process.
+
+    python benchmarks/time_to_quality.py --corpus input.txt --budget 60      # seconds; also 600 and 3600
+    python benchmarks/time_to_quality.py --corpus input.txt --budget 60 --tune
+    python benchmarks/time_to_quality.py --corpus data/corpus --words 10000 --budget 75 --target 61.1
+
+A text file is read character by character: the first 90 % of it trains, the rest is scored, as nanoGPT does. With
+`--tune` that rest is not touched: the last 10 % of the first part are scored in its place, and settings are chosen
+there. A folder of the stage `fetch` is read word by word, its validation split is scored.
+
+Two protocols: `streamed` reads all in one, the state carried on; `cold_256` is the mean over windows of 256 tokens,
+each from a zero state, as a model with a context of 256 sees them. The curve's points cost time within the budget; the
+weights that are scored last are those at its end, and scoring them is not counted.
+
+The last line of output is one line of JSON; `--curve FILE` keeps it with all points.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+OPENED = time.time()
+
+
+def process_started() -> float:
+    """When this process began, before Python itself was loaded; elsewhere than on Linux, when this file was."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        up = float(Path("/proc/uptime").read_text().split()[0])
+        return time.time() - up + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError):
+        return OPENED
+
+
+STARTED = process_started()
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+from recurlm.config import Tokenize, Train, Variant  # noqa: E402
+from recurlm.corpus.reader import open_split  # noqa: E402
+from recurlm.errors import InputError, exit_cleanly  # noqa: E402
+from recurlm.evaluation.perplexity import score  # noqa: E402
+from recurlm.model import LanguageModel, build, count_parameters  # noqa: E402
+from recurlm.storage import write_json  # noqa: E402
+from recurlm.tokens.batches import Stream  # noqa: E402
+from recurlm.tokens.special import special_ids  # noqa: E402
+from recurlm.tokens.tokenizer import learn_tokenizer  # noqa: E402
+from recurlm.training.loop import train  # noqa: E402
+from recurlm.training.memory import keep_freed_memory  # noqa: E402
+
+WINDOW = 256
+
+# Chosen with --tune: the settings of the largest budget that is not above the one asked for.
+SETTINGS: dict[str, dict[float, tuple[dict, dict]]] = {
+    "characters": {
+        0: (
+            {"batch_size": 32, "sequence_length": 64, "momentum": 0.9, "muon_every": 2},
+            {"hidden_size": 160, "learning_rate": 0.02, "rest_learning_rate": 0.008},
+        ),
+        600: (
+            {"batch_size": 32, "sequence_length": 64, "momentum": 0.9, "muon_every": 2},
+            {"hidden_size": 256, "learning_rate": 0.02, "rest_learning_rate": 0.008, "dropout": 0.1},
+        ),
+        3600: (
+            {"batch_size": 32, "sequence_length": 128, "momentum": 0.9, "muon_every": 2},
+            {"hidden_size": 512, "learning_rate": 0.02, "rest_learning_rate": 0.008, "dropout": 0.4},
+        ),
+    },
+    "words": {
+        0: (
+            {"batch_size": 32, "sequence_length": 35, "momentum": 0.9, "muon_every": 2},
+            {"hidden_size": 200, "learning_rate": 0.01, "rest_learning_rate": 0.008, "dropout": 0.2},
+        ),
+    },
+}
+
+
+class Text(NamedTuple):
+    """What is learned from and what is scored, as ids, each document begun by `start`."""
+
+    training: np.ndarray
+    scored: np.ndarray
+    starts: np.ndarray  # of the scored documents, and their end
+    vocabulary_size: int
+    special: dict[str, int]
+
+
+def characters(path: Path, tune: bool) -> Text:
+    """The 90/10 split of a text file."""
+    text = path.read_text(encoding="utf-8")
+    text, rest = text[: int(0.9 * len(text))], text[int(0.9 * len(text)) :]
+    if tune:
+        text, rest = text[: int(0.9 * len(text))], text[int(0.9 * len(text)) :]
+    return encode([text], [rest], Tokenize(kind="char"))
+
+
+def words(folder: Path, vocabulary_size: int) -> Text:
+    """The train and validation splits of a corpus that `fetch` made."""
+    training, validation = (
+        ["".join(pieces) for pieces in open_split(folder, split).documents()] for split in ("train", "validation")
+    )
+    return encode(training, validation, Tokenize(kind="word", vocabulary_size=vocabulary_size))
+
+
+def encode(training: list[str], scored: list[str], kind: Tokenize) -> Text:
+    tokenizer = learn_tokenizer(training, kind)
+    special = special_ids(tokenizer)
+
+    def ids(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        parts = [np.array([special["start"], *encoding.ids]) for encoding in tokenizer.encode_batch_fast(texts)]
+        return np.concatenate(parts), np.cumsum([0, *map(len, parts)])
+
+    scored_ids, starts = ids(scored)
+    return Text(ids(training)[0], scored_ids, starts, tokenizer.get_vocab_size(), special)
+
+
+def cold(model: LanguageModel, ids: np.ndarray) -> float:
+    """Mean nats per token over all whole windows, each read from a zero state."""
+    count = (len(ids) - 2) // WINDOW
+    tokens = torch.from_numpy(ids[1 : 2 + count * WINDOW].astype(np.int64))  # <start> is no part of a window
+    inputs, targets = tokens[:-1].view(count, WINDOW), tokens[1:].view(count, WINDOW)
+    total, training = 0.0, model.training
+    model.eval()
+    with torch.no_grad():
+        for some, expected in zip(inputs.split(64), targets.split(64), strict=True):
+            logits, _ = model(some, model.initial_state(len(some)))
+            total += F.cross_entropy(logits.flatten(0, 1), expected.flatten(), reduction="sum").item()
+    model.train(training)
+    return total / inputs.numel()
+
+
+def streamed(model: LanguageModel, text: Text) -> float:
+    nats, tokens = score(model, text.scored, text.starts, 4096, 512, 64)
+    return nats / tokens
+
+
+def bf16_rate() -> float:
+    """Operations a second of a product of bf16 matrices on this machine."""
+    a, b = torch.randn(2, 2048, 2048).bfloat16()
+    best = float("inf")
+    for _ in range(5):
+        started = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - started)
+    return 2 * 2048**3 / best
+
+
+def settings(kind: str, budget: float, changes: list[str]) -> tuple[Train, Variant]:
+    """The recipe of a budget, and what the command line changes in it: KEY=VALUE of `train` or of a variant's block."""
+    table = SETTINGS[kind]
+    recipe, block = table[max(least for least in table if least <= budget)]
+    recipe = {"validations": 3 if budget < 300 else 12, **recipe}
+    block = {"cell": "lstm", "layers": 2, "skip": True, **block}
+    for change in changes:
+        key, _, value = change.partition("=")
+        (recipe if key in Train.model_fields else block)[key] = (
+            json.loads(value) if value[:1] in "0123456789tfn" else value
+        )
+    block.setdefault("embedding_size", block["hidden_size"])
+    return Train(**recipe), Variant(**block)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--budget", type=float, default=60, help="seconds from the start of the process")
+    parser.add_argument("--words", type=int, metavar="SIZE", help="read words: a vocabulary of that size")
+    parser.add_argument("--tune", action="store_true", help="score a part of the training text, to choose settings")
+    parser.add_argument("--target", type=float, metavar="PERPLEXITY", help="say when the curve first came below it")
+    parser.add_argument("--curve", type=Path, metavar="FILE", help="keep all points as JSON")
+    parser.add_argument("--steps", type=int, help="in place of the time: so many steps")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="of the recipe, or of the variant's block")
+    arguments = parser.parse_args()
+    if not arguments.corpus.exists():
+        raise InputError(f"{arguments.corpus}: no such file or folder")
+
+    keep_freed_memory()
+    torch.manual_seed(arguments.seed)
+    kind = "words" if arguments.words else "characters"
+    text = words(arguments.corpus, arguments.words) if arguments.words else characters(arguments.corpus, arguments.tune)
+    recipe, block = settings(kind, arguments.budget, arguments.changes)
+    model = build(block.cell, block, text.vocabulary_size)
+    stream = Stream(text.training, recipe.batch_size, recipe.sequence_length, seed=recipe.seed)
+    points: list[dict[str, float]] = []
+    steps = 0
+
+    def seconds() -> float:
+        return time.time() - STARTED
+
+    def clock() -> float:
+        return steps / arguments.steps if arguments.steps else seconds() / arguments.budget
+
+    def report(tokens: int, loss: float) -> None:
+        nonlocal steps
+        steps += 1
+
+    def validate(model: LanguageModel) -> float:
+        now = seconds()
+        found = {"seconds": now, "loss_streamed": streamed(model, text)}
+        found |= {} if arguments.words else {f"loss_cold_{WINDOW}": cold(model, text.scored)}
+        points.append(found)
+        told = ", ".join(f"{name} {value:.4f}" for name, value in found.items() if name != "seconds")
+        sys.stderr.write(f"{now:7.1f} s, {steps} steps: {told}\n")
+        return -now  # the last weights are kept, not the best: what is scored chooses nothing
+
+    run = train(model, stream, text.special, recipe, block, validate, report, clock=clock)
+    tokens = run.curve[-1].tokens
+    operations = 6 * count_parameters(model) * tokens / run.training_seconds
+    figures = {
+        **points[-1],
+        "budget": arguments.budget,
+        "parameters": count_parameters(model),
+        "epochs": tokens / stream.tokens,
+        "steps": steps,
+        "tokens_per_second": tokens / run.training_seconds,
+        "share_of_bf16_matmul": operations / bf16_rate(),
+        "precision": run.precision,
+        "threads": torch.get_num_threads(),
+    }
+    if arguments.words:
+        figures["perplexity"] = float(np.exp(points[-1]["loss_streamed"]))
+    if arguments.target:
+        below = [point["seconds"] for point in points if np.exp(point["loss_streamed"]) <= arguments.target]
+        figures["seconds_to_target"] = below[0] if below else None
+    if arguments.curve:
+        write_json(arguments.curve, {**figures, "points": points})
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)
