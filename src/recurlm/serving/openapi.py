@@ -1,0 +1,36 @@
+"""/openapi.json tells the limits and the models of this very server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+
+from recurlm.serving.loaded import Loaded, Task
+from recurlm.serving.settings import Limits
+
+TASKS: dict[str, Task] = {"CompletionRequest": "generate", "ScoreRequest": "score", "FillRequest": "fill"}
+
+
+def describe(app: FastAPI, limits: Limits, models: Mapping[str, Loaded]) -> None:
+    """Write the limits and the models' names into the app's own description."""
+    whole: dict[str, Any] = app.openapi()
+    schemas = whole["components"]["schemas"]
+    for name, task in TASKS.items():
+        able = [model.name for model in models.values() if task in model.does()]
+        properties = schemas[name]["properties"]
+        _typed(properties["model"], "string")["enum"] = able
+        if len(able) != 1:
+            nothing: dict[str, Any] = {"not": {}}
+            properties["model"] = {"type": "string", "enum": able} if able else nothing
+            schemas[name]["required"] = [*schemas[name].get("required", []), "model"]
+    completion = schemas["CompletionRequest"]["properties"]
+    _typed(completion["max_tokens"], "integer")["maximum"] = limits.max_tokens
+    _typed(completion["n"], "integer")["maximum"] = limits.batch
+
+
+def _typed(schema: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The alternative of a type."""
+    found: dict[str, Any] = next(one for one in schema["anyOf"] if one.get("type") == kind)
+    return found
