@@ -22,10 +22,11 @@ class StopSearch:
     def feed(self, text: str) -> tuple[str, bool]:
         """What may be given out now, and whether a stop sequence follows on it."""
         text = self.held + text
-        found = [at for stop in self.stops if (at := text.find(stop)) >= 0]
+        # The one that is complete first, so that it doesn't matter in what pieces the text comes.
+        found = [(at + len(stop), at) for stop in self.stops if (at := text.find(stop)) >= 0]
         if found:
             self.held = ""
-            return text[: min(found)], True
+            return text[: min(found)[1]], True
         held = max(
             (size for stop in self.stops for size in range(1, len(stop)) if text.endswith(stop[:size])), default=0
         )
