@@ -17,7 +17,7 @@ from recurlm import __version__
 from recurlm.serving import schema
 from recurlm.serving.completing import Completing, events
 from recurlm.serving.errors import ApiError, answer_errors
-from recurlm.serving.gate import Counted, Keyed
+from recurlm.serving.gate import Counted, Keyed, Limited
 from recurlm.serving.loaded import Loaded, Workers, choose
 from recurlm.serving.measures import Measures
 from recurlm.serving.openapi import describe
@@ -56,6 +56,7 @@ def create_app(settings: Settings, models: dict[str, Loaded], measures: Measures
         middleware.append(Middleware(Keyed, key=settings.api_key))
         # Keyed asks for it; this only tells so in /openapi.json.
         security.append(Security(HTTPBearer(auto_error=False)))
+    middleware.append(Middleware(Limited, most=settings.limits.body_bytes))
     app = FastAPI(
         title="recurlm",
         version=__version__,
@@ -64,7 +65,6 @@ def create_app(settings: Settings, models: dict[str, Loaded], measures: Measures
         docs_url=None,  # it would load scripts from other hosts
         redoc_url=None,
         redirect_slashes=False,
-        max_body_size=settings.limits.body_bytes,
     )
     answer_errors(app)
     router = APIRouter(dependencies=security, responses=REFUSED, redirect_slashes=False)

@@ -165,8 +165,6 @@ def _checked(request: CompletionRequest, limits: Limits) -> tuple[list[str | lis
     longest = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
     if longest > limits.max_tokens:
         raise ApiError(400, f"max_tokens is {longest}: at most {limits.max_tokens}", "max_tokens")
-    if request.best_of not in (None, each):
-        raise ApiError(400, f"best_of is {request.best_of}, and n is {each}: only the same is supported", "best_of")
     if request.stream_options and not request.stream:
         raise ApiError(400, "stream_options: only where stream is true", "stream_options")
     if prompt is None or isinstance(prompt, str):

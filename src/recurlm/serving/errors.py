@@ -94,8 +94,6 @@ def _invalid(errors: Sequence[Any]) -> ApiError:
 
 
 def _of_http(error: HTTPException) -> str:
-    if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        return "the body is too large"
     if error.status_code == HTTPStatus.BAD_REQUEST:
         return "the body is not JSON in UTF-8, or has too large a number or too many brackets in it"
     return str(error.detail)

@@ -1,4 +1,4 @@
-"""What every request meets before any route: the counters, and the API key."""
+"""What every request meets before any route: the counters, the API key, the limit of its size."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hmac
 import time
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recurlm.serving.errors import ApiError
@@ -40,6 +41,35 @@ class Counted:
             method = scope["method"] if scope["method"] in METHODS else "other"
             self.measures.requests.labels(route, method, status).inc()
             self.measures.seconds.labels(route).observe(time.perf_counter() - begun)
+
+
+class Limited:
+    """Refuses bodies that are too large, at their Content-Length, or else once so much of them has come."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        told = Headers(scope=scope).get("content-length", "0")
+        if told.isdecimal() and int(told) > self.most:
+            return await self._error().response()(scope, receive, send)
+        came = 0
+
+        async def count() -> Message:
+            nonlocal came
+            message = await receive()
+            came += len(message.get("body", b""))
+            if came > self.most:
+                # FastAPI makes of anything else that goes wrong while it reads a body a 400.
+                raise HTTPException(413, self._error().message)
+            return message
+
+        await self.app(scope, count, send)
+
+    def _error(self) -> ApiError:
+        return ApiError(413, f"the body is too large: at most {self.most} bytes")
 
 
 class Keyed:

@@ -28,6 +28,21 @@ def describe(app: FastAPI, limits: Limits, models: Mapping[str, Loaded]) -> None
     completion = schemas["CompletionRequest"]["properties"]
     _typed(completion["max_tokens"], "integer")["maximum"] = limits.max_tokens
     _typed(completion["n"], "integer")["maximum"] = limits.batch
+    sizes = [model.bundle.vocabulary.tokenizer.get_vocab_size() for model in models.values()]
+    for form in completion["prompt"]["anyOf"]:
+        _bound(form, largest_token=max(sizes) - 1, most=limits.batch)
+
+
+def _bound(form: dict[str, Any], largest_token: int, most: int) -> None:
+    """Bound the forms of a prompt: tokens, and how many prompts there may be."""
+    items = form.get("items")
+    if items is None:
+        return
+    if items["type"] == "integer":
+        items["maximum"] = largest_token
+    else:
+        form["maxItems"] = most
+        _bound(items, largest_token, most)
 
 
 def _typed(schema: dict[str, Any], kind: str) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from recurlm.runtime.blanks import BLANK
 
 LARGEST_SEED = 2**63 - 1
 MOST_STOPS = 4
@@ -32,15 +34,23 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool | None = None  # accepted: the pieces say nothing that their lengths don't
 
 
+OPTIONS_NEED_STREAM: dict[str, JsonValue] = {
+    "if": {"required": ["stream_options"], "properties": {"stream_options": {"type": "object"}}},
+    "then": {"required": ["stream"], "properties": {"stream": {"const": True}}},
+}
+
+
 class CompletionRequest(_Request):
     """Where a field is null, its default holds."""
+
+    model_config = ConfigDict(json_schema_extra=OPTIONS_NEED_STREAM)
 
     prompt: Prompts | None = None
     max_tokens: Annotated[int, Field(ge=0)] | None = Field(None, description="Default: 16.")
     temperature: Temperature | None = Field(None, description="0 takes the likeliest token. Default: 1.")
     top_p: Share | None = Field(None, description="Default: 1, which keeps every token.")
     n: Annotated[int, Field(ge=1)] | None = Field(None, description="Texts for each prompt. Default: 1.")
-    best_of: Annotated[int, Field(ge=1)] | None = Field(None, description="None but n is supported.")
+    best_of: Annotated[int, Field(ge=1, le=1)] | None = Field(None, description="Only 1: none is drawn to be dropped.")
     seed: Seed | None = Field(None, description="Text i of the answer is drawn with seed + i.")
     stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
     stream: bool | None = None
@@ -149,7 +159,10 @@ class ScoreAnswer(BaseModel):
 
 
 class FillRequest(_Request):
-    text: str = Field(description="With ___ (three underscores) where a word is missing.")
+    text: str = Field(
+        description="With ___ (three underscores) where a word is missing.",
+        json_schema_extra={"pattern": BLANK.pattern},
+    )
     temperature: Temperature = 0.0
     top_k: Annotated[int, Field(ge=0)] = 0
     top_p: Share = 1.0
