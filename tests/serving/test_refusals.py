@@ -48,7 +48,7 @@ def refused(response: Any, status: int, message: str, param: str | None = None) 
         ("n", 65, "1 prompts with 65 texts each: at most 64 in all"),
         ("best_of", 3, "best_of: Input should be less than or equal to 1"),
         ("seed", -1, "seed: Input should be greater than or equal to 0"),
-        ("seed", 2**63, "seed: Input should be less than or equal to"),
+        ("seed", 2**62 + 1, "seed: Input should be less than or equal to"),
         ("stop", ["a", "b", "c", "d", "e"], "stop: a string, or a list of up to 4"),
         ("stop", "", "stop: a string"),
         ("logprobs", 6, "logprobs: Input should be less than or equal to 5"),
@@ -136,7 +136,9 @@ def test_score_and_fill_refuse_in_the_same_form(server: Server) -> None:
     half = b'{"model": "lstm", "text": "\\ud800"}'
     refused(server.post("/score", content=half, headers=JSON), 400, "unable to parse raw data as a unicode", "text")
     refused(server.post("/fill", {"text": "to be"}), 400, "the text has no blank")
-    refused(server.post("/fill", {"text": "___ " * 33}), 400, "text: 33 blanks, at most 32", "text")
+    refused(
+        server.post("/fill", {"text": "___ " * 90}), 400, "tokens with 90 blanks of up to 3 tokens are too much", "text"
+    )
     refused(server.post("/fill", {"text": "to ___", "seed": -1}), 400, "seed: ", "seed")
 
 

@@ -27,9 +27,14 @@ from recurlm.serving.settings import Settings
 REFUSED: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": schema.Error, "description": "Refused, and why: try a 429 again later."}
 }
+EVENT = {
+    "type": "object",
+    "properties": {"data": {"type": "string", "description": "A Completion as JSON, or [DONE]."}},
+    "required": ["data"],
+}
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"itemSchema": EVENT}},
         "description": "The completion, or with `stream` its pieces, each as `data: {…}`, and `data: [DONE]`.",
     }
 }
@@ -38,7 +43,7 @@ TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schem
 
 def create_app(settings: Settings, models: dict[str, Loaded], measures: Measures) -> FastAPI:
     """The application, with models that are loaded already."""
-    workers = Workers(settings.limits.queue)
+    workers, fillers = Workers(settings.limits.queue), Workers(settings.limits.queue)
     engines = [model.engine for model in models.values() if model.engine]
 
     @asynccontextmanager
@@ -49,6 +54,7 @@ def create_app(settings: Settings, models: dict[str, Loaded], measures: Measures
         for engine in engines:
             engine.close()
         workers.close()
+        fillers.close()
 
     middleware = [Middleware(Counted, measures=measures)]
     security = []
@@ -102,7 +108,7 @@ def create_app(settings: Settings, models: dict[str, Loaded], measures: Measures
     async def fill_text(request: schema.FillRequest) -> schema.FillAnswer:
         """Put a word in place of each ___."""
         model = choose(models, request.model, "fill")
-        return await workers.run(lambda: fill(request, model, settings.limits))
+        return await fillers.run(lambda: fill(request, model, settings.limits))
 
     @router.get("/metrics", response_class=Response, responses=TEXT)
     async def metrics() -> Response:

@@ -77,11 +77,12 @@ def choose(models: Mapping[str, Loaded], name: str | None, task: Task) -> Loaded
         ApiError: there is none of that name, it cannot do this, or it is not named and there are several.
     """
     able = [model for model in models.values() if task in model.does()]
+    if not able:
+        raise ApiError(404, f"no model here can {task}", "model", "model_not_found")
     if name is None:
         if len(able) == 1:
             return able[0]
-        known = f"one of {', '.join(model.name for model in able)}" if able else "but none here can"
-        raise ApiError(400, f"name a model that can {task}: {known}", "model")
+        raise ApiError(400, f"name a model that can {task}: one of {', '.join(model.name for model in able)}", "model")
     if name not in models:
         raise ApiError(404, f"there is no model '{name}': {nearest(name, models)}", "model", "model_not_found")
     if models[name] not in able:

@@ -20,10 +20,11 @@ def describe(app: FastAPI, limits: Limits, models: Mapping[str, Loaded]) -> None
     for name, task in TASKS.items():
         able = [model.name for model in models.values() if task in model.does()]
         properties = schemas[name]["properties"]
+        if not able:
+            continue
         _typed(properties["model"], "string")["enum"] = able
-        if len(able) != 1:
-            nothing: dict[str, Any] = {"not": {}}
-            properties["model"] = {"type": "string", "enum": able} if able else nothing
+        if len(able) > 1:
+            properties["model"] = {"type": "string", "enum": able}
             schemas[name]["required"] = [*schemas[name].get("required", []), "model"]
     completion = schemas["CompletionRequest"]["properties"]
     _typed(completion["max_tokens"], "integer")["maximum"] = limits.max_tokens

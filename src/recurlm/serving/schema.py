@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from recurlm.runtime.blanks import BLANK
 
-LARGEST_SEED = 2**63 - 1
+LARGEST_SEED = 2**62  # /openapi.json tells it as a float, which holds this number exactly
 MOST_STOPS = 4
 MOST_LOGPROBS = 5
 
@@ -167,7 +167,7 @@ class FillRequest(_Request):
     top_k: Annotated[int, Field(ge=0)] = 0
     top_p: Share = 1.0
     seed: Seed | None = None
-    max_blank_tokens: Annotated[int, Field(ge=1, le=32)] | None = Field(
+    max_blank_tokens: Annotated[int, Field(ge=1, le=12)] | None = Field(
         None, description="Of a word. Default: 3, and for a tokenizer of kind char 12, of kind word 1."
     )
 

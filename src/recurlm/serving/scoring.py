@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from recurlm.runtime.blanks import BLANK
+from recurlm.runtime.filler import MOST_TOKENS
 from recurlm.serving.errors import ApiError
 from recurlm.serving.loaded import Loaded
 from recurlm.serving.schema import FillAnswer, FillRequest, ScoreAnswer, ScoredToken, ScoreRequest
@@ -44,9 +45,17 @@ def fill(request: FillRequest, model: Loaded, limits: Limits) -> FillAnswer:
         ApiError, InputError: it has none, or too many, or something that the vocabulary lacks.
     """
     assert model.filler is not None
-    blanks = len(BLANK.findall(request.text))
-    if blanks > limits.blanks:
-        raise ApiError(400, f"text: {blanks} blanks, at most {limits.blanks}", "text")
+    vocabulary, blanks = model.bundle.vocabulary, len(BLANK.findall(request.text))
+    most = request.max_blank_tokens or MOST_TOKENS[vocabulary.kind]
+    size = len(vocabulary.ids(request.text, "the text")) + blanks * most
+    # Each length of each blank is tried, token after token, and then all are filled.
+    work = size * blanks * most * (most + 3) // 2
+    if work > limits.fill_work:
+        raise ApiError(
+            400,
+            f"text: {size} tokens with {blanks} blanks of up to {most} tokens are too much: fill it in parts",
+            "text",
+        )
     filled = model.filler.fill(
         request.text, request.temperature, request.top_k, request.top_p, request.seed, request.max_blank_tokens
     )

@@ -24,7 +24,7 @@ class Limits:
     batch: int = 64  # texts drawn at once with a model, and so the most that one request may ask for
     queue: int = 256  # texts that may wait for that, or texts to score and fill
     body_bytes: int = 1 << 20
-    blanks: int = 32  # of a text to fill
+    fill_work: int = 50_000  # tokens read to fill a text: its own, times its blanks, times their lengths
 
     def __post_init__(self) -> None:
         for field in fields(self):
