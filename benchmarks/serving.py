@@ -1,8 +1,9 @@
 """How many requests `recurlm serve` answers, and how fast, at 1, 8 and 64 clients.
 
-Starts a server for each bundle, and clients in a process of their own on the same machine; each client sends one request
-after another. The requests are the same in every measurement: prompts of 1 to 12 words, 32 to 96 tokens, each with its
-own seed. `alone` is the same server with --max-batch 1, which draws for one request after another.
+Starts a server for each bundle, with its clients on the same machine; each client sends one request after another. The
+requests are the same in every measurement: prompts of 1 to 12 words, 32 to 96 tokens, each with its
+own seed. `alone` is the same server with --max-batch 1, which draws for one request after another. The column CPU is the
+processor time of the server alone for a request: unlike the others, it hardly depends on what else the machine does.
 
     recurlm serve's texts     python benchmarks/serving.py --bundles data/onnx/lstm/int8 data/onnx/lstm/fp32
     the same, streamed        python benchmarks/serving.py --bundles data/onnx/lstm/int8 --stream
@@ -30,7 +31,7 @@ from typing import Any
 import httpx2 as httpx
 
 CLIENTS = (1, 8, 64)
-WORDS = "the king of night and storm to be or not my lord".split()
+WORDS = ["the", "king", "of", "night", "and", "storm", "to", "be", "or", "not", "my", "lord"]
 ANNOUNCED = re.compile(r"recurlm: (http://\S+) serves ")
 
 
@@ -46,6 +47,7 @@ class Figures:
     tokens_per_second: float
     p50_ms: float
     p99_ms: float
+    cpu_ms_per_request: float
     first_p50_ms: float | None
 
 
@@ -72,6 +74,12 @@ def server(bundle: Path, batched: bool) -> Iterator[str]:
             yield found[1]
         finally:
             process.terminate()
+
+
+def cpu_seconds(url: str) -> float:
+    """The processor time that the server has used."""
+    lines = httpx.get(f"{url}/metrics", verify=False).text.splitlines()
+    return float(next(line for line in lines if line.startswith("process_cpu_seconds_total")).split()[1])
 
 
 async def measure(url: str, clients: int, seconds: float, stream: bool) -> tuple[list[float], list[float], int, float]:
@@ -109,7 +117,9 @@ async def measure(url: str, clients: int, seconds: float, stream: bool) -> tuple
 
 def figures(bundle: Path, batched: bool, clients: int, seconds: float, stream: bool) -> Figures:
     with server(bundle, batched) as url:
+        before = cpu_seconds(url)
         latencies, firsts, tokens, took = asyncio.run(measure(url, clients, seconds, stream))
+        used = cpu_seconds(url) - before
     percentiles = statistics.quantiles(latencies, n=100, method="inclusive")
     return Figures(
         bundle="/".join(bundle.parts[-2:]),
@@ -120,15 +130,17 @@ def figures(bundle: Path, batched: bool, clients: int, seconds: float, stream: b
         tokens_per_second=tokens / took,
         p50_ms=1000 * percentiles[49],
         p99_ms=1000 * percentiles[98],
+        cpu_ms_per_request=1000 * used / (len(latencies) + 1),
         first_p50_ms=1000 * statistics.median(firsts) if stream else None,
     )
 
 
 def row(found: Figures) -> str:
     first = "" if found.first_p50_ms is None else f" {found.first_p50_ms:,.0f} |"
+    cpu = f"{found.cpu_ms_per_request:,.1f}"
     return (
         f"| {found.bundle} {'' if found.batched else 'alone'} | {found.clients} | {found.requests_per_second:,.1f} "
-        f"| {found.tokens_per_second:,.0f} | {found.p50_ms:,.0f} | {found.p99_ms:,.0f} |{first}"
+        f"| {found.tokens_per_second:,.0f} | {found.p50_ms:,.0f} | {found.p99_ms:,.0f} | {cpu} |{first}"
     )
 
 
@@ -139,7 +151,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
     parser.add_argument("--stream", action="store_true", help="ask for streams, and tell when their first piece comes")
     arguments = parser.parse_args()
-    heads = ["bundle", "clients", "requests/s", "tokens/s", "p50, ms", "p99, ms"]
+    heads = ["bundle", "clients", "requests/s", "tokens/s", "p50, ms", "p99, ms", "CPU, ms a request"]
     heads += ["first piece p50, ms"] if arguments.stream else []
     print(f"| {' | '.join(heads)} |\n|---{'|--:' * (len(heads) - 1)}|")
     told = []

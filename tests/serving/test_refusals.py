@@ -48,7 +48,7 @@ def refused(response: Any, status: int, message: str, param: str | None = None) 
         ("n", 65, "1 prompts with 65 texts each: at most 64 in all"),
         ("best_of", 3, "best_of: Input should be less than or equal to 1"),
         ("seed", -1, "seed: Input should be greater than or equal to 0"),
-        ("seed", 2**62 + 1, "seed: Input should be less than or equal to"),
+        ("seed", 2**63, "seed: Input should be less than or equal to"),
         ("stop", ["a", "b", "c", "d", "e"], "stop: a string, or a list of up to 4"),
         ("stop", "", "stop: a string"),
         ("logprobs", 6, "logprobs: Input should be less than or equal to 5"),

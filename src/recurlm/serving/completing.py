@@ -232,6 +232,8 @@ async def events(completing: Completing, pieces: AsyncIterator[Choice]) -> Async
             if piece.text or piece.finish_reason or piece.logprobs:
                 chunk = head.model_copy(update={"choices": [piece]})
                 yield f"data: {chunk.model_dump_json(exclude=None if wants_usage else {'usage'})}\n\n"
+                # Lets the connection tell that nobody reads any more, where many pieces wait already.
+                await asyncio.sleep(0)
         if wants_usage:
             yield f"data: {head.model_copy(update={'usage': completing.usage()}).model_dump_json()}\n\n"
         yield "data: [DONE]\n\n"

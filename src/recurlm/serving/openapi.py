@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from recurlm.serving.loaded import Loaded, Task
+from recurlm.serving.schema import LARGEST_SEED
 from recurlm.serving.settings import Limits
 
 TASKS: dict[str, Task] = {"CompletionRequest": "generate", "ScoreRequest": "score", "FillRequest": "fill"}
@@ -26,6 +27,9 @@ def describe(app: FastAPI, limits: Limits, models: Mapping[str, Loaded]) -> None
         if len(able) > 1:
             properties["model"] = {"type": "string", "enum": able}
             schemas[name]["required"] = [*schemas[name].get("required", []), "model"]
+    for name in ("CompletionRequest", "FillRequest"):
+        # FastAPI writes it as a float, which is more than it.
+        _typed(schemas[name]["properties"]["seed"], "integer")["maximum"] = LARGEST_SEED
     completion = schemas["CompletionRequest"]["properties"]
     _typed(completion["max_tokens"], "integer")["maximum"] = limits.max_tokens
     _typed(completion["n"], "integer")["maximum"] = limits.batch

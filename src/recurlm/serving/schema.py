@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from recurlm.runtime.blanks import BLANK
 
-LARGEST_SEED = 2**62  # /openapi.json tells it as a float, which holds this number exactly
+LARGEST_SEED = 2**63 - 1
 MOST_STOPS = 4
 MOST_LOGPROBS = 5
 
-Tokens = list[Annotated[int, Field(ge=0)]]
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# In JSON 4.0 is an integer too.
+Whole = Annotated[int, BeforeValidator(_whole)]
+Tokens = list[Annotated[Whole, Field(ge=0)]]
 Prompt = str | Annotated[list[str], Field(min_length=1)] | Annotated[Tokens, Field(min_length=1)]
 Prompts = Prompt | Annotated[list[Annotated[Tokens, Field(min_length=1)]], Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1)]
-Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+Seed = Annotated[Whole, Field(ge=0, le=LARGEST_SEED)]
 Temperature = Annotated[float, Field(ge=0, le=100)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -46,17 +53,19 @@ class CompletionRequest(_Request):
     model_config = ConfigDict(json_schema_extra=OPTIONS_NEED_STREAM)
 
     prompt: Prompts | None = None
-    max_tokens: Annotated[int, Field(ge=0)] | None = Field(None, description="Default: 16.")
+    max_tokens: Annotated[Whole, Field(ge=0)] | None = Field(None, description="Default: 16.")
     temperature: Temperature | None = Field(None, description="0 takes the likeliest token. Default: 1.")
     top_p: Share | None = Field(None, description="Default: 1, which keeps every token.")
-    n: Annotated[int, Field(ge=1)] | None = Field(None, description="Texts for each prompt. Default: 1.")
-    best_of: Annotated[int, Field(ge=1, le=1)] | None = Field(None, description="Only 1: none is drawn to be dropped.")
+    n: Annotated[Whole, Field(ge=1)] | None = Field(None, description="Texts for each prompt. Default: 1.")
+    best_of: Annotated[Whole, Field(ge=1, le=1)] | None = Field(
+        None, description="Only 1: none is drawn to be dropped."
+    )
     seed: Seed | None = Field(None, description="Text i of the answer is drawn with seed + i.")
     stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = Field(
+    logprobs: Annotated[Whole, Field(ge=0, le=MOST_LOGPROBS)] | None = Field(
         None, description="Log-probabilities of the tokens, and of so many of the likeliest, at temperature 1."
     )
     user: str | None = Field(None, description="Accepted, and not used.")
@@ -66,7 +75,7 @@ class CompletionRequest(_Request):
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = Field(
         None, description="Only 0: see repetition_penalty."
     )
-    top_k: Annotated[int, Field(ge=0)] | None = Field(
+    top_k: Annotated[Whole, Field(ge=0)] | None = Field(
         None, description="An extension: draw among so many of the likeliest tokens. Default: 0, among all."
     )
     min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
@@ -164,10 +173,10 @@ class FillRequest(_Request):
         json_schema_extra={"pattern": BLANK.pattern},
     )
     temperature: Temperature = 0.0
-    top_k: Annotated[int, Field(ge=0)] = 0
+    top_k: Annotated[Whole, Field(ge=0)] = 0
     top_p: Share = 1.0
     seed: Seed | None = None
-    max_blank_tokens: Annotated[int, Field(ge=1, le=12)] | None = Field(
+    max_blank_tokens: Annotated[Whole, Field(ge=1, le=12)] | None = Field(
         None, description="Of a word. Default: 3, and for a tokenizer of kind char 12, of kind word 1."
     )
 
