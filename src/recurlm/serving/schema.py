@@ -18,12 +18,12 @@ def _whole(value: object) -> object:
 
 
 # In JSON 4.0 is an integer too.
-Whole = Annotated[int, BeforeValidator(_whole)]
-Tokens = list[Annotated[Whole, Field(ge=0)]]
+WHOLE = BeforeValidator(_whole)
+Tokens = list[Annotated[int, Field(ge=0), WHOLE]]
 Prompt = str | Annotated[list[str], Field(min_length=1)] | Annotated[Tokens, Field(min_length=1)]
 Prompts = Prompt | Annotated[list[Annotated[Tokens, Field(min_length=1)]], Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1)]
-Seed = Annotated[Whole, Field(ge=0, le=LARGEST_SEED)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED), WHOLE]
 Temperature = Annotated[float, Field(ge=0, le=100)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -53,11 +53,11 @@ class CompletionRequest(_Request):
     model_config = ConfigDict(json_schema_extra=OPTIONS_NEED_STREAM)
 
     prompt: Prompts | None = None
-    max_tokens: Annotated[Whole, Field(ge=0)] | None = Field(None, description="Default: 16.")
+    max_tokens: Annotated[int, Field(ge=0), WHOLE] | None = Field(None, description="Default: 16.")
     temperature: Temperature | None = Field(None, description="0 takes the likeliest token. Default: 1.")
     top_p: Share | None = Field(None, description="Default: 1, which keeps every token.")
-    n: Annotated[Whole, Field(ge=1)] | None = Field(None, description="Texts for each prompt. Default: 1.")
-    best_of: Annotated[Whole, Field(ge=1, le=1)] | None = Field(
+    n: Annotated[int, Field(ge=1), WHOLE] | None = Field(None, description="Texts for each prompt. Default: 1.")
+    best_of: Annotated[int, Field(ge=1, le=1), WHOLE] | None = Field(
         None, description="Only 1: none is drawn to be dropped."
     )
     seed: Seed | None = Field(None, description="Text i of the answer is drawn with seed + i.")
@@ -65,7 +65,7 @@ class CompletionRequest(_Request):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     echo: bool | None = None
-    logprobs: Annotated[Whole, Field(ge=0, le=MOST_LOGPROBS)] | None = Field(
+    logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS), WHOLE] | None = Field(
         None, description="Log-probabilities of the tokens, and of so many of the likeliest, at temperature 1."
     )
     user: str | None = Field(None, description="Accepted, and not used.")
@@ -75,7 +75,7 @@ class CompletionRequest(_Request):
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = Field(
         None, description="Only 0: see repetition_penalty."
     )
-    top_k: Annotated[Whole, Field(ge=0)] | None = Field(
+    top_k: Annotated[int, Field(ge=0), WHOLE] | None = Field(
         None, description="An extension: draw among so many of the likeliest tokens. Default: 0, among all."
     )
     min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
@@ -173,10 +173,10 @@ class FillRequest(_Request):
         json_schema_extra={"pattern": BLANK.pattern},
     )
     temperature: Temperature = 0.0
-    top_k: Annotated[Whole, Field(ge=0)] = 0
+    top_k: Annotated[int, Field(ge=0), WHOLE] = 0
     top_p: Share = 1.0
     seed: Seed | None = None
-    max_blank_tokens: Annotated[Whole, Field(ge=1, le=12)] | None = Field(
+    max_blank_tokens: Annotated[int, Field(ge=1, le=12), WHOLE] | None = Field(
         None, description="Of a word. Default: 3, and for a tokenizer of kind char 12, of kind word 1."
     )
 
