@@ -1,8 +1,9 @@
-"""The command `recurlm`: generate, fill and score with a bundle, in an environment that needs no torch.
+"""The command `recurlm`: generate, fill, score and serve with a bundle, in an environment that needs no torch.
 
 recurlm generate --variant lstm --prompt "Once more" --max-new-tokens 200 --temperature 0.8 --seed 1
 recurlm fill --variant bilstm "To be or ___ to be"
 recurlm score --variant lstm --file my_text.txt
+recurlm serve --variant lstm --precision int8
 """
 
 from __future__ import annotations
@@ -98,6 +99,59 @@ def score(arguments: argparse.Namespace) -> None:
         _write(f"{name.replace('_', ' '):<27} {shown:>15}\n")
 
 
+def serve(arguments: argparse.Namespace) -> None:
+    try:
+        from recurlm.serving.server import serve
+        from recurlm.serving.settings import Limits, Settings
+    except ModuleNotFoundError as error:
+        raise InputError(f"serving needs {error.name}: pip install 'recurlm[serve]'") from None
+    limits = Limits(
+        prompt_tokens=arguments.max_prompt_tokens,
+        max_tokens=arguments.max_tokens,
+        batch=arguments.max_batch,
+        queue=arguments.max_queue,
+        body_bytes=arguments.max_body_bytes,
+    )
+    settings = Settings(
+        bundles=_served(arguments),
+        host=arguments.host,
+        port=arguments.port,
+        api_key=arguments.api_key if arguments.api_key is not None else os.environ.get(API_KEY),
+        threads=arguments.threads,
+        grace=arguments.grace,
+        access_log=arguments.access_log,
+        limits=limits,
+    )
+    serve(settings)
+
+
+def _served(arguments: argparse.Namespace) -> dict[str, Path]:
+    """The bundles that a server is to have, by name.
+
+    Raises:
+        InputError: there are none, or two of one name.
+    """
+    from recurlm.runtime.bundle import Bundle, bundles_in
+
+    if arguments.all:
+        folders = sorted(path for path in BUNDLES.glob("*") if bundles_in(path))
+        if not folders:
+            raise InputError(f"no bundles in {BUNDLES}: run the pipeline first, or name bundles with --model NAME=PATH")
+        return {f"{folder.name}-{name}": folder / name for folder in folders for name in bundles_in(folder)}
+    if arguments.model is None:
+        bundle = Bundle.open(_bundle(arguments))
+        return {f"{bundle.variant}-{bundle.precision}": bundle.folder}
+    named: dict[str, Path] = {}
+    for given in arguments.model:
+        name, found, path = given.partition("=")
+        if not (found and name and path):
+            raise InputError(f"--model {given}: write it as NAME=PATH")
+        if name in named:
+            raise InputError(f"--model {given}: there is another model '{name}'")
+        named[name] = Path(path)
+    return named
+
+
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
@@ -166,6 +220,7 @@ def parser() -> argparse.ArgumentParser:
     _generate_options(_command(commands, "generate", generate, "go on from a prompt", GENERATE_EXAMPLE))
     _fill_options(_command(commands, "fill", fill, "put words in place of ___", FILL_EXAMPLE))
     _score_options(_command(commands, "score", score, "say how likely a model finds a text", SCORE_EXAMPLE))
+    _serve_options(_command(commands, "serve", serve, "answer HTTP requests, as OpenAI's completions", SERVE_EXAMPLE))
     return top
 
 
@@ -188,6 +243,16 @@ these pseudo-likelihoods compare only with one another.
   recurlm score --variant lstm --text "To be or not to be"
   recurlm score --variant lstm --file my_text.txt --json
 """
+SERVE_EXAMPLE = """\
+Answers POST /v1/completions, /score and /fill, GET /v1/models, /health and /metrics; /openapi.json describes them.
+SIGTERM or Ctrl-C lets what runs finish. Needs: pip install 'recurlm[serve]'
+
+  recurlm serve --variant lstm --precision int8
+  recurlm serve --model small=path/to/bundle --model large=path/to/another --host 0.0.0.0
+  recurlm serve --all
+  curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' -d '{"prompt": "To be", "seed": 1}'
+"""
+API_KEY = "RECURLM_API_KEY"
 
 
 def _command(
@@ -210,6 +275,14 @@ def _command(
     where = sub.add_mutually_exclusive_group(required=True)
     where.add_argument("--variant", help=f"use the bundle {BUNDLES}/VARIANT/PRECISION of the current folder")
     where.add_argument("--bundle", metavar="PATH", help="use the bundle in this folder")
+    if command is serve:
+        where.add_argument(
+            "--model",
+            action="append",
+            metavar="NAME=PATH",
+            help="serve the bundle in this folder by this name (repeat)",
+        )
+        where.add_argument("--all", action="store_true", help=f"serve every bundle in {BUNDLES}, as VARIANT-PRECISION")
     sub.add_argument("--precision", default="fp32", help="fp32, int8 or int4, with --variant (default: fp32)")
     sub.add_argument("--threads", type=int, help="threads to compute with (default: 1)")
     return sub
@@ -251,6 +324,27 @@ def _score_options(sub: argparse.ArgumentParser) -> None:
     what.add_argument("--text", help="text to score")
     what.add_argument("--file", type=Path, metavar="PATH", help="UTF-8 file to score, of any length")
     sub.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _serve_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
+    sub.add_argument("--port", type=int, default=8000, help="port to listen at; 0: any that is free (default: 8000)")
+    sub.add_argument(
+        "--api-key",
+        metavar="KEY",
+        help=f"ask for this key; {API_KEY} in the environment is less visible (default: none)",
+    )
+    numbers = {
+        "--max-prompt-tokens": (8192, "of one prompt, or of a text to score"),
+        "--max-tokens": (4096, "of one completion"),
+        "--max-batch": (64, "texts drawn at once with a model, and the most that one request may ask for"),
+        "--max-queue": (256, "texts that may wait; beyond them the answer is 429"),
+        "--max-body-bytes": (1 << 20, "of a request"),
+        "--grace": (30, "seconds that SIGTERM leaves to what runs"),
+    }
+    for name, (default, what) in numbers.items():
+        sub.add_argument(name, type=int, default=default, metavar="N", help=f"{what} (default: {default})")
+    sub.add_argument("--access-log", action="store_true", help="print a line for each request")
 
 
 def _sampling_options(sub: argparse.ArgumentParser, temperature: float, top_k: int, top_p: float) -> None:

@@ -122,7 +122,7 @@ class Generator:
         """Check the prompts, and return an iterator of each chunk's new text, one string a prompt."""
         if not max_new_tokens >= 1:
             raise InputError(f"max_new_tokens is {max_new_tokens}: 1 or more")
-        rows = [self._prompt_ids(prompt) for prompt in prompts]
+        rows = [self.prompt_ids(prompt) for prompt in prompts]
         vocabulary = self.bundle.vocabulary
         decoders = [vocabulary.decoder(prompt, row[-1]) for prompt, row in zip(prompts, rows, strict=True)]
 
@@ -142,9 +142,19 @@ class Generator:
 
         return texts()
 
-    def _prompt_ids(self, prompt: str) -> list[int]:
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """What generator.onnx reads: the start of a text, and the prompt's tokens.
+
+        Raises:
+            InputError: the prompt holds what the vocabulary lacks.
+        """
         vocabulary = self.bundle.vocabulary
         return [vocabulary.start, *vocabulary.known_ids(prompt, "the prompt")]
+
+    def run(self, outputs: Sequence[str], feeds: dict[str, Any]) -> list[Any]:
+        """One call of generator.onnx, with rows of the caller's own making."""
+        results: list[Any] = self._session.run(list(outputs), feeds)
+        return results
 
     def _chunks(
         self, rows: list[list[int]], max_new_tokens: int, sampling: Sampling, streams: Sequence[Numbers]
@@ -163,7 +173,7 @@ class Generator:
             count = min(size, max_new_tokens - drawn)
             feeds["max_new_tokens"] = np.array(count)
             feeds["uniform"] = np.stack([uniform(stream, count) for stream in streams])
-            tokens, *after = self._session.run(["tokens", *carried], feeds)
+            tokens, *after = self.run(["tokens", *carried], feeds)
             yield tokens
             # The state has read everything but the last token.
             feeds |= {"prompt": tokens[:, -1:], "prompt_length": np.ones(len(rows), np.int64)}

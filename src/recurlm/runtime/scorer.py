@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ WINDOW = 512  # tokens that a cloze model scores in a call,
 CONTEXT = 256  # and those that it reads on either side of them
 
 Progress = Callable[[int], None]  # bytes of text read so far
+Hear = Callable[[Sequence[int], Any], None]  # tokens in their order, and the log-probability of each
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,16 @@ class Scorer:
         """Open the bundle at `path`; see `Bundle.open` for what is refused."""
         return cls(Bundle.open(path), threads)
 
-    def score(self, text: str) -> Score:
+    def score(self, text: str, hear: Hear | None = None) -> Score:
         """Score a text. Characters or words that the vocabulary lacks count as the unknown token, and are counted.
+
+        Args:
+            hear: is told each token's log-probability, in nats.
 
         Raises:
             InputError: the text is empty.
         """
-        return self._score([text], "the text", None)
+        return self._score([text], "the text", None, hear)
 
     def score_file(self, path: str | Path, progress: Progress | None = None) -> Score:
         """Score a file of UTF-8 text of any length.
@@ -103,10 +107,14 @@ class Scorer:
         """
         return self._score(read_text(Path(path)), str(path), progress)
 
-    def _score(self, texts: Iterable[str], what: str, progress: Progress | None) -> Score:
+    def _score(self, texts: Iterable[str], what: str, progress: Progress | None, hear: Hear | None = None) -> Score:
         counts = _Counts(self.bundle.vocabulary, what, progress)
         pieces = counts.encode(whole_words(texts))
-        nats = self._streamed(pieces) if self.bundle.causal else self._cloze(pieces)
+        nats = 0.0
+        for tokens, log_prob in self._streamed(pieces) if self.bundle.causal else self._cloze(pieces):
+            nats -= float(log_prob.sum(dtype=np.float64))
+            if hear is not None:
+                hear(tokens, log_prob)
         if counts.tokens == 0:
             raise InputError(f"{what} is empty: there is nothing to score")
         return Score(
@@ -120,26 +128,23 @@ class Scorer:
             out_of_vocabulary_words=counts.out_of_vocabulary_words,
         )
 
-    def _streamed(self, pieces: Iterable[list[int]]) -> float:
+    def _streamed(self, pieces: Iterable[list[int]]) -> Iterator[tuple[list[int], Any]]:
         outputs = ["log_prob", *(f"next_state.{name}" for name in self.bundle.state)]
-        last, nats = self.bundle.vocabulary.start, 0.0
+        last = self.bundle.vocabulary.start
         state: dict[str, Any] = {}
         for ids in pieces:
             for at in range(0, len(ids), CHUNK):
                 # The state has read everything but the last token.
-                tokens = np.array([[last, *ids[at : at + CHUNK]]], np.int64)
-                log_prob, *after = self._session.run(outputs, _text(tokens) | state)
-                nats -= float(log_prob.sum(dtype=np.float64))
-                last = int(tokens[0, -1])
+                new = ids[at : at + CHUNK]
+                log_prob, *after = self._session.run(outputs, _text(np.array([[last, *new]], np.int64)) | state)
+                yield new, log_prob[0]
+                last = new[-1]
                 state = {f"state.{name}": value for name, value in zip(self.bundle.state, after, strict=True)}
-        return nats
 
-    def _cloze(self, pieces: Iterable[list[int]]) -> float:
-        nats = 0.0
+    def _cloze(self, pieces: Iterable[list[int]]) -> Iterator[tuple[list[int], Any]]:
         for tokens, scored in windows(self.bundle.vocabulary.start, pieces):
             (log_prob,) = self._session.run(["log_prob"], _text(np.array([tokens], np.int64)))
-            nats -= float(log_prob[0, scored].sum(dtype=np.float64))
-        return nats
+            yield tokens[scored], log_prob[0, scored]
 
 
 def windows(start: int, pieces: Iterable[list[int]]) -> Iterator[tuple[list[int], slice]]:

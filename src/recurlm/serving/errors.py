@@ -1,0 +1,99 @@
+"""Everything that is refused, in OpenAI's form: {"error": {"message", "type", "param", "code"}}."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from recurlm.errors import InputError
+
+RETRY_AFTER = 1  # seconds
+FORMS = {
+    "prompt": "a string, a list of strings, a list of token ids, or a list of such lists",
+    "stop": "a string, or a list of up to 4",
+}
+
+
+class ApiError(Exception):
+    """A request that is refused: the status, what is wrong, with which field, and OpenAI's word for it."""
+
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+
+    def response(self) -> Response:
+        headers = {}
+        if self.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+            headers["Retry-After"] = str(RETRY_AFTER)
+        if self.status == HTTPStatus.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = "Bearer"
+        return Response(self.body(), self.status, headers, media_type="application/json")
+
+    def body(self) -> str:
+        """ASCII: a message may quote half characters, which UTF-8 cannot hold."""
+        error = {"message": self.message, "type": _type(self.status), "param": self.param, "code": self.code}
+        return json.dumps({"error": error})
+
+
+def _type(status: int) -> str:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return "rate_limit_error"
+    return "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+
+
+def busy(what: str) -> ApiError:
+    """More work than may wait."""
+    return ApiError(HTTPStatus.TOO_MANY_REQUESTS, f"{what}: try again later", code="rate_limit_exceeded")
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Give every refusal the one form."""
+
+    @app.exception_handler(ApiError)
+    async def refused(_: Request, error: ApiError) -> Response:
+        return error.response()
+
+    @app.exception_handler(InputError)
+    async def bad_input(_: Request, error: InputError) -> Response:
+        return ApiError(HTTPStatus.BAD_REQUEST, str(error)).response()
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        return _invalid(error.errors()).response()
+
+    @app.exception_handler(HTTPException)
+    async def of_http(_: Request, error: HTTPException) -> Response:
+        response = ApiError(error.status_code, _of_http(error)).response()
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(Exception)
+    async def bug(_: Request, error: Exception) -> Response:
+        # Starlette raises it again for the server's log.
+        return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, f"a bug in recurlm ({type(error).__name__})").response()
+
+
+def _invalid(errors: Sequence[Any]) -> ApiError:
+    """The first thing that is wrong with a body, as one line."""
+    first = errors[0]
+    where = [str(part) for part in first["loc"][1:]]
+    if first["type"] == "json_invalid":
+        return ApiError(400, f"the body is not JSON: {first['ctx']['error']} (at character {first['loc'][1]})")
+    if not where:
+        return ApiError(400, "the body is no JSON object sent as Content-Type: application/json")
+    if first["type"] == "extra_forbidden":
+        return ApiError(400, f"unrecognized request argument supplied: {'.'.join(where)}", where[0])
+    reason = FORMS.get(where[0]) or first["msg"].removeprefix("Value error, ")
+    return ApiError(400, f"{where[0] if where[0] in FORMS else '.'.join(where)}: {reason}", where[0])
+
+
+def _of_http(error: HTTPException) -> str:
+    if error.status_code == HTTPStatus.BAD_REQUEST:
+        return "the body is not JSON in UTF-8, or has too large a number or too many brackets in it"
+    return str(error.detail)

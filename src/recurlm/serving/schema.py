@@ -1,0 +1,202 @@
+"""Requests and answers. Those of /v1/completions are OpenAI's; what OpenAI doesn't have is said to be an extension."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+
+from recurlm.runtime.blanks import BLANK
+
+LARGEST_SEED = 2**63 - 1
+MOST_STOPS = 4
+MOST_LOGPROBS = 5
+
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# In JSON 4.0 is an integer too.
+WHOLE = BeforeValidator(_whole)
+Tokens = list[Annotated[int, Field(ge=0), WHOLE]]
+Prompt = str | Annotated[list[str], Field(min_length=1)] | Annotated[Tokens, Field(min_length=1)]
+Prompts = Prompt | Annotated[list[Annotated[Tokens, Field(min_length=1)]], Field(min_length=1)]
+Stop = Annotated[str, Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED), WHOLE]
+Temperature = Annotated[float, Field(ge=0, le=100)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    model: str | None = Field(None, description="Its name in /v1/models; may be left out where only one can do this.")
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    include_usage: bool = False
+    include_obfuscation: bool | None = None  # accepted: the pieces say nothing that their lengths don't
+
+
+OPTIONS_NEED_STREAM: dict[str, JsonValue] = {
+    "if": {"required": ["stream_options"], "properties": {"stream_options": {"type": "object"}}},
+    "then": {"required": ["stream"], "properties": {"stream": {"const": True}}},
+}
+
+
+class CompletionRequest(_Request):
+    """Where a field is null, its default holds."""
+
+    model_config = ConfigDict(json_schema_extra=OPTIONS_NEED_STREAM)
+
+    prompt: Prompts | None = None
+    max_tokens: Annotated[int, Field(ge=0), WHOLE] | None = Field(None, description="Default: 16.")
+    temperature: Temperature | None = Field(None, description="0 takes the likeliest token. Default: 1.")
+    top_p: Share | None = Field(None, description="Default: 1, which keeps every token.")
+    n: Annotated[int, Field(ge=1), WHOLE] | None = Field(None, description="Texts for each prompt. Default: 1.")
+    best_of: Annotated[int, Field(ge=1, le=1), WHOLE] | None = Field(
+        None, description="Only 1: none is drawn to be dropped."
+    )
+    seed: Seed | None = Field(None, description="Text i of the answer is drawn with seed + i.")
+    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS), WHOLE] | None = Field(
+        None, description="Log-probabilities of the tokens, and of so many of the likeliest, at temperature 1."
+    )
+    user: str | None = Field(None, description="Accepted, and not used.")
+    suffix: None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = Field(None, description="Only 0.")
+    frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = Field(
+        None, description="Only 0: see repetition_penalty."
+    )
+    top_k: Annotated[int, Field(ge=0), WHOLE] | None = Field(
+        None, description="An extension: draw among so many of the likeliest tokens. Default: 0, among all."
+    )
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None,
+        description="An extension: draw among tokens of this share of the likeliest one's probability. Default: 0.",
+    )
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = Field(
+        None, description="An extension: above 1 makes tokens less likely that the text has already. Default: 1."
+    )
+
+
+class Logprobs(BaseModel):
+    """`tokens[i]` begins at character `text_offset[i]` of the answer's text. Null for a text's first token, if nothing
+    stands before it that it could have been predicted from.
+    """
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
+    text_offset: list[int]
+
+
+class Choice(BaseModel):
+    text: str
+    index: int
+    logprobs: Logprobs | None = None
+    finish_reason: Literal["stop", "length"] | None = Field(None, description="Null in a stream's earlier pieces.")
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Completion(BaseModel):
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int = Field(description="Seconds since 1970.")
+    model: str
+    system_fingerprint: str = Field(description="The same for the same bytes of a bundle.")
+    choices: list[Choice]
+    usage: Usage | None = None
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["recurlm"] = "recurlm"
+    variant: str
+    precision: str
+    does: list[Literal["generate", "score", "fill"]]
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class ScoreRequest(_Request):
+    text: Annotated[str, Field(min_length=1)]
+    tokens: bool = Field(False, description="Whether to list each token's log-probability.")
+
+
+class ScoredToken(BaseModel):
+    token: str = Field(description="Bytes that are no whole character are shown as U+FFFD.")
+    id: int
+    log_prob: float = Field(description="In nats.")
+
+
+class ScoreAnswer(BaseModel):
+    """Of a cloze model these are pseudo-likelihoods, which compare only with one another."""
+
+    model: str
+    protocol: Literal["streamed", "cloze"]
+    nats: float
+    nats_per_token: float
+    perplexity_per_token: float | None
+    perplexity_per_word: float | None
+    bits_per_byte: float
+    bits_per_character: float
+    tokens: int
+    words: int
+    characters: int
+    bytes: int
+    unknown_tokens: int
+    out_of_vocabulary_words: int
+    token_log_probs: list[ScoredToken] | None = None
+
+
+class FillRequest(_Request):
+    text: str = Field(
+        description="With ___ (three underscores) where a word is missing.",
+        json_schema_extra={"pattern": BLANK.pattern},
+    )
+    temperature: Temperature = 0.0
+    top_k: Annotated[int, Field(ge=0), WHOLE] = 0
+    top_p: Share = 1.0
+    seed: Seed | None = None
+    max_blank_tokens: Annotated[int, Field(ge=1, le=12), WHOLE] | None = Field(
+        None, description="Of a word. Default: 3, and for a tokenizer of kind char 12, of kind word 1."
+    )
+
+
+class FillAnswer(BaseModel):
+    model: str
+    text: str
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"
+    models: list[str]
+
+
+class ErrorBody(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Error(BaseModel):
+    error: ErrorBody

@@ -1,0 +1,83 @@
+"""Runs the application: loads the bundles, listens, and on SIGTERM or Ctrl-C finishes what runs."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+
+from recurlm.errors import InputError
+from recurlm.serving.app import create_app
+from recurlm.serving.loaded import load
+from recurlm.serving.measures import Measures
+from recurlm.serving.settings import Settings
+
+LOCAL = {"127.0.0.1", "::1", "localhost"}
+
+
+def serve(settings: Settings) -> None:
+    """Serve until a signal: then no connection is taken any more, and what runs has `settings.grace` seconds.
+
+    Raises:
+        InputError: a bundle cannot be opened, or the address cannot be listened at.
+    """
+    # Before the bundles are loaded, which takes longer: a port in use is told at once.
+    listening = _listen(settings)
+    with listening:
+        measures = Measures()
+        models = load(settings, measures)
+        config = uvicorn.Config(
+            create_app(settings, models, measures),
+            log_level="info" if settings.access_log else "warning",
+            access_log=settings.access_log,
+            timeout_graceful_shutdown=settings.grace,
+            server_header=False,
+            lifespan="on",
+        )
+        server = uvicorn.Server(config)
+        _announce(settings, listening, list(models))
+        with _signals_stop(server):
+            server.run(sockets=[listening])
+    if not server.started:
+        raise RuntimeError("the server did not start")
+
+
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        raise InputError(f"cannot listen at {settings.host}, port {settings.port}: {error.strerror}") from None
+
+
+def _announce(settings: Settings, listening: socket.socket, names: list[str]) -> None:
+    host, port = listening.getsockname()[:2]
+    if settings.host not in LOCAL and settings.api_key is None:
+        sys.stderr.write(f"recurlm: {settings.host} can be reached from other machines, and no API key is set\n")
+    shown = f"[{host}]" if ":" in host else host
+    sys.stderr.write(f"recurlm: http://{shown}:{port} serves {', '.join(names)}\n")
+    sys.stderr.flush()
+
+
+@contextmanager
+def _signals_stop(server: uvicorn.Server) -> Iterator[None]:
+    """A signal only ever asks the server to stop.
+
+    uvicorn sends the one that stopped it again when all is done, to handlers that were there before its own; those of
+    Python would end the program with an error.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

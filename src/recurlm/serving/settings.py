@@ -1,0 +1,62 @@
+"""What a server is started with."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from recurlm.errors import InputError
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request, and all of them together, may ask for.
+
+    Raises:
+        InputError: a limit is less than 1.
+    """
+
+    prompt_tokens: int = 8192  # of one prompt, or of a text to score
+    max_tokens: int = 4096  # of one completion
+    batch: int = 64  # texts drawn at once with a model, and so the most that one request may ask for
+    queue: int = 256  # texts that may wait for that, or texts to score and fill
+    body_bytes: int = 1 << 20
+    fill_work: int = 50_000  # tokens read to fill a text: its own, times its blanks, times their lengths
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value < 1:
+                raise InputError(f"{field.name.replace('_', '-')} is {value}: 1 or more")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which bundles are served, where, and to whom.
+
+    Raises:
+        InputError: a name cannot stand in an address, or the API key is blank or cannot stand in a header.
+    """
+
+    bundles: dict[str, Path]  # by the name that requests give
+    host: str = "127.0.0.1"
+    port: int = 8000  # 0: any that is free
+    api_key: str | None = None
+    threads: int | None = None  # of one call
+    grace: int = 30  # seconds that running requests have to finish after SIGTERM
+    access_log: bool = False
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        for name in self.bundles:
+            if not NAME.fullmatch(name):
+                raise InputError(f"a model cannot be named '{name}': letters, digits, '.', '_' and '-' only")
+        if self.api_key is not None and not re.fullmatch("[!-~]+", self.api_key):
+            raise InputError("the API key is empty, or has blanks or characters that are not ASCII")
+        if not 0 <= self.port <= 65535:
+            raise InputError(f"port is {self.port}: 0 (any that is free) to 65535")
+        if self.grace < 0:
+            raise InputError(f"grace is {self.grace}: 0 or more seconds")
