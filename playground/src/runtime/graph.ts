@@ -2,7 +2,7 @@
 
 import * as ort from "onnxruntime-web/wasm";
 
-import { withoutDefaults } from "./onnx.ts";
+import { forBrowser } from "./onnx.ts";
 
 export type Tensor = ort.Tensor;
 export type Feeds = Record<string, Tensor>;
@@ -17,7 +17,7 @@ export class Graph {
   /** @param model the bytes of an .onnx file */
   static async of(model: Uint8Array): Promise<Graph> {
     const options: ort.InferenceSession.SessionOptions = { executionProviders: ["wasm"], logSeverityLevel: 3 };
-    return new Graph(await ort.InferenceSession.create(withoutDefaults(model), options));
+    return new Graph(await ort.InferenceSession.create(forBrowser(model), options));
   }
 
   async run(outputs: string[], feeds: Feeds): Promise<Record<string, Tensor>> {
