@@ -1,6 +1,7 @@
 // The page: what is chosen goes to the workers, what they answer is shown.
 
 import "@fontsource-variable/source-serif-4";
+import "@fontsource-variable/source-serif-4/wght-italic.css";
 import "./style.css";
 
 import { Engine } from "./engine.ts";
@@ -154,7 +155,7 @@ function facts(): void {
     typeof bits === "number" ? `${bits.toFixed(3)} ${causal ? "" : "pseudo-"}bits a byte on unseen text` : "",
     proof.passed ? "proven against PyTorch" : "",
     rate ? `${rounded(rate)} tokens/s in this browser` : "",
-    precision === "fp32" ? "" : "smaller, but slower in a browser than fp32",
+    precision === "fp32" ? "the same text as in Python" : "text may part from Python's on the edge of a rounding",
   ];
   element("facts").textContent = `${parts.filter(Boolean).join(" · ")}.`;
 }

@@ -1,7 +1,7 @@
 // What the model thought of one token: beside it for the eye, and as a sentence for a screen reader.
 
+import { aloud, element } from "./elements.ts";
 import type { Cell } from "./text.ts";
-import { element } from "./elements.ts";
 
 export class Card {
   private readonly box = element("card");
@@ -52,11 +52,6 @@ function made(tag: string, className: string, text = ""): HTMLElement {
 /** A token's text with its spaces and line ends to be seen. */
 function visible(text: string): string {
   return text.replaceAll(" ", "·").replaceAll("\n", "↵").replaceAll("\t", "⇥");
-}
-
-function aloud(text: string): string {
-  if (text.trim() !== "") return text.trim();
-  return text.includes("\n") ? "line end" : "space";
 }
 
 function percent(probability: number): string {

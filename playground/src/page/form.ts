@@ -29,6 +29,7 @@ export class Form {
   private readonly bundles: Description[];
   private readonly typed = { write: PROMPT, fill: BLANKS };
   private readonly address = new URLSearchParams(location.search);
+  private mode: "write" | "fill";
 
   constructor(bundles: Description[], chosen: (bundle: Description) => void) {
     this.bundles = bundles;
@@ -43,8 +44,6 @@ export class Form {
     this.shown();
     for (const { name } of SETTINGS) input(name).value = this.address.get(name) ?? input(name).value;
   }
-
-  private mode: "write" | "fill";
 
   get bundle(): Description {
     const variant = checked("variant");

@@ -1,7 +1,7 @@
 // The text as its tokens, each coloured by its surprise, and which of them is looked at.
 
 import type { Mark } from "../runtime/reader.ts";
-import { element } from "./elements.ts";
+import { aloud, element } from "./elements.ts";
 
 const MOST_BITS = 14; // full colour
 
@@ -53,6 +53,7 @@ export class TokenText {
       span.ariaSelected = "false";
       span.dataset.ids = this.waiting.join(" ");
       if (text.includes("\n")) span.classList.add("line");
+      if (text.trim() === "") span.ariaLabel = aloud(text);
       const cell: Cell = { span, ids: this.waiting, text, marks: [] };
       this.cells.push(cell);
       this.owners.push(...this.waiting.map(() => cell));
