@@ -96,7 +96,7 @@ function heard(role: Role, answer: Answer): void {
     case "prompt":
       if (!writing) return;
       const filled = new Set(answer.blanks.flat());
-      text.add(answer.ids, answer.texts, (at) => (filled.has(at) ? "filled" : "given"));
+      text.add(answer.ids, answer.texts, (at) => (!filled.size ? "given" : filled.has(at) ? "filled" : "around"));
       return engine.read(answer.ids);
     case "chunk":
       if (!writing) return;

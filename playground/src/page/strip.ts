@@ -2,7 +2,7 @@
 
 import { element } from "./elements.ts";
 
-const UNITS = 32; // of the layer, evenly picked
+const UNITS = 24; // of the layer, evenly picked
 const PITCH = 7; // CSS pixels from one cell to the next
 const CELL = 6;
 
@@ -19,7 +19,7 @@ export class Strip {
   constructor(pointed: (column: number) => void) {
     new ResizeObserver(() => this.redraw()).observe(this.canvas);
     this.canvas.addEventListener("pointermove", (event) => {
-      const place = Math.floor(event.offsetX / PITCH) + Math.max(0, this.end - this.width());
+      const place = Math.floor(event.offsetX / PITCH) + this.first();
       pointed(place < this.columns.length ? place : -1);
     });
     this.canvas.addEventListener("pointerleave", () => pointed(-1));
@@ -47,8 +47,9 @@ export class Strip {
   /** Frame a column, and move the strip to where it is shown; −1 for none. */
   look(column: number): void {
     this.active = column;
-    if (column >= 0 && column < this.end - this.width()) this.end = column + this.width();
-    if (column >= this.end || column < 0) this.end = Math.max(column + 1, column < 0 ? this.columns.length : 0);
+    const shown = column < this.end && column >= this.end - this.width();
+    if (column < 0) this.end = this.columns.length;
+    else if (!shown) this.end = Math.min(this.columns.length, column + Math.ceil(this.width() / 2));
     this.redraw();
   }
 
@@ -63,6 +64,10 @@ export class Strip {
     return Math.max(1, Math.floor(this.canvas.clientWidth / PITCH));
   }
 
+  private first(): number {
+    return Math.max(0, this.end - this.width());
+  }
+
   private draw(): void {
     const { canvas } = this;
     const ratio = devicePixelRatio;
@@ -75,7 +80,7 @@ export class Strip {
     context.clearRect(0, 0, canvas.clientWidth, height);
     const style = getComputedStyle(document.documentElement);
     const [low, zero, high, ink] = ["--low", "--zero", "--high", "--ink"].map((name) => colour(style.getPropertyValue(name)));
-    const first = Math.max(0, this.end - this.width());
+    const first = this.first();
     for (let column = 0; column < this.width(); column++) {
       const state = this.columns[first + column];
       for (let unit = 0; unit < UNITS; unit++) {

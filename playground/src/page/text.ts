@@ -40,7 +40,7 @@ export class TokenText {
     this.cells.length = this.owners.length = this.waiting.length = this.read = 0;
   }
 
-  /** @param kind of these tokens: "given" by the person, "written", or "filled" into a blank */
+  /** @param kind of these tokens: "given" as a prompt, "written" after it, "filled" into a blank or "around" one */
   add(ids: number[], texts: string[], kind: (at: number) => string): void {
     const fresh = document.createDocumentFragment();
     ids.forEach((id, at) => {
