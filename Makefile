@@ -6,7 +6,7 @@ ACTIVATE := . .venv/bin/activate
 INSTALLED := .venv/installed
 
 help:    ## list the targets
-	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:[^#]*## /|/' | awk -F'|' '{ printf "make %-8s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:[^#]*## /|/' | awk -F'|' '{ printf "make %-11s %s\n", $$1, $$2 }'
 
 setup: $(INSTALLED)  ## make .venv with the pinned packages of requirements.lock
 
@@ -23,6 +23,17 @@ ui: setup  ## compare the runs in MLflow, on http://127.0.0.1:5000 (PORT=…)
 	@echo 'All variants side by side: http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART'
 	$(ACTIVATE) && MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///.mlflow/mlflow.db
 
+playground: setup playground/node_modules/.package-lock.json  ## the bundles in a browser, on http://127.0.0.1:5000 (PORT=…)
+	$(ACTIVATE) && npm --prefix playground run build
+	$(ACTIVATE) && python playground/gather.py data/onnx playground/dist
+	@echo 'http://127.0.0.1:$(PORT)/  (playground/dist may be put on any static host)'
+	$(ACTIVATE) && python -m http.server --bind 127.0.0.1 --directory playground/dist $(PORT)
+
+# npm writes this file last.
+playground/node_modules/.package-lock.json: playground/package-lock.json | $(INSTALLED)
+	$(ACTIVATE) && npm --prefix playground ci --no-audit --no-fund
+	@touch $@
+
 # The stamp comes last, so that an install that was interrupted starts again from nothing.
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("recurlm needs Python 3.11 or newer, and $(PYTHON) is %d.%d: try make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
@@ -33,4 +44,4 @@ $(INSTALLED): requirements.lock pyproject.toml
 	.venv/bin/pip install --no-deps -e .
 	@touch $@
 
-.PHONY: help setup repro test lint ui
+.PHONY: help setup repro test lint ui playground

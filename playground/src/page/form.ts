@@ -1,0 +1,139 @@
+// What a person chooses: the bundle, the text, the settings. An address may hold all of it, so that a link shows a text.
+
+import type { Task } from "../messages.ts";
+import type { Description } from "../runtime/bundle.ts";
+import { element } from "./elements.ts";
+
+interface Setting {
+  name: "temperature" | "topK" | "topP" | "minP" | "repetitionPenalty" | "count" | "seed";
+  label: string;
+  hint: string;
+  step: string;
+  write: string; // what it is at first for a text that is written on
+  fill: string | null; // and for blanks; null where they have no such setting
+}
+
+const SETTINGS: Setting[] = [
+  { name: "temperature", label: "Temperature", hint: "0 takes the likeliest", step: "0.05", write: "0.8", fill: "0" },
+  { name: "topK", label: "Top-k", hint: "0 keeps all", step: "1", write: "40", fill: "0" },
+  { name: "topP", label: "Top-p", hint: "1 keeps all", step: "0.01", write: "0.95", fill: "1" },
+  { name: "minP", label: "Min-p", hint: "0 keeps all", step: "0.01", write: "0", fill: null },
+  { name: "repetitionPenalty", label: "Repetition penalty", hint: "1 is none", step: "0.05", write: "1", fill: null },
+  { name: "count", label: "Tokens", hint: "at most", step: "10", write: "200", fill: null },
+  { name: "seed", label: "Seed", hint: "same seed, same text", step: "1", write: "1", fill: "1" },
+];
+const PROMPT = "KING.\n";
+const BLANKS = "To be or ___ to be, that is the question:";
+
+export class Form {
+  private readonly bundles: Description[];
+  private readonly typed = { write: PROMPT, fill: BLANKS };
+  private readonly address = new URLSearchParams(location.search);
+  private mode: "write" | "fill";
+
+  constructor(bundles: Description[], chosen: (bundle: Description) => void) {
+    this.bundles = bundles;
+    const start = this.first();
+    this.radios("variant", unique(bundles.map((each) => each.variant)), start.variant);
+    this.radios("precision", unique(bundles.map((each) => each.precision)), start.precision);
+    element("variant").addEventListener("change", () => chosen(this.shown()));
+    element("precision").addEventListener("change", () => chosen(this.shown()));
+    element("settings").append(...SETTINGS.map(field));
+    this.mode = start.causal ? "write" : "fill";
+    this.typed[this.mode] = this.address.get("text") ?? this.typed[this.mode];
+    this.shown();
+    for (const { name } of SETTINGS) input(name).value = this.address.get(name) ?? input(name).value;
+  }
+
+  get bundle(): Description {
+    const variant = checked("variant");
+    const of = this.bundles.filter((each) => each.variant === variant);
+    return of.find((each) => each.precision === checked("precision")) ?? of[0]!;
+  }
+
+  /** What is asked, and that the page's address says so. */
+  task(): Task {
+    const { variant, precision } = this.bundle;
+    const text = element<HTMLTextAreaElement>("text").value;
+    const shown = SETTINGS.filter((setting) => setting[this.mode] !== null);
+    const settings = shown.map(({ name }) => [name, input(name).value] as [string, string]);
+    const address = new URLSearchParams([["variant", variant], ["precision", precision], ["text", text], ...settings]);
+    history.replaceState(null, "", `?${address}`);
+    // An empty field is no number, and not 0.
+    const value = (name: Setting["name"]) => (input(name).value.trim() === "" ? NaN : Number(input(name).value));
+    const fixed = this.mode === "fill" ? { minP: 0, repetitionPenalty: 1 } : null;
+    const sampling = {
+      temperature: value("temperature"),
+      topK: value("topK"),
+      topP: value("topP"),
+      minP: fixed?.minP ?? value("minP"),
+      repetitionPenalty: fixed?.repetitionPenalty ?? value("repetitionPenalty"),
+    };
+    return { text, count: value("count"), seed: input("seed").value, sampling };
+  }
+
+  /** Show what the chosen bundle has: its precisions, its settings. */
+  private shown(): Description {
+    const { bundle } = this;
+    for (const radio of element("precision").querySelectorAll("input")) {
+      radio.disabled = !this.bundles.some((each) => each.variant === bundle.variant && each.precision === radio.value);
+      radio.checked = radio.value === bundle.precision;
+    }
+    const mode = bundle.causal ? "write" : "fill";
+    const text = element<HTMLTextAreaElement>("text");
+    if (mode !== this.mode) this.typed[this.mode] = text.value;
+    if (mode !== this.mode || text.value === "") {
+      text.value = this.typed[mode];
+      for (const setting of SETTINGS) input(setting.name).value = setting[mode] ?? setting.write;
+    }
+    this.mode = mode;
+    for (const setting of SETTINGS) input(setting.name).closest("label")!.hidden = setting[mode] === null;
+    element("text-label").textContent = bundle.causal ? "Prompt" : "Text with blanks";
+    element("text-hint").textContent = bundle.causal
+      ? "The text goes on from here; empty, it begins anew."
+      : "Write ___ where a word is missing. This model reads both sides.";
+    element("go").textContent = bundle.causal ? "Write" : "Fill in";
+    return bundle;
+  }
+
+  private first(): Description {
+    const [variant, precision] = [this.address.get("variant"), this.address.get("precision")];
+    const fits = (each: Description) => each.variant === variant && (!precision || each.precision === precision);
+    return this.bundles.find(fits) ?? this.bundles[0]!;
+  }
+
+  private radios(name: string, values: string[], chosen: string): void {
+    for (const value of values) {
+      const label = document.createElement("label");
+      const radio = Object.assign(document.createElement("input"), { type: "radio", name, value });
+      radio.checked = value === chosen;
+      label.append(radio, Object.assign(document.createElement("span"), { textContent: value }));
+      element(name).append(label);
+    }
+  }
+}
+
+function field({ name, label, hint, step, write }: Setting): HTMLElement {
+  const box = document.createElement("label");
+  box.className = "field";
+  const words = Object.assign(document.createElement("span"), { textContent: label });
+  const small = Object.assign(document.createElement("small"), { textContent: hint });
+  const given = { id: name, name, step, min: "0", value: write, type: name === "seed" ? "text" : "number" };
+  const typed = Object.assign(document.createElement("input"), given);
+  typed.inputMode = name === "topK" || name === "count" || name === "seed" ? "numeric" : "decimal";
+  typed.autocomplete = "off";
+  box.append(words, typed, small);
+  return box;
+}
+
+function input(name: Setting["name"]): HTMLInputElement {
+  return element<HTMLInputElement>(name);
+}
+
+function checked(name: string): string {
+  return element(name).querySelector<HTMLInputElement>("input:checked")!.value;
+}
+
+function unique(values: string[]): string[] {
+  return [...new Set(values)];
+}

@@ -1,0 +1,2 @@
+/** What a person gave cannot be used; the message is one line for them. */
+export class InputError extends Error {}

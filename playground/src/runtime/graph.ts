@@ -1,0 +1,62 @@
+// One graph of a bundle as an onnxruntime-web session.
+
+import * as ort from "onnxruntime-web/wasm";
+
+import { forBrowser } from "./onnx.ts";
+
+export type Tensor = ort.Tensor;
+export type Feeds = Record<string, Tensor>;
+
+export class Graph {
+  private readonly session: ort.InferenceSession;
+
+  private constructor(session: ort.InferenceSession) {
+    this.session = session;
+  }
+
+  /** @param model the bytes of an .onnx file */
+  static async of(model: Uint8Array): Promise<Graph> {
+    const options: ort.InferenceSession.SessionOptions = { executionProviders: ["wasm"], logSeverityLevel: 3 };
+    return new Graph(await ort.InferenceSession.create(forBrowser(model), options));
+  }
+
+  async run(outputs: string[], feeds: Feeds): Promise<Record<string, Tensor>> {
+    return await this.session.run(feeds, outputs);
+  }
+
+  async release(): Promise<void> {
+    await this.session.release();
+  }
+}
+
+export function integers(values: ArrayLike<number>, shape: number[]): Tensor {
+  return new ort.Tensor("int64", BigInt64Array.from(Array.from(values, BigInt)), shape);
+}
+
+export function floats(values: ArrayLike<number>, shape: number[]): Tensor {
+  return new ort.Tensor("float32", Float32Array.from(values), shape);
+}
+
+export function booleans(count: number, shape: number[]): Tensor {
+  return new ort.Tensor("bool", new Uint8Array(count), shape);
+}
+
+/** Whole numbers of an int64 tensor; all that recurlm's graphs give are tokens or counts. */
+export function numbers(tensor: Tensor): number[] {
+  return Array.from(tensor.data as BigInt64Array, Number);
+}
+
+/** The float32 values of a tensor. */
+export function values(tensor: Tensor): Float32Array {
+  return tensor.data as Float32Array;
+}
+
+/** A state of zeros for one sequence: what a text begins with. */
+export function zeroState(state: Record<string, number[]>): Feeds {
+  return Object.fromEntries(
+    Object.entries(state).map(([name, shape]) => {
+      const size = shape.reduce((product, axis) => product * axis, 1);
+      return [`state.${name}`, floats(new Float32Array(size), [1, ...shape])];
+    }),
+  );
+}

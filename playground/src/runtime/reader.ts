@@ -1,0 +1,136 @@
+// What a model thought of each token of a text: how surprised it was, what else it expected, and the state it was in.
+//
+// step.onnx reads the tokens again, one after another: generator.onnx gives out tokens and no probabilities. These are
+// the model's own, before temperature and cuts.
+
+import type { Bundle } from "./bundle.ts";
+import { type Feeds, floats, type Graph, integers, type Tensor, values, zeroState } from "./graph.ts";
+
+const ALTERNATIVES = 6;
+
+export interface Alternative {
+  id: number;
+  text: string;
+  probability: number;
+}
+
+/** One token, read. */
+export interface Mark {
+  bits: number; // −log2 of its probability
+  rank: number; // 1: the likeliest
+  alternatives: Alternative[];
+  state: Float32Array; // the last layer's hidden state after it
+}
+
+/** Reads a text from its start, in as many portions as it comes in. */
+export class Reader {
+  private readonly bundle: Bundle;
+  private readonly graph: Graph;
+  private state: Feeds;
+  private logits: Float32Array | null = null;
+
+  constructor(bundle: Bundle, graph: Graph) {
+    this.bundle = bundle;
+    this.graph = graph;
+    this.state = zeroState(bundle.state);
+  }
+
+  async read(id: number): Promise<Mark> {
+    this.logits ??= await this.step(this.bundle.vocabulary.start);
+    const before = this.logits;
+    this.logits = await this.step(id);
+    return { ...judged(this.bundle, before, id), state: shownState(this.state, lastHidden(this.bundle)) };
+  }
+
+  private async step(id: number): Promise<Float32Array> {
+    const names = Object.keys(this.state);
+    const after = await this.graph.run(["logits", ...names.map((name) => `next_${name}`)], {
+      token: integers([id], [1]),
+      ...this.state,
+    });
+    this.state = Object.fromEntries(names.map((name) => [name, after[`next_${name}`]!]));
+    return values(after.logits!);
+  }
+}
+
+/**
+ * The same of a cloze model, which predicts each token from both its sides.
+ *
+ *     call 1 … n    row 0 reads a b c …, row 1 reads … c b a: what each side knew before each token
+ *     last call     both sides side by side, a row a token: the logits
+ */
+export async function readCloze(bundle: Bundle, graph: Graph, ids: number[]): Promise<Mark[]> {
+  const names = Object.keys(bundle.state).map((name) => `state.${name}`);
+  const zero = zeroState(bundle.state);
+  let state: Feeds = Object.fromEntries(names.map((name) => [name, joined([zero[name]!, zero[name]!], [0, 0])]));
+  const known: Feeds[] = [];
+  for (let at = 0; at < ids.length; at++) {
+    known.push(state);
+    const after = await graph.run(names.map((name) => `next_${name}`), {
+      token: integers([ids[at]!, ids[ids.length - 1 - at]!], [2]),
+      ...state,
+    });
+    state = Object.fromEntries(names.map((name) => [name, after[`next_${name}`]!]));
+  }
+  const sides = names.map((name) => {
+    const fromRight = name.startsWith("state.right.");
+    const states = ids.map((_, at) => known[fromRight ? ids.length - 1 - at : at]![name]!);
+    return [name, joined(states, ids.map(() => Number(fromRight)))] as const;
+  });
+  const both = Object.fromEntries(sides);
+  const { logits } = await graph.run(["logits"], { token: integers(ids, [ids.length]), ...both });
+  const size = bundle.vocabulary.size;
+  const shown = lastHidden(bundle);
+  return ids.map((id, at) => ({
+    ...judged(bundle, values(logits!).subarray(at * size, (at + 1) * size), id),
+    state: shownState(both, shown, at),
+  }));
+}
+
+/** One row of each tensor, as the rows of one tensor. */
+function joined(tensors: Tensor[], rows: number[]): Tensor {
+  const shape = tensors[0]!.dims.slice(1);
+  const size = shape.reduce((product, axis) => product * axis, 1);
+  const whole = new Float32Array(tensors.length * size);
+  tensors.forEach((tensor, at) => whole.set(values(tensor).subarray(rows[at]! * size, (rows[at]! + 1) * size), at * size));
+  return floats(whole, [tensors.length, ...shape]);
+}
+
+function judged(bundle: Bundle, logits: Float32Array, id: number): Omit<Mark, "state"> {
+  const largest = logits.reduce((one, other) => Math.max(one, other), -Infinity);
+  const total = logits.reduce((sum, logit) => sum + Math.exp(logit - largest), 0);
+  const probability = (of: number) => Math.exp(logits[of]! - largest) / total;
+  const top: number[] = [];
+  let rank = 1;
+  for (let at = 0; at < logits.length; at++) {
+    if (logits[at]! > logits[id]!) rank++;
+    if (top.length === ALTERNATIVES && logits[at]! <= logits[top.at(-1)!]!) continue;
+    const place = top.findIndex((other) => logits[at]! > logits[other]!);
+    top.splice(place < 0 ? top.length : place, 0, at);
+    top.length = Math.min(top.length, ALTERNATIVES);
+  }
+  const bits = (largest + Math.log(total) - logits[id]!) / Math.LN2;
+  const alternatives = top.map((other) => ({
+    id: other,
+    text: bundle.vocabulary.shown(other),
+    probability: probability(other),
+  }));
+  return { bits, rank, alternatives };
+}
+
+/** The names of the last layer's hidden states: one, or one a side. */
+export function lastHidden(bundle: Bundle): string[] {
+  const hidden = Object.keys(bundle.state).filter((name) => name.endsWith(".h"));
+  const layer = (name: string) => Number(/layer(\d+)/.exec(name)?.[1]);
+  const last = Math.max(...hidden.map(layer));
+  return hidden.filter((name) => layer(name) === last).map((name) => `state.${name}`);
+}
+
+function shownState(state: Feeds, names: string[], row = 0): Float32Array {
+  const parts = names.map((name) => {
+    const tensor = state[name]!;
+    const size = tensor.dims.at(-1)!;
+    return values(tensor).slice(row * size, (row + 1) * size);
+  });
+  return Float32Array.from(parts.flatMap((part) => [...part]));
+}

@@ -1,0 +1,108 @@
+// The page's own code without a page: a question a line on stdin (JSON: what, then its arguments), an answer a line.
+
+import { readFileSync, writeFileSync } from "node:fs";
+import { createInterface } from "node:readline";
+
+import { kindsOf } from "../../playground/src/runtime/blanks.ts";
+import type { Bundle, Description } from "../../playground/src/runtime/bundle.ts";
+import { InputError } from "../../playground/src/runtime/errors.ts";
+import { Filler } from "../../playground/src/runtime/filler.ts";
+import { generate } from "../../playground/src/runtime/generator.ts";
+import { booleans, floats, Graph, integers, numbers } from "../../playground/src/runtime/graph.ts";
+import { forBrowser } from "../../playground/src/runtime/onnx.ts";
+import { Uniform } from "../../playground/src/runtime/random.ts";
+import { type Mark, readCloze, Reader } from "../../playground/src/runtime/reader.ts";
+import { type Sampling, samplingFeeds, seedOf } from "../../playground/src/runtime/sampling.ts";
+import { Vocabulary } from "../../playground/src/runtime/vocabulary.ts";
+
+const bundles = new Map<string, Bundle>();
+const graphs = new Map<string, Graph>();
+
+function bundleAt(folder: string): Bundle {
+  const known = bundles.get(folder);
+  if (known) return known;
+  const read = (name: string) => JSON.parse(readFileSync(`${folder}/${name}`, "utf8"));
+  const description = read("bundle.json") as Description;
+  const vocabulary = new Vocabulary(read("tokenizer.json"), description.tokenizer_kind, description.special);
+  const bundle = { description, state: description.state, vocabulary } as Bundle;
+  bundles.set(folder, bundle);
+  return bundle;
+}
+
+async function graphAt(path: string): Promise<Graph> {
+  const graph = graphs.get(path) ?? (await Graph.of(readFileSync(path)));
+  graphs.set(path, graph);
+  return graph;
+}
+
+const ANSWERS: Record<string, (...given: any[]) => unknown> = {
+  uniform: (seed: string, counts: number[]) => {
+    const stream = new Uniform(seedOf(seed));
+    return counts.map((count) => [...stream.draw(count)]);
+  },
+  ids: (folder: string, text: string) => bundleAt(folder).vocabulary.knownIds(text, "the text"),
+  text: (folder: string, ids: number[]) => bundleAt(folder).vocabulary.text(ids),
+  decode: (folder: string, before: string, last: number, ids: number[]) =>
+    ids.map(bundleAt(folder).vocabulary.decoder(before, last)),
+  kinds: (folder: string) => {
+    const { afterSpace, first, further } = kindsOf(bundleAt(folder).vocabulary);
+    return [afterSpace, first, further].map((each) => [...each]);
+  },
+  generate: async (folder: string, prompt: string, count: number, sampling: Sampling, seed: string) => {
+    const graph = await graphAt(`${folder}/generator.onnx`);
+    const ids: number[] = [];
+    let text = "";
+    for await (const chunk of generate(bundleAt(folder), graph, prompt, count, sampling, seedOf(seed))) {
+      ids.push(...chunk.ids);
+      text += chunk.texts.join("");
+    }
+    return { ids, text };
+  },
+  // The token that is drawn from each of some states, one row a state.
+  draw: async (folder: string, tokens: number[], uniform: number[], state: Record<string, number[][]>) => {
+    const graph = await graphAt(`${folder}/generator.onnx`);
+    const [batch, { size }] = [tokens.length, bundleAt(folder).vocabulary];
+    const states = Object.entries(state).map(([name, rows]) => [
+      `state.${name}`,
+      floats(rows.flat(), [batch, rows[0]!.length]),
+    ]);
+    const sampling: Sampling = { temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 };
+    const { tokens: drawn } = await graph.run(["tokens"], {
+      ...samplingFeeds(sampling, batch),
+      ...Object.fromEntries(states),
+      min_p: floats([0], [1]),
+      repetition_penalty: floats([1], [1]),
+      stop_token: integers([-1], [1]),
+      seen: booleans(size, [1, size]),
+      prompt: integers(tokens, [batch, 1]),
+      prompt_length: integers(new Array(batch).fill(1), [batch]),
+      max_new_tokens: integers([1], []),
+      uniform: floats(uniform, [batch, 1]),
+    });
+    return numbers(drawn!);
+  },
+  fill: async (folder: string, text: string, sampling: Sampling, seed: string) =>
+    await new Filler(bundleAt(folder), await graphAt(`${folder}/filler.onnx`)).fill(text, sampling, seedOf(seed)),
+  read: async (folder: string, ids: number[]) => {
+    const [bundle, graph] = [bundleAt(folder), await graphAt(`${folder}/step.onnx`)];
+    let marks: Mark[] = [];
+    if (bundle.description.causal) {
+      const reader = new Reader(bundle, graph);
+      for (const id of ids) marks.push(await reader.read(id));
+    } else {
+      marks = (await readCloze(bundle, graph, [bundle.vocabulary.start, ...ids])).slice(1);
+    }
+    return marks.map((mark) => ({ ...mark, state: [...mark.state] }));
+  },
+  rewrite: (from: string, to: string) => writeFileSync(to, forBrowser(readFileSync(from))),
+};
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const [what, ...given] = JSON.parse(line) as [string, ...unknown[]];
+  try {
+    console.log(JSON.stringify({ answer: (await ANSWERS[what]!(...given)) ?? null }));
+  } catch (error) {
+    if (!(error instanceof InputError)) throw error;
+    console.log(JSON.stringify({ refused: error.message }));
+  }
+}

@@ -1,0 +1,250 @@
+"""The page in a real Chromium: Python's tokens, no host but its own, no error; on a phone, by keyboard, read aloud."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from browser import Browser
+from conftest import PLAYGROUND, PRECISIONS, run
+from selenium.webdriver import ActionChains, Keys
+from tiny_bundles import TinyBundles
+
+from recurlm.runtime import Bundle, Filler, Generator
+from recurlm.variants import REGISTRY
+
+PROMPT = "king or night\nthe sea"
+BLANKS = "king or ___ the sea ___ night"
+SETTINGS = {"temperature": 1.0, "top_k": 50, "top_p": 0.95, "seed": 3}
+QUERY = {"temperature": "1.0", "topK": "50", "topP": "0.95", "seed": "3"}
+ALIKE = 40  # tokens, at least, before int8 or int4 may meet an edge between two roundings
+
+
+def same(one: list[int], other: list[int]) -> int:
+    """How many tokens are the same from the first on."""
+    return next((at for at, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), len(one))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("variant", [name for name, kind in REGISTRY.items() if kind.causal])
+def test_the_page_writes_pythons_tokens(open_page: Any, bundles: TinyBundles, variant: str, precision: Any) -> None:
+    generator = Generator.from_bundle(bundles(variant, "bpe", precision))
+    count = 200 if precision == "fp32" else ALIKE
+    page: Browser = open_page(QUERY | {"variant": variant, "precision": precision, "text": PROMPT, "count": count})
+    page.write()
+    assert page.ids("given") == generator.bundle.vocabulary.known_ids(PROMPT, "the prompt")
+    expected = PROMPT + generator.generate(PROMPT, count, **SETTINGS)
+    assert page.written() == expected
+    assert page.console() == []
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("variant", [name for name, kind in REGISTRY.items() if not kind.causal])
+def test_the_page_fills_blanks_as_python_does(
+    open_page: Any, bundles: TinyBundles, variant: str, precision: Any
+) -> None:
+    filler = Filler.from_bundle(bundles(variant, "bpe", precision))
+    page: Browser = open_page(QUERY | {"variant": variant, "precision": precision, "text": BLANKS})
+    page.write()
+    assert page.written() == filler.fill(BLANKS, **SETTINGS)
+    assert page.ids("filled")
+    assert page.console() == []
+
+
+def test_a_person_chooses_types_and_writes_again(open_page: Any, bundles: TinyBundles) -> None:
+    page: Browser = open_page()
+    page.choose("variant", "lstm")
+    page.choose("precision", "int8")
+    page.type("text", "the crown")
+    page.type("count", "30")
+    page.type("seed", "8")
+    page.write()
+    generator = Generator.from_bundle(bundles("lstm", "bpe", "int8"))
+    assert page.written() == "the crown" + generator.generate("the crown", 30, seed=8)
+    address = page.driver.current_url
+    page.choose("variant", "bilstm")
+    assert page.text("go") == "Fill in"
+    page.write()
+    assert page.ids("filled")
+    page.driver.get(address)  # the link shows the same text
+    page.write()
+    assert page.written() == "the crown" + generator.generate("the crown", 30, seed=8)
+    assert page.console() == []
+
+
+def test_all_requests_go_to_the_pages_own_host(open_page: Any) -> None:
+    page: Browser = open_page({"count": 20}, alone=True)
+    page.write()
+    page.choose("variant", "bilstm")
+    page.write()
+    page.driver.execute_script("fetch('http://127.0.0.2:9/').catch(() => 0)")
+    host = urlsplit(page.address).netloc
+    urls = page.requests()
+    assert any(url.endswith("generator.onnx") for url in urls), "the log holds what workers ask for"
+    assert any(url.endswith(".wasm") for url in urls)
+    # The page's own policy stops even a request that a script would make.
+    assert {urlsplit(url).netloc for url in urls} == {host}
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_fits_a_phone(open_page: Any, dark: bool) -> None:
+    page: Browser = open_page({"count": 60}, size=(390, 844), phone=True, dark=dark)
+    page.write()
+    page.element("more").click()
+    width = "return [document.documentElement.scrollWidth, document.body.scrollWidth, innerWidth]"
+    assert page.driver.execute_script(width) == [390, 390, 390]
+    tokens = page.driver.find_elements("css selector", ".token.written")
+    tokens[20].click()
+    assert page.element("card").is_displayed()
+    assert page.driver.execute_script(width) == [390, 390, 390]
+    page.choose("variant", "bilstm")
+    page.write()
+    assert page.driver.execute_script(width) == [390, 390, 390]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_axe_finds_no_barrier(open_page: Any, dark: bool) -> None:
+    page: Browser = open_page({"count": 60}, dark=dark)
+    axe = (PLAYGROUND / "node_modules/axe-core/axe.min.js").read_text(encoding="utf-8")
+    for _ in ("before", "after"):
+        page.driver.execute_script(axe)
+        found = page.driver.execute_async_script("axe.run().then(arguments[0])")
+        told = [(each["id"], [node["html"] for node in each["nodes"]]) for each in found["violations"]]
+        assert told == []
+        assert len(found["passes"]) > 10
+        page.write()
+        page.driver.find_elements("css selector", ".token.written")[9].click()
+
+
+def test_the_keyboard_alone_is_enough(open_page: Any) -> None:
+    page: Browser = open_page({"count": 25})
+    body = page.driver.find_element("tag name", "body")
+    reached = []
+    for _ in range(20):
+        ActionChains(page.driver).send_keys(Keys.TAB).perform()
+        active = page.driver.switch_to.active_element
+        reached.append(active.get_attribute("id") or active.get_attribute("name") or active.tag_name)
+        if reached[-1] == "go":
+            ActionChains(page.driver).send_keys(Keys.ENTER).perform()
+            page.wait(lambda: page.is_idle() and page.all_are_read())
+        if reached[-1] == "tokens":
+            break
+    assert reached[-1] == "tokens", reached
+    assert {"scheme", "variant", "precision", "text", "temperature", "seed", "go"} <= set(reached)
+    ActionChains(page.driver).send_keys(Keys.ARROW_RIGHT).perform()
+    selected = body.find_elements("css selector", ".token[aria-selected=true]")
+    assert [each.get_attribute("id") for each in selected] == ["token-1"]
+    assert page.element("tokens").get_attribute("aria-activedescendant") == "token-1"
+    assert "Likeliest:" in page.text("details")  # what a screen reader says
+    ActionChains(page.driver).send_keys(Keys.ESCAPE).perform()
+    assert not page.element("card").is_displayed()
+
+
+def test_pointing_at_a_token_shows_what_else_was_likely(open_page: Any) -> None:
+    page: Browser = open_page({"count": 25})
+    page.write()
+    token = page.driver.find_elements("css selector", ".token.written")[10]
+    ActionChains(page.driver).move_to_element(token).perform()
+    card = page.element("card")
+    assert card.is_displayed()
+    assert f"{float(token.get_attribute('data-bits') or 'nan'):.1f} bits" in card.text
+    assert len(card.find_elements("tag name", "li")) == 6
+
+
+def test_the_state_is_drawn_cell_by_cell(open_page: Any) -> None:
+    page: Browser = open_page({"count": 25})
+    colours = """
+        const canvas = document.getElementById("strip");
+        const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        return new Set(new Uint32Array(data.buffer)).size"""
+    page.wait(lambda: 1 < page.driver.execute_script(colours) < 5)  # empty cells, and what is between them
+    page.write()
+    page.wait(lambda: page.driver.execute_script(colours) > 50)
+
+
+def test_stop_stops_and_the_page_writes_again(open_page: Any) -> None:
+    page: Browser = open_page({"count": 1_000_000, "temperature": 1, "topK": 0, "topP": 1, "seed": 5, "variant": "rnn"})
+    page.element("go").click()
+    page.wait(lambda: len(page.ids("written")) > 0)
+    page.element("stop").click()
+    page.wait(page.is_idle)
+    page.wait(page.all_are_read)
+    count = len(page.ids("written"))
+    page.driver.execute_async_script("setTimeout(arguments[0], 300)")
+    assert len(page.ids("written")) == count
+    page.type("count", "10")
+    page.write()
+    assert 0 < len(page.ids("written")) <= 10
+    assert page.console() == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("temperature", "-1", "temperature is -1"),
+        ("topP", "0", "top-p is 0"),
+        ("topK", "1.5", "top-k is 1.5"),
+        ("seed", "king", "seed is king"),
+        ("seed", "-1", "seed is -1"),
+        ("count", "", "tokens is"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(open_page: Any, field: str, value: str, named: str) -> None:
+    page: Browser = open_page({field: value, "variant": "gru"})
+    page.write()
+    assert named in page.text("problem")
+    assert page.is_idle()
+    assert page.console() == []
+
+
+def test_a_changed_file_is_refused(open_page: Any, site: Path) -> None:
+    graph = site / "bundles/rnn/int8/generator.onnx"
+    proven = graph.read_bytes()
+    graph.write_bytes(proven[:-1] + bytes([proven[-1] ^ 1]))
+    try:
+        page: Browser = open_page({"variant": "rnn", "precision": "int8"}, alone=True)  # with an empty cache
+        assert "bundles/rnn/int8/generator.onnx is not the file that was proven" in page.text("problem")
+    finally:
+        graph.write_bytes(proven)
+
+
+def test_its_types_hold(npm: str) -> None:
+    checked = run(npm, "exec", "--", "tsc")
+    assert checked.returncode == 0, checked.stdout
+
+
+def gathered(*arguments: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(PLAYGROUND / "gather.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_bundles_are_gathered_in_the_order_of_quality(bundles: TinyBundles, tmp_path: Path) -> None:
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page/index.html").touch()
+    for variant, precision in [("bilstm", "fp32"), ("rnn", "int8"), ("rnn", "fp32")]:
+        shutil.copytree(bundles(variant, "bpe", precision), tmp_path / "onnx" / variant / precision)  # type: ignore[arg-type]
+    assert gathered(tmp_path / "onnx", tmp_path / "page").returncode == 0
+    manifest = json.loads((tmp_path / "page/manifest.json").read_text(encoding="utf-8"))
+    assert [each["path"] for each in manifest["bundles"]] == [
+        "bundles/rnn/fp32",
+        "bundles/rnn/int8",
+        "bundles/bilstm/fp32",
+    ]
+    files = {path.name for path in (tmp_path / "page/bundles/rnn/int8").iterdir()}
+    assert files == {"generator.onnx", "step.onnx", "tokenizer.json"}
+    assert Bundle.open(tmp_path / "onnx/rnn/int8").variant == "rnn"
+
+
+def test_what_cannot_be_gathered_is_named(refuses: Any, bundles: TinyBundles, tmp_path: Path) -> None:
+    refuses(gathered(tmp_path, tmp_path), "no built page here")
+    (tmp_path / "index.html").touch()
+    refuses(gathered(tmp_path / "nowhere", tmp_path), "no bundle here")
+    shutil.copytree(bundles("gru"), tmp_path / "onnx/gru/fp32")
+    (tmp_path / "onnx/gru/fp32/step.onnx").write_bytes(b"")
+    refuses(gathered(tmp_path / "onnx", tmp_path), "step.onnx")

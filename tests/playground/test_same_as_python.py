@@ -1,0 +1,222 @@
+"""The page's own code, under node, gives what Python gives: numbers, tokens, texts, words in blanks, surprise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from conftest import Node
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny_bundles import TinyBundles
+
+from recurlm.errors import InputError
+from recurlm.runtime import Bundle, Filler, Generator, Scorer
+from recurlm.runtime.blanks import Kinds
+from recurlm.runtime.sampling import Sampling, numbers, uniform
+from recurlm.variants import REGISTRY
+
+CAUSAL = [name for name, kind in REGISTRY.items() if kind.causal]
+CLOZE = [name for name, kind in REGISTRY.items() if not kind.causal]
+KINDS = ["bpe", "char", "word"]
+PROMPT = "king or night\nthe sea"
+FREE = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+SETTINGS: list[dict[str, Any]] = [
+    FREE,
+    {"temperature": 0.0, "top_k": 0, "top_p": 1.0},
+    {"temperature": 0.7, "top_k": 5, "top_p": 0.9},
+    {"temperature": 1.3, "top_k": 0, "top_p": 1.0, "min_p": 0.05, "repetition_penalty": 1.2},
+]
+HARD = [
+    "",
+    " ",
+    "\n",
+    "\r\n\t \x0b\x0c",
+    "  two  spaces \n\n and lines\n ",
+    "naïve café n\u0303 Ωμέγα ΣΑΣ İstanbul ǅ ß",
+    "I'll we've they're 'tis don't 's's",
+    "\U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1ea\U0001f1fa e\u0301",
+    "１２３ ½ Ⅷ ৩ 12a3 _x_ --",
+    "日本語、テスト。 العربية עברית",
+    "\x00\x1c\x1d\x1e\x1f\x85\xa0\u2028\u2029\u3000\ufeff\u200b",
+    "<eos> <unk> <start of text> <blank to fill>",
+    "\ud800",
+]
+EVERY_TEXT = st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from(" \n\t'aeking.,12\x85\xa0\ufeff\x1c")))
+EASY = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def camel(setting: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "temperature": setting["temperature"],
+        "topK": setting["top_k"],
+        "topP": setting["top_p"],
+        "minP": setting.get("min_p", 0),
+        "repetitionPenalty": setting.get("repetition_penalty", 1),
+    }
+
+
+@EASY
+@given(st.integers(0, 2**200) | st.integers(0, 2**33), st.lists(st.integers(0, 9), max_size=6))
+def test_a_seed_stands_for_the_numbers_that_numpy_draws(node: Node, seed: int, counts: list[int]) -> None:
+    stream = numbers(seed)
+    assert node.ask("uniform", str(seed), counts) == [uniform(stream, count).tolist() for count in counts]
+
+
+def test_many_numbers_of_a_seed_are_numpys(node: Node) -> None:
+    assert node.ask("uniform", "7", [20_000]) == [uniform(numbers(7), 20_000).tolist()]
+
+
+def encoded(bundle: Bundle, text: str) -> list[int] | None:
+    try:
+        return bundle.vocabulary.known_ids(text, "the text")
+    except InputError:
+        return None
+
+
+def asked(node: Node, *question: Any) -> Any:
+    try:
+        return node.ask(*question)
+    except ValueError as refusal:
+        assert "vocabulary lacks" in str(refusal) or "not UTF-8" in str(refusal)  # noqa: PT017
+        return None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", HARD)
+def test_hard_texts_have_pythons_tokens(node: Node, bundles: TinyBundles, kind: str, text: str) -> None:
+    folder = bundles("lstm", kind)
+    assert asked(node, "ids", str(folder), text) == encoded(Bundle.open(folder), text)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@EASY
+@given(text=EVERY_TEXT)
+def test_any_text_has_pythons_tokens(node: Node, bundles: TinyBundles, kind: str, text: str) -> None:
+    folder = bundles("lstm", kind)
+    assert asked(node, "ids", str(folder), text) == encoded(Bundle.open(folder), text)
+
+
+def test_every_character_stands_in_pythons_tokens(node: Node, bundles: TinyBundles) -> None:
+    """Letters, digits, signs and white space of all planes part words alike, whatever stands beside them."""
+    folder = bundles("lstm")
+    characters = [chr(code) for code in range(0x3100) if not 0xD800 <= code < 0xE000]
+    text = "".join(f"a{character} {character}1{character}{character} ." for character in characters)
+    assert asked(node, "ids", str(folder), text) == encoded(Bundle.open(folder), text)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@EASY
+@given(data=st.data())
+def test_any_tokens_are_pythons_text(node: Node, bundles: TinyBundles, kind: str, data: st.DataObject) -> None:
+    folder = bundles("lstm", kind)
+    vocabulary = Bundle.open(folder).vocabulary
+    ids = data.draw(st.lists(st.integers(0, 299), max_size=40))
+    last = data.draw(st.integers(0, 299))
+    before = data.draw(st.sampled_from(["", "king ", "king", "sea\n", "a\x85"]))
+    decoder = vocabulary.decoder(before, last)
+    assert node.ask("decode", str(folder), before, last, ids) == [decoder.feed([id]) for id in ids]
+    assert node.ask("text", str(folder), ids) == vocabulary.text(ids)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("variant", CAUSAL)
+def test_the_same_seed_gives_pythons_text(
+    node: Node, bundles: TinyBundles, variant: str, kind: str, setting: dict[str, Any]
+) -> None:
+    folder = bundles(variant, kind)
+    generator = Generator.from_bundle(folder)
+    for seed, prompt in [(1, PROMPT), (2, ""), (2**40, "the ")]:
+        text = node.ask("generate", str(folder), prompt, 150, camel(setting), str(seed))["text"]
+        assert text == generator.generate(prompt, 150, seed=seed, **setting)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("variant", CAUSAL)
+def test_from_the_same_state_the_same_token_is_drawn(
+    node: Node, bundles: TinyBundles, variant: str, precision: Any
+) -> None:
+    """Where a number lies on the edge between two roundings, two machines' states part: so each token is compared from
+    Python's state, as in the proof of a bundle."""
+    folder = bundles(variant, "bpe", precision)
+    bundle = Bundle.open(folder)
+    session = bundle.session("step.onnx", {"token"} | {f"state.{name}" for name in bundle.state}, None)
+    state = {f"state.{name}": np.zeros((1, *shape), np.float32) for name, shape in bundle.state.items()}
+    generator, rng = Generator.from_bundle(folder), np.random.default_rng(3)
+    drawn, states = rng.integers(2, 300, 300), []
+    for token in drawn:
+        states.append(state)
+        after = session.run([f"next_{name}" for name in state], {"token": np.array([token])} | state)
+        state = dict(zip(state, after, strict=True))
+    rows = {name: np.concatenate([each[name] for each in states]) for name in state}
+    chosen = rng.random((len(drawn), 1), np.float32)
+    feeds = {"prompt": drawn[:, None], "prompt_length": np.ones(len(drawn), np.int64), "max_new_tokens": np.array(1)}
+    feeds |= Sampling(**FREE).feeds(len(drawn)) | rows | {"uniform": chosen}
+    (expected,) = generator._session.run(["tokens"], feeds)
+    given = {name.removeprefix("state."): values.tolist() for name, values in rows.items()}
+    assert node.ask("draw", str(folder), drawn.tolist(), chosen[:, 0].tolist(), given) == expected[:, 0].tolist()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("variant", list(REGISTRY))
+def test_the_graph_that_the_browser_runs_is_the_bundles(
+    node: Node, bundles: TinyBundles, tmp_path: Path, variant: str, precision: Any
+) -> None:
+    """Products of 8 bits have the same bits in fp32, for both are exact; of 4 bits, block sums are otherwise added."""
+    folder = bundles(variant, "bpe", precision)
+    node.ask("rewrite", str(folder / "step.onnx"), str(tmp_path / "step.onnx"))
+    before, after = (onnxruntime.InferenceSession(str(path / "step.onnx")) for path in (folder, tmp_path))
+    rng = np.random.default_rng(1)
+    feeds = {"token": rng.integers(0, 300, 64)} | {
+        value.name: rng.uniform(-1, 1, (64, *value.shape[1:])).astype(np.float32) for value in before.get_inputs()[1:]
+    }
+    for one, other in zip(before.run(None, feeds), after.run(None, feeds), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 if precision == "int4" else 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("variant", CLOZE)
+def test_blanks_get_pythons_words(node: Node, bundles: TinyBundles, variant: str, kind: str) -> None:
+    folder = bundles(variant, kind)
+    filler = Filler.from_bundle(folder)
+    texts = ["king or ___ the sea", "___ night ___\n___ be", "to ___"]
+    for text in texts:
+        for seed, setting in [(1, SETTINGS[1]), (5, FREE), (6, SETTINGS[2])]:
+            filled = node.ask("fill", str(folder), text, camel(setting), str(seed))
+            assert filled["text"] == filler.fill(text, seed=seed, **setting)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_tokens_may_stand_in_a_word(node: Node, bundles: TinyBundles, kind: str) -> None:
+    folder = bundles("lstm", kind)
+    kinds = Kinds.of(Bundle.open(folder).vocabulary)
+    assert node.ask("kinds", str(folder)) == [each.astype(int).tolist() for each in kinds]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("variant", list(REGISTRY))
+def test_surprise_is_what_the_scorer_says(node: Node, bundles: TinyBundles, variant: str, precision: Any) -> None:
+    folder = bundles(variant, "bpe", precision)
+    text = "king, or that night the sea is.\n" * 3
+    marks = node.ask("read", str(folder), encoded(Bundle.open(folder), text))
+    nats = sum(mark["bits"] for mark in marks) * np.log(2)
+    assert nats == pytest.approx(Scorer.from_bundle(folder).score(text).nats, rel=1e-5 if precision == "fp32" else 5e-3)
+    for mark in marks:
+        shares = [each["probability"] for each in mark["alternatives"]]
+        assert shares == sorted(shares, reverse=True)
+        assert (shares[0] == pytest.approx(2 ** -mark["bits"])) == (mark["rank"] == 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"temperature": -1}, "temperature"), ({"topK": 1.5}, "top-k"), ({"topP": 0}, "top-p"), ({"minP": 2}, "min-p")],
+)
+def test_a_setting_out_of_range_is_refused_by_name(
+    node: Node, bundles: TinyBundles, change: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ValueError, match=named):
+        node.ask("generate", str(bundles("lstm")), "king", 5, camel(FREE) | change, "1")
