@@ -1,8 +1,9 @@
-"""The command `recurlm`: generate, fill and score with a bundle, in an environment that needs no torch.
+"""The command `recurlm`: generate, fill and score with a bundle, in an environment that needs no torch; and `sync`.
 
 recurlm generate --variant lstm --prompt "Once more" --max-new-tokens 200 --temperature 0.8 --seed 1
 recurlm fill --variant bilstm "To be or ___ to be"
 recurlm score --variant lstm --file my_text.txt
+recurlm sync
 """
 
 from __future__ import annotations
@@ -98,6 +99,18 @@ def score(arguments: argparse.Namespace) -> None:
         _write(f"{name.replace('_', ' '):<27} {shown:>15}\n")
 
 
+def sync(arguments: argparse.Namespace) -> None:
+    try:
+        from recurlm.tracking.sync import sync as bring_up_to_date
+
+        told = bring_up_to_date(Path(), arguments.tracking_uri)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("recurlm"):
+            raise
+        raise InputError(f"sync needs the package '{error.name}': pip install 'recurlm[pipeline]'") from None
+    _write("".join(f"{line}\n" for line in told or ["nothing new"]))
+
+
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
@@ -158,7 +171,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = _Parser(
         prog="recurlm",
-        description="Generate, fill and score text with an exported recurrent language model.",
+        description="Generate, fill and score text with exported recurrent language models, and log results in MLflow.",
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"recurlm {__version__}")
@@ -166,6 +179,7 @@ def parser() -> argparse.ArgumentParser:
     _generate_options(_command(commands, "generate", generate, "go on from a prompt", GENERATE_EXAMPLE))
     _fill_options(_command(commands, "fill", fill, "put words in place of ___", FILL_EXAMPLE))
     _score_options(_command(commands, "score", score, "say how likely a model finds a text", SCORE_EXAMPLE))
+    _sync_options(_plain(commands, "sync", sync, "log the project's results in MLflow", SYNC_EXAMPLE))
     return top
 
 
@@ -188,6 +202,13 @@ these pseudo-likelihoods compare only with one another.
   recurlm score --variant lstm --text "To be or not to be"
   recurlm score --variant lstm --file my_text.txt --json
 """
+SYNC_EXAMPLE = """\
+To be called in the project's folder, as often as one likes: what MLflow has is left, what it lacks is logged. Each
+proven bundle becomes a version of a registered model; the best has the alias champion.
+
+  recurlm sync
+  recurlm sync --tracking-uri http://127.0.0.1:5000
+"""
 
 
 def _command(
@@ -197,21 +218,33 @@ def _command(
     summary: str,
     example: str,
 ) -> argparse.ArgumentParser:
-    """A subcommand, with the options that all of them have."""
-    sub = commands.add_parser(
-        name,
-        help=summary,
-        description=f"{summary.capitalize()}.",
-        epilog=example,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    sub.set_defaults(command=command)
+    """A subcommand that opens a bundle, with the options that all of those have."""
+    sub = _plain(commands, name, command, summary, example)
     where = sub.add_mutually_exclusive_group(required=True)
     where.add_argument("--variant", help=f"use the bundle {BUNDLES}/VARIANT/PRECISION of the current folder")
     where.add_argument("--bundle", metavar="PATH", help="use the bundle in this folder")
     sub.add_argument("--precision", default="fp32", help="fp32, int8 or int4, with --variant (default: fp32)")
     sub.add_argument("--threads", type=int, help="threads to compute with (default: 1)")
+    return sub
+
+
+def _plain(
+    commands: argparse._SubParsersAction[_Parser],
+    name: str,
+    command: Callable[[argparse.Namespace], None],
+    summary: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    """A subcommand without options."""
+    sub = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=example,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    sub.set_defaults(command=command)
     return sub
 
 
@@ -251,6 +284,14 @@ def _score_options(sub: argparse.ArgumentParser) -> None:
     what.add_argument("--text", help="text to score")
     what.add_argument("--file", type=Path, metavar="PATH", help="UTF-8 file to score, of any length")
     sub.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _sync_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="of MLflow's store: a server, or a database (default: MLFLOW_TRACKING_URI, else .mlflow/ in this folder)",
+    )
 
 
 def _sampling_options(sub: argparse.ArgumentParser, temperature: float, top_k: int, top_p: float) -> None:

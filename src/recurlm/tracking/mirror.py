@@ -14,7 +14,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from recurlm import config
 from recurlm.report.results import Result, Results, gather
 from recurlm.report.wanted import Wanted, bundle_keys
-from recurlm.tracking import describe, models, registry
+from recurlm.tracking import describe, models, registry, view
 from recurlm.tracking.client import connected, discard, open_experiment, runs_with
 from recurlm.tracking.clock import Clock, clock
 from recurlm.tracking.datasets import datasets
@@ -46,6 +46,7 @@ def log(root: Path, store: Store, wanted: Wanted) -> list[str]:
                 runs[result.name] = _settle(client, experiment, result.key, run)
                 told.append(f"logged {result.name}")
         parents.finish(runs)
+        view.lay_out(client, experiment)
         told += registry.register(client, store, experiment, results, wanted, runs)
     return told
 
