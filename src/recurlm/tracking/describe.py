@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recurlm.report import fingerprint
+from recurlm.report.curves import COLOURS
 from recurlm.report.results import Result, Results
 from recurlm.tracking.store import KEY
 
@@ -116,12 +117,18 @@ def tags(root: Path, results: Results, result: Result) -> dict[str, str]:
         "tokenizer_sha256": tokens.get("tokenizer_sha256"),
         "protocol": (result.metrics or {}).get("protocol"),
         "model_sha256": (result.bundle or {}).get("model_sha256"),
+        "mlflow.runColor": colour(results, result),
         "dvc_stage": f"train@{result.name}",
         "dvc_lock_model": result.locked.get(f"data/models/{result.name}"),
         "dvc_lock_bundle": result.locked.get(f"data/onnx/{result.name}"),
         "dvc_experiment": os.environ.get("DVC_EXP_NAME"),
     }
     return origin(root) | {name: str(value) for name, value in found.items() if value}
+
+
+def colour(results: Results, result: Result) -> str:
+    """The variant's colour on the report's page, so that both show it alike."""
+    return COLOURS[[each.name for each in results.variants].index(result.name) % len(COLOURS)]
 
 
 def origin(root: Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ from recurlm.tracking import describe, models, registry, view
 from recurlm.tracking.client import connected, discard, open_experiment, runs_with
 from recurlm.tracking.clock import Clock, clock
 from recurlm.tracking.datasets import datasets
+from recurlm.tracking.package import proven
 from recurlm.tracking.parents import Parents
 from recurlm.tracking.present import Present, present
 from recurlm.tracking.store import LOGGED, PARENT, Store
@@ -42,6 +43,8 @@ def log(root: Path, store: Store, wanted: Wanted) -> list[str]:
                 runs[result.name] = found.runs[result.key].run
                 parents.attach(result, runs[result.name])
             else:
+                for bundle in result.shipped:  # before anything is written
+                    proven(bundle.folder)
                 run = _log_run(client, experiment, root, results, result, parents.of(result))
                 runs[result.name] = _settle(client, experiment, result.key, run)
                 told.append(f"logged {result.name}")

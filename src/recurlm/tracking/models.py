@@ -66,6 +66,17 @@ def facts(results: Results, result: Result, shipped: Shipped, key: str) -> dict[
     return {name: str(value) for name, value in found.items() if value is not None}
 
 
+def summary(tags: dict[str, str]) -> str:
+    """One line for people, of the facts of a bundle."""
+    pseudo = "pseudo_" if "validation_pseudo_bits_per_byte" in tags else ""
+    bits = float(tags.get(f"validation_{pseudo}bits_per_byte", "nan"))
+    return (
+        f"{tags['variant']} in {tags['precision']}, {int(tags.get('bundle_bytes', 0)) / 1e6:.1f} MB: {bits:.3f} "
+        f"{pseudo.replace('_', '-')}bits per byte on the validation split, proof {tags['proof']}, "
+        f"perplexity {float(tags['perplexity_loss']):+.2%} against PyTorch"
+    )
+
+
 def _make(
     client: MlflowClient, experiment: str, run: str, results: Results, result: Result, shipped: Shipped, key: str
 ) -> LoggedModel:

@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 from recurlm.report.results import Results
 from recurlm.report.wanted import Wanted, bundle_keys
 from recurlm.tracking.client import versions_of
-from recurlm.tracking.models import facts, model_for
+from recurlm.tracking.models import facts, model_for, summary
 from recurlm.tracking.present import is_own
 from recurlm.tracking.promotion import CHALLENGER, CHAMPION, Candidate, moves
 from recurlm.tracking.store import BUNDLE, JUDGED, Store
@@ -71,7 +71,9 @@ def _whole(client: MlflowClient, store: Store, name: str) -> dict[str, ModelVers
 def _has_files(client: MlflowClient, store: Store, name: str, version: ModelVersion) -> bool:
     try:
         place = client.get_model_version_download_uri(name, version.version)
-        return is_own(store, place) and bool(client.list_logged_model_artifacts(version.model_id or ""))
+        return is_own(store, place) and bool(
+            client.list_logged_model_artifacts(str(version.source).removeprefix("models:/"))
+        )
     except MlflowException:
         return False
 
@@ -82,7 +84,7 @@ def _register(client: MlflowClient, name: str, model: str, run: str, tags: dict[
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    made = client.create_model_version(name, f"models:/{model}", run, tags, model_id=model)
+    made = client.create_model_version(name, f"models:/{model}", run, tags, None, summary(tags), model_id=model)
     same = [version for version in versions_of(client, name) if version.tags.get(BUNDLE) == tags[BUNDLE]]
     for double in same[1:]:  # another machine was faster
         client.delete_model_version(name, double.version)

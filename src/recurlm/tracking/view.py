@@ -47,13 +47,15 @@ def lay_out(client: MlflowClient, experiment: str) -> None:
 
 def state() -> dict[str, Any]:
     """What the UI keeps of a view; charts of all other metrics follow in a section that is closed."""
-    charts = [_chart("LINE", name) | {"xAxisKey": "step", "useGlobalXaxisKey": False} for name in LINES]
+    raw = {"xAxisKey": "step", "useGlobalXaxisKey": False, "lineSmoothness": 0, "useGlobalLineSmoothing": False}
+    charts = [_chart("LINE", name) | raw for name in LINES]
     charts += [_chart("BAR", name) for name in BARS]
     return {
         "searchFilter": "tags.variant LIKE '%'",
         "orderByKey": "metrics.`validation_bits_per_byte`",
         "orderByAsc": True,
         "selectedColumns": COLUMNS,
+        "columnWidths": dict.fromkeys(COLUMNS, 175),
         "compareRunCharts": charts,
         "compareRunSections": [_section(SECTION, "Comparison", True), _section("all", "Model metrics", False)],
         "isAccordionReordered": True,
