@@ -20,6 +20,7 @@ from recurlm.tracking import store
 from recurlm.tracking.client import Run, connected, versions_of
 from recurlm.tracking.sync import sync
 
+PIPELINE = Path(__file__).parents[2] / "pipelines/report.py"
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -73,7 +74,21 @@ def versions(root: Path) -> dict[str, list[tuple[str, str]]]:
 
 def aliases(root: Path, name: str) -> dict[str, str]:
     with connected(store.find(root)) as client:
-        return dict(client.get_registered_model(name).aliases)
+        return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
+
+
+def start(root: Path, **environment: str) -> subprocess.Popen[str]:
+    """The report stage as a process of its own."""
+    variables = os.environ | QUIET | environment
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, str(PIPELINE)], cwd=root, env=variables, stderr=pipe, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> list[str]:
+    """What it said."""
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, said
+    return said.splitlines()
 
 
 @contextmanager

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
@@ -13,7 +15,7 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mlflow_project import QUIET, aliases, report, runs, serving, told, versions
+from mlflow_project import QUIET, aliases, finish, report, runs, serving, start, told, versions
 from tiny_bundles import TinyBundles
 
 from recurlm.runtime import Generator
@@ -58,10 +60,14 @@ def test_a_store_that_was_deleted_gets_the_same_versions_and_aliases(root: Path)
     report(root)
     retrain(root, "rnn", 1.5)
     report(root)
-    shutil.rmtree(root / ".mlflow")
-    assert report(root) == ["rnn", "lstm", "bilstm"]
-    assert versions(root) == FIRST | {"recurlm": [("rnn", "fp32")]}
-    assert told(root) == []
+    (root / ".mlflow").rename(root / "deleted")
+    finish(start(root))
+    with closing(sqlite3.connect(root / ".mlflow/mlflow.db")) as database:
+        names = database.execute("select name, version from model_versions order by name").fetchall()
+        held = database.execute("select name, alias, version from registered_model_aliases order by name").fetchall()
+    assert names == [(name, 1) for name in sorted(FIRST)]
+    assert held == [(name, "champion", 1) for name in sorted(FIRST)]
+    assert finish(start(root)) == []
 
 
 def test_the_alias_moves_to_a_better_model_and_not_to_a_worse_one(root: Path) -> None:

@@ -15,7 +15,7 @@ from recurlm import config
 from recurlm.report.results import Result, Results, gather
 from recurlm.report.wanted import Wanted, bundle_keys
 from recurlm.tracking import describe, models, registry, view
-from recurlm.tracking.client import connected, discard, open_experiment, runs_with
+from recurlm.tracking.client import connected, discard, open_experiment, read, runs_with
 from recurlm.tracking.clock import Clock, clock
 from recurlm.tracking.datasets import datasets
 from recurlm.tracking.package import proven
@@ -32,7 +32,7 @@ def log(root: Path, store: Store, wanted: Wanted) -> list[str]:
     told = []
     with store.locked(), connected(store) as client:
         experiment = open_experiment(client, store, wanted.experiment)
-        found = present(store, wanted)
+        found = present(store, wanted) if store.sqlite else read(client, wanted)
         parents = Parents(client, experiment, root, results, wanted, found)
         runs: dict[str, str] = {}
         for result in results.variants:

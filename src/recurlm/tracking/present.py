@@ -75,7 +75,8 @@ def present(store: Store, wanted: Wanted) -> Present:
         return _read_sqlite(store, store.sqlite, wanted.experiment)
     from recurlm.tracking.client import connected, read
 
-    with connected(store) as client:
+    # Whoever comes first to a database makes its tables, which two must not do at once.
+    with store.locked(), connected(store) as client:
         return read(client, wanted)
 
 
