@@ -55,7 +55,6 @@ def state() -> dict[str, Any]:
         "orderByKey": "metrics.`validation_bits_per_byte`",
         "orderByAsc": True,
         "selectedColumns": COLUMNS,
-        "columnWidths": dict.fromkeys(COLUMNS, 175),
         "compareRunCharts": charts,
         "compareRunSections": [_section(SECTION, "Comparison", True), _section("all", "Model metrics", False)],
         "isAccordionReordered": True,
