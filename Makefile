@@ -20,7 +20,7 @@ lint: setup  ## check format, style and types
 	$(ACTIVATE) && ruff format --check && ruff check && mypy
 
 ui: setup  ## compare the runs in MLflow, on http://127.0.0.1:5000 (PORT=…)
-	@echo 'All variants side by side: http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART'
+	@echo 'All variants side by side: http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey=comparison'
 	$(ACTIVATE) && MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///.mlflow/mlflow.db
 
 playground: setup playground/node_modules/.package-lock.json  ## the bundles in a browser, on http://127.0.0.1:5000 (PORT=…)
@@ -34,6 +34,10 @@ playground/node_modules/.package-lock.json: playground/package-lock.json | $(INS
 	$(ACTIVATE) && npm --prefix playground ci --no-audit --no-fund
 	@touch $@
 
+serve: PORT = 5001
+serve: setup  ## answer prompts with the registry's champion, on http://127.0.0.1:5001 (PORT=…)
+	$(ACTIVATE) && MLFLOW_DISABLE_TELEMETRY=true MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false MLFLOW_TRACKING_URI=$${MLFLOW_TRACKING_URI:-sqlite:///.mlflow/mlflow.db} mlflow models serve --model-uri 'models:/recurlm@champion' --env-manager local --host 127.0.0.1 --port $(PORT)
+
 # The stamp comes last, so that an install that was interrupted starts again from nothing.
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("recurlm needs Python 3.11 or newer, and $(PYTHON) is %d.%d: try make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
@@ -44,4 +48,4 @@ $(INSTALLED): requirements.lock pyproject.toml
 	.venv/bin/pip install --no-deps -e .
 	@touch $@
 
-.PHONY: help setup repro test lint ui playground
+.PHONY: help setup repro test lint ui playground serve

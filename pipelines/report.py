@@ -15,7 +15,8 @@ from pathlib import Path
 
 from recurlm.errors import exit_cleanly
 from recurlm.report import fingerprint
-from recurlm.tracking import store
+from recurlm.report.wanted import Wanted
+from recurlm.tracking.sync import sync
 
 
 def main() -> None:
@@ -28,13 +29,8 @@ def main() -> None:
         made = build(root, inputs)
         sys.stderr.write(f"report: wrote {fingerprint.FOLDER / 'index.html'}\n")
 
-    runs = store.find(root)
-    missing = runs.missing(made.experiment, made.runs)
-    if missing:
-        from recurlm.tracking.mirror import log
-
-        for variant in log(root, runs, made.runs):
-            sys.stderr.write(f"report: logged {variant} in MLflow\n")
+    for line in sync(root, wanted=Wanted(**made.mirror)):
+        sys.stderr.write(f"report: {line} in MLflow\n")
 
 
 if __name__ == "__main__":

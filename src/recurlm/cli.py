@@ -1,9 +1,10 @@
-"""The command `recurlm`: generate, fill, score and serve with a bundle, in an environment that needs no torch.
+"""The command `recurlm`: generate, fill, score and serve with a bundle, in an environment without torch; and `sync`.
 
 recurlm generate --variant lstm --prompt "Once more" --max-new-tokens 200 --temperature 0.8 --seed 1
 recurlm fill --variant bilstm "To be or ___ to be"
 recurlm score --variant lstm --file my_text.txt
 recurlm serve --variant lstm --precision int8
+recurlm sync
 """
 
 from __future__ import annotations
@@ -152,6 +153,18 @@ def _served(arguments: argparse.Namespace) -> dict[str, Path]:
     return named
 
 
+def sync(arguments: argparse.Namespace) -> None:
+    try:
+        from recurlm.tracking.sync import sync as bring_up_to_date
+
+        told = bring_up_to_date(Path(), arguments.tracking_uri)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("recurlm"):
+            raise
+        raise InputError(f"sync needs the package '{error.name}': pip install 'recurlm[pipeline]'") from None
+    _write("".join(f"{line}\n" for line in told or ["nothing new"]))
+
+
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
@@ -212,7 +225,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = _Parser(
         prog="recurlm",
-        description="Generate, fill and score text with an exported recurrent language model.",
+        description="Generate, fill and score text with exported recurrent language models, and log results in MLflow.",
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"recurlm {__version__}")
@@ -221,6 +234,7 @@ def parser() -> argparse.ArgumentParser:
     _fill_options(_command(commands, "fill", fill, "put words in place of ___", FILL_EXAMPLE))
     _score_options(_command(commands, "score", score, "say how likely a model finds a text", SCORE_EXAMPLE))
     _serve_options(_command(commands, "serve", serve, "answer HTTP requests, as OpenAI's completions", SERVE_EXAMPLE))
+    _sync_options(_plain(commands, "sync", sync, "log the project's results in MLflow", SYNC_EXAMPLE))
     return top
 
 
@@ -253,6 +267,13 @@ SIGTERM or Ctrl-C lets what runs finish. Needs: pip install 'recurlm[serve]'
   curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' -d '{"prompt": "To be", "seed": 1}'
 """
 API_KEY = "RECURLM_API_KEY"
+SYNC_EXAMPLE = """\
+To be called in the project's folder, as often as one likes: what MLflow has is left, what it lacks is logged. Each
+proven bundle becomes a version of a registered model; the best has the alias champion.
+
+  recurlm sync
+  recurlm sync --tracking-uri http://127.0.0.1:5000
+"""
 
 
 def _command(
@@ -262,16 +283,8 @@ def _command(
     summary: str,
     example: str,
 ) -> argparse.ArgumentParser:
-    """A subcommand, with the options that all of them have."""
-    sub = commands.add_parser(
-        name,
-        help=summary,
-        description=f"{summary.capitalize()}.",
-        epilog=example,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    sub.set_defaults(command=command)
+    """A subcommand that opens a bundle, with the options that all of those have."""
+    sub = _plain(commands, name, command, summary, example)
     where = sub.add_mutually_exclusive_group(required=True)
     where.add_argument("--variant", help=f"use the bundle {BUNDLES}/VARIANT/PRECISION of the current folder")
     where.add_argument("--bundle", metavar="PATH", help="use the bundle in this folder")
@@ -285,6 +298,26 @@ def _command(
         where.add_argument("--all", action="store_true", help=f"serve every bundle in {BUNDLES}, as VARIANT-PRECISION")
     sub.add_argument("--precision", default="fp32", help="fp32, int8 or int4, with --variant (default: fp32)")
     sub.add_argument("--threads", type=int, help="threads to compute with (default: 1)")
+    return sub
+
+
+def _plain(
+    commands: argparse._SubParsersAction[_Parser],
+    name: str,
+    command: Callable[[argparse.Namespace], None],
+    summary: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    """A subcommand without options."""
+    sub = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=example,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    sub.set_defaults(command=command)
     return sub
 
 
@@ -345,6 +378,14 @@ def _serve_options(sub: argparse.ArgumentParser) -> None:
     for name, (default, what) in numbers.items():
         sub.add_argument(name, type=int, default=default, metavar="N", help=f"{what} (default: {default})")
     sub.add_argument("--access-log", action="store_true", help="print a line for each request")
+
+
+def _sync_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="of MLflow's store: a server, or a database (default: MLFLOW_TRACKING_URI, else .mlflow/ in this folder)",
+    )
 
 
 def _sampling_options(sub: argparse.ArgumentParser, temperature: float, top_k: int, top_p: float) -> None:

@@ -25,8 +25,9 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "")
-        with connected(store.Store(f"sqlite:///{path}", None, path.parent)):
-            return path
+        with connected(store.Store(f"sqlite:///{path}", None)) as client:
+            client.search_experiments()
+    return path
 
 
 @pytest.fixture

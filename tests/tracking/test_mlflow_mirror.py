@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fabricated_results import VARIANTS, write_results
-from mlflow_project import made_from, report, runs
+from mlflow_project import pipelines, report, runs, serving, versions, wanted
 
 from recurlm.errors import InputError
+from recurlm.storage import read_sealed_json, write_sealed_json
 from recurlm.tracking import mirror, store
 from recurlm.tracking.client import connected, open_experiment
 
 PIPELINE = Path(__file__).parents[2] / "pipelines/report.py"
+PIPELINE_NAME = "pipeline, bpe 300, 1 epoch"
 SLOW = {"mlflow", "numpy", "onnx", "onnxruntime", "pydantic", "torch", "vl_convert"}
 
 
@@ -31,7 +29,7 @@ def test_a_result_is_logged_once(root: Path) -> None:
     assert report(root) == list(VARIANTS)
     first = runs(root)
     assert report(root) == []
-    assert mirror.log(root, store.find(root), made_from(root).runs) == []
+    assert mirror.log(root, store.find(root), wanted(root)) == []
     assert {run.info.run_id for run in runs(root).values()} == {run.info.run_id for run in first.values()}
 
 
@@ -46,7 +44,7 @@ def test_what_was_deleted_in_the_ui_comes_back(root: Path) -> None:
 
 
 def test_a_run_that_was_killed_halfway_is_replaced(root: Path) -> None:
-    made, place = made_from(root), store.find(root)
+    made, place = wanted(root), store.find(root)
     with connected(place) as client:
         experiment = open_experiment(client, place, made.experiment)
         half = client.create_run(experiment, tags={store.KEY: made.runs["lstm"]}, run_name="lstm").info.run_id
@@ -96,6 +94,16 @@ def test_a_corrupted_bundle_is_not_logged(root: Path) -> None:
     assert runs(root) == {}
 
 
+def test_a_bundle_whose_proof_failed_is_refused(root: Path) -> None:
+    path = root / "data/onnx/rnn/fp32/bundle.json"
+    description = {key: value for key, value in read_sealed_json(path).items() if key != "seal"}
+    write_sealed_json(path, description | {"proof": {**description["proof"], "passed": False}})
+    with pytest.raises(InputError, match="only proven bundles are registered"):
+        report(root)
+    assert runs(root) == {}
+    assert versions(root) == {}
+
+
 def test_a_copied_checkout_writes_into_itself(logged: Path, tmp_path: Path) -> None:
     before = sorted((logged / ".mlflow").rglob("*"))
     shutil.copytree(logged, tmp_path / "copy")
@@ -112,7 +120,7 @@ def test_an_experiment_of_dvc_in_its_temporary_folder_is_logged_beside_the_other
 
 
 def test_with_nothing_new_the_stage_imports_nothing_slow(logged: Path) -> None:
-    made_from(logged)
+    wanted(logged)
     code = (
         f"import json, runpy, sys; runpy.run_path({str(PIPELINE)!r}, run_name='__main__'); "
         "print(json.dumps([name for name in sys.modules if '.' not in name]))"
@@ -130,10 +138,11 @@ def test_a_deleted_store_comes_back_once_even_from_two_reports_at_once(root: Pat
     ]
     said = [process.communicate(timeout=300)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert sorted("".join(said).splitlines()) == sorted(f"report: logged {name} in MLflow" for name in VARIANTS)
+    logged = [line for line in "".join(said).splitlines() if "logged" in line]
+    assert sorted(logged) == sorted(f"report: logged {name} in MLflow" for name in VARIANTS)
     with sqlite3.connect(root / ".mlflow/mlflow.db") as database:
         assert database.execute("select name, status from runs order by name").fetchall() == [
-            (name, "FINISHED") for name in sorted(VARIANTS)
+            (name, "FINISHED") for name in sorted([*VARIANTS, PIPELINE_NAME])
         ]
 
 
@@ -142,34 +151,10 @@ def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Itera
     """A tracking server of one's own, which keeps the files that it is sent."""
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(empty_store, folder / "mlflow.db")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     places = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "files")]
-    log = (folder / "log").open("w")
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with subprocess.Popen([*command, *places], stdout=log, stderr=log, cwd=folder, env=environment) as process:
-        try:
-            wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), 120)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-
-
-def wait_for(ready: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < end
-        time.sleep(0.2)
-
-
-def answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(address, timeout=1):
-            return True
-    except OSError:
-        return False
+    where = ["--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
+    with serving(folder, "server", *where, *places, ready="/health") as address:
+        yield address
 
 
 def test_a_server_gets_each_result_once_with_its_files(
@@ -182,8 +167,12 @@ def test_a_server_gets_each_result_once_with_its_files(
     run = runs(tmp_path)["lstm"]
     assert run.data.metrics["test_bits_per_byte"] == 1.875
     with connected(store.find(tmp_path)) as client:
-        files = {file.path for file in client.list_artifacts(run.info.run_id, "bundle")}
-    assert files == {"bundle/bundle.json", "bundle/generator.onnx"}
+        champion = client.get_model_version_by_alias("recurlm-lstm", "champion")
+        model = champion.source.removeprefix("models:/")
+        files = {file.path for file in client.list_logged_model_artifacts(model, "artifacts/fp32")}
+        assert files == {"artifacts/fp32/bundle.json", "artifacts/fp32/generator.onnx"}
+        (above,) = pipelines(tmp_path)
+        assert "report/index.html" in {file.path for file in client.list_artifacts(above.info.run_id, "report")}
     assert not (tmp_path / ".mlflow/mlflow.db").exists()
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
-import mlflow
-import numpy as np
 import pytest
-from mlflow_project import made_from, runs
+from mlflow_project import all_runs, pipelines, report, runs, wanted
 
 from recurlm import config
 from recurlm.report.results import gather
-from recurlm.tracking import describe, mirror, store
+from recurlm.tracking import describe, mirror, store, view
 from recurlm.tracking.client import connected
 
 
@@ -91,36 +90,75 @@ def test_the_commit_and_what_differs_from_it_are_named(root: Path) -> None:
     assert tags["git_changed"] == "params.yaml"
 
 
-def test_bundle_and_sample_lie_beside_the_run(logged: Path) -> None:
-    run = runs(logged)["lstm"]
-    files = Path(run.info.artifact_uri.removeprefix("file://"))
-    assert (files / "bundle/generator.onnx").read_bytes() == (
-        logged / "data/onnx/lstm/fp32/generator.onnx"
-    ).read_bytes()
-    assert (files / "bundle/bundle.json").is_file()
+def test_a_run_lies_under_that_of_its_pipeline_which_holds_the_report(logged: Path) -> None:
+    (above,) = pipelines(logged)
+    assert above.info.run_name == "pipeline, bpe 300, 1 epoch"
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs(logged).values()} == {above.info.run_id}
+    files = Path(above.info.artifact_uri.removeprefix("file://"))
+    assert (files / "report/index.html").read_bytes() == (logged / "data/report/index.html").read_bytes()
+    assert (files / "dvc.lock").read_bytes() == (logged / "dvc.lock").read_bytes()
+    assert above.data.tags["best_variant"] == "lstm", "bilstm's numbers are lower, and another thing"
+    assert above.data.metrics["best_validation_bits_per_byte"] == 1.875
+
+
+def test_times_are_those_of_the_training(root: Path) -> None:
+    path = root / "data/timings/train-lstm.json"
+    points = [{"step": 5, "seconds": 20.5}, {"step": 10, "seconds": 41.0}, {"step": 15, "seconds": 61.5}]
+    samples = [{"seconds": 10.0, "cpu_utilization_percentage": 97.5}]
+    path.write_text(
+        json.dumps({**json.loads(path.read_bytes()), "points": points, "system": samples}), encoding="utf-8"
+    )
+    os.utime(path, (1_700_000_061.5, 1_700_000_061.5))
+    report(root)
+    run = runs(root)["lstm"]
+    assert (run.info.start_time, run.info.end_time) == (1_700_000_000_000, 1_700_000_061_500)
+    with connected(store.find(root)) as client:
+        losses = client.get_metric_history(run.info.run_id, "validation_loss")
+        (load,) = client.get_metric_history(run.info.run_id, "system/cpu_utilization_percentage")
+    assert [loss.timestamp - run.info.start_time for loss in losses] == [20_500, 41_000, 61_500]
+    assert (load.timestamp - run.info.start_time, load.value) == (10_000, 97.5)
+
+
+def test_an_experiment_of_dvc_is_a_run_of_its_own_with_what_is_new_under_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report(root)
+    metrics = root / "data/metrics/rnn.json"
+    metrics.write_text(metrics.read_text(encoding="utf-8").replace("54.59", "45.59"), encoding="utf-8")
+    monkeypatch.setenv("DVC_EXP_NAME", "puffy-hogs")
+    assert report(root) == ["rnn"]
+    above = {run.info.run_id: run for run in pipelines(root)}
+    assert sorted(run.info.run_name for run in above.values()) == ["pipeline, bpe 300, 1 epoch", "puffy-hogs"]
+    new = next(run for run in all_runs(root) if run.data.tags.get("dvc_experiment") and "variant" in run.data.tags)
+    assert above[new.data.tags["mlflow.parentRunId"]].info.run_name == "puffy-hogs"
+    assert report(root) == []
+    assert len(all_runs(root)) == 1 + 3 + 1 + 1
+
+
+def test_the_view_opens_on_metrics_that_the_runs_have(logged: Path) -> None:
+    with connected(store.find(logged)) as client:
+        tags = client.get_experiment_by_name("recurlm").tags
+    shown = json.loads(tags[view.TAG])
+    assert len(tags[view.TAG]) < 5000, "what a tag of an experiment may hold"
+    have = {name for run in runs(logged).values() for name in run.data.metrics}
+    assert {"validation_loss", "validation_bits_per_byte", "test_bits_per_byte", "bundle_bytes"} <= have
+    columns = {column.split("`")[1] for column in shown["selectedColumns"] if column.startswith("metrics.")}
+    assert columns <= have
+    with connected(store.find(logged)) as client:
+        found = client.search_runs([runs(logged)["rnn"].info.experiment_id], shown["searchFilter"])
+    assert {run.info.run_name for run in found} == runs(logged).keys()
+
+
+def test_curve_and_descriptions_of_bundles_lie_beside_the_run(logged: Path) -> None:
+    files = Path(runs(logged)["lstm"].info.artifact_uri.removeprefix("file://"))
+    noted, original = files / "bundles/fp32/bundle.json", logged / "data/onnx/lstm/fp32/bundle.json"
+    assert noted.read_bytes() == original.read_bytes()
+    assert (files / "curve.csv").read_bytes() == (logged / "data/models/lstm/curve.csv").read_bytes()
 
 
 def test_the_sample_is_logged_where_there_is_one(root: Path) -> None:
-    made = made_from(root)
+    made = wanted(root)
     (root / "data/report/samples/lstm.txt").write_text("KING.\nHa!\n", encoding="utf-8")
-    mirror.log(root, store.find(root), made.runs)
+    mirror.log(root, store.find(root), made)
     files = Path(runs(root)["lstm"].info.artifact_uri.removeprefix("file://"))
     assert (files / "sample/lstm.txt").read_text(encoding="utf-8") == "KING.\nHa!\n"
-
-
-def test_the_logged_model_runs_and_knows_its_inputs(logged: Path) -> None:
-    with connected(store.find(logged)) as client:
-        run = runs(logged)["lstm"]
-        models = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
-        assert [model.name for model in models] == ["lstm"]
-        model = mlflow.pyfunc.load_model(models[0].model_uri)
-    inputs = {spec.name: (spec.type, spec.shape) for spec in model.metadata.signature.inputs}
-    assert inputs == {
-        "prompt": (np.dtype("int64"), (-1, -1)),
-        "max_new_tokens": (np.dtype("int64"), ()),
-        "temperature": (np.dtype("float32"), (-1,)),
-    }, "the state may be left out"
-    answer = model.predict(
-        {"prompt": np.array([[1, 2], [3, 4]]), "max_new_tokens": np.array(1), "temperature": np.ones(2, np.float32)}
-    )
-    assert answer["tokens"].tolist() == [[2, 3], [4, 5]]

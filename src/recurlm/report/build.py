@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from recurlm import config
 from recurlm.report import content, curves, fingerprint, html, markdown, samples
 from recurlm.report.fingerprint import MadeFrom
-from recurlm.report.results import Results, gather
+from recurlm.report.results import gather
 from recurlm.report.samples import Sample
+from recurlm.report.wanted import wanted
 from recurlm.storage import whole_folder
 
 
@@ -30,7 +32,7 @@ def build(root: Path, inputs: str) -> MadeFrom:
             (folder / file).write_text(curves.standalone(svg), encoding="utf-8")
         curves.write_csv(folder / curves.CSV, results)
         _write_samples(folder / "samples", drawn)
-        return fingerprint.write(folder, inputs, results.params.report.experiment, _runs(results))
+        return fingerprint.write(folder, inputs, lambda report: asdict(wanted(results, report)))
 
 
 def _write_samples(folder: Path, drawn: tuple[Sample, ...]) -> None:
@@ -38,7 +40,3 @@ def _write_samples(folder: Path, drawn: tuple[Sample, ...]) -> None:
     for sample in drawn:
         if not sample.problem:
             (folder / f"{sample.variant}.txt").write_text(f"{sample.whole}\n", encoding="utf-8")
-
-
-def _runs(results: Results) -> dict[str, str]:
-    return {result.name: result.key for result in results.variants if result.complete}

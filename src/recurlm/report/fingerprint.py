@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,7 @@ class MadeFrom:
 
     inputs: str  # sha256 over everything that the report was made from
     outputs: dict[str, str]  # name of a file in data/report → its sha256
-    experiment: str  # in MLflow
-    runs: dict[str, str]  # variant → the key of its run in MLflow, for each variant that has a proven bundle
+    mirror: dict[str, Any]  # what MLflow should hold: the fields of a `Wanted`
 
 
 def inputs_hash(root: Path) -> str:
@@ -94,11 +93,21 @@ def read(root: Path) -> MadeFrom | None:
     return MadeFrom(**noted)
 
 
-def write(folder: Path, inputs: str, experiment: str, runs: dict[str, str]) -> MadeFrom:
-    """Note what the files in `folder` were made from, as the last file in it."""
-    made = MadeFrom(inputs, _outputs(folder), experiment, runs)
+def write(folder: Path, inputs: str, mirror: Callable[[str], dict[str, Any]]) -> MadeFrom:
+    """Note what the files in `folder` were made from, as the last file in it.
+
+    Args:
+        mirror: hash of the report's files → what MLflow should hold.
+    """
+    outputs = _outputs(folder)
+    made = MadeFrom(inputs, outputs, mirror(content_hash(outputs)))
     (folder / FILE).write_text(to_json(asdict(made)), encoding="utf-8")
     return made
+
+
+def content_hash(outputs: dict[str, str]) -> str:
+    """One sha256 over the files of a report."""
+    return hashlib.sha256(json.dumps(outputs, sort_keys=True).encode()).hexdigest()
 
 
 def _outputs(folder: Path) -> dict[str, str]:

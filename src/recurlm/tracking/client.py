@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run, ViewType
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from recurlm.errors import InputError
-from recurlm.tracking.store import KEY, Store
+from recurlm.report.wanted import Wanted
+from recurlm.tracking.present import Present, logged
+from recurlm.tracking.store import BUNDLE, JUDGED, KEY, Store
 
 
 @contextmanager
@@ -42,7 +46,8 @@ def _client(store: Store) -> MlflowClient:
         if store.database and not store.database.exists():
             _create(store.database)
         mlflow.set_tracking_uri(store.uri)
-        return MlflowClient(tracking_uri=store.uri)
+        mlflow.set_registry_uri(store.uri)
+        return MlflowClient(store.uri, store.uri)
     except (OSError, ImportError) as error:  # no such place for SQLite, or no driver for another database
         raise MlflowException(str(error)) from None
 
@@ -67,17 +72,34 @@ def without_password(uri: str) -> str:
     return uri.replace(place, place.rpartition("@")[2]) if place else uri
 
 
-def finished_keys(store: Store, experiment: str, keys: Mapping[str, str]) -> set[str]:
-    """Those keys that a finished run of the experiment has."""
-    with connected(store) as client:
-        found = client.get_experiment_by_name(experiment)
-        if found is None or found.lifecycle_stage != "active":
-            return set()
-        return {
-            key
-            for key in keys.values()
-            if any(run.info.status == "FINISHED" for run in runs_with(client, found.experiment_id, key))
-        }
+def read(client: MlflowClient, wanted: Wanted) -> Present:
+    """What the store holds of an experiment, asked through MLflow."""
+    found = client.get_experiment_by_name(wanted.experiment)
+    runs = []
+    if found is not None and found.lifecycle_stage == "active":
+        place = [found.experiment_id]
+        runs = pages(lambda token: client.search_runs(place, "status = 'FINISHED'", page_token=token))
+    tags = ((run.info.run_id, name, value) for run in runs for name, value in run.data.tags.items())
+    versions = (version for name in wanted.versions for version in versions_of(client, name))
+    judged = {(each.name, each.tags[BUNDLE]) for each in versions if JUDGED in each.tags and BUNDLE in each.tags}
+    return Present(logged(tags), frozenset(judged))
+
+
+def pages(search: Callable[[str | None], Any]) -> list[Any]:
+    """All results of a search that answers page by page."""
+    found, token = [], None
+    while True:
+        page = search(token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
+    """All versions of a registered model, the oldest first; none where there is no such model."""
+    found = pages(lambda token: client.search_model_versions(f"name = '{name}'", page_token=token))
+    return sorted(found, key=lambda version: int(version.version))
 
 
 def runs_with(client: MlflowClient, experiment_id: str, key: str) -> list[Run]:
@@ -95,7 +117,14 @@ def open_experiment(client: MlflowClient, store: Store, name: str) -> str:
     if found is None:
         # The kind spares the reader of the UI a question; the other kind shows traces in place of runs.
         kind = {"mlflow.experimentKind": "custom_model_development"}
-        return str(client.create_experiment(name, store.artifacts, kind))
+        try:
+            return str(client.create_experiment(name, store.artifacts, kind))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)  # another machine was faster
+            if found is None:
+                raise
     if found.lifecycle_stage != "active":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)

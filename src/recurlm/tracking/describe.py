@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from recurlm.report import fingerprint
+from recurlm.report.curves import COLOURS
 from recurlm.report.results import Result, Results
 from recurlm.tracking.store import KEY
 
@@ -16,6 +18,43 @@ from recurlm.tracking.store import KEY
 def params(result: Result) -> dict[str, str]:
     """The variant's own block under bare names, so that variants stand in one column of MLflow's table."""
     return {name: str(value) for name, value in flat({**result.block, **result.settings})}
+
+
+def shared_params(result: Result) -> dict[str, str]:
+    """Those that all variants of a pipeline have: the text, the tokens and the recipe."""
+    return {name: str(value) for name, value in flat(result.settings)}
+
+
+def pipeline_name(results: Results, result: Result) -> str:
+    """A pipeline's run by the tokens that its models read and how often: `pipeline, bpe 2048, 1 epoch`."""
+    tokens, epochs = results.tokens or {}, result.settings["train"]["epochs"]
+    read = f"{tokens.get('kind')} {tokens.get('vocabulary_size')}"
+    return f"pipeline, {read}, {epochs:g} epoch{'' if epochs == 1 else 's'}"
+
+
+def note(result: Result) -> str:
+    """What stands at the top of a run's page: the bundles, their sizes and what they cost."""
+    rows = ["| bundle | size | perplexity against PyTorch | tokens/s |", "|:--|--:|--:|--:|"]
+    for one in result.shipped:
+        proof, speed = one.proof or {}, one.generation or {}
+        rate = speed.get("tokens_per_second") or speed.get("filled_per_second")
+        loss = f"{proof['perplexity_loss']:+.2%}" if "perplexity_loss" in proof else "the same"
+        shown = f"{rate:,.0f}" if rate else "—"
+        rows.append(f"| {one.precision} | {proof.get('bundle_bytes', 0) / 1e6:.1f} MB | {loss} | {shown} |")
+    return "\n".join(rows)
+
+
+def files(root: Path, result: Result) -> Iterator[tuple[str, Path]]:
+    """(folder, file) of the small files that lie beside a run; the bundles lie in its models."""
+    yield "", root / "data/models" / result.name / "curve.csv"
+    for one in result.shipped:
+        yield f"bundles/{one.precision}", one.folder / "bundle.json"
+    sample = root / fingerprint.FOLDER / "samples" / f"{result.name}.txt"
+    if sample.is_file():
+        yield "sample", sample
+    drawn = root / fingerprint.FOLDER / ("curves.svg" if result.causal else "curves-cloze.svg")
+    if drawn.is_file():
+        yield "plots", drawn
 
 
 def series(result: Result) -> Iterator[tuple[str, int, float]]:
@@ -78,14 +117,24 @@ def tags(root: Path, results: Results, result: Result) -> dict[str, str]:
         "tokenizer_sha256": tokens.get("tokenizer_sha256"),
         "protocol": (result.metrics or {}).get("protocol"),
         "model_sha256": (result.bundle or {}).get("model_sha256"),
-        "git_commit": _git(root, "rev-parse", "HEAD"),
-        "git_changed": _uncommitted(root),
+        "mlflow.runColor": colour(results, result),
         "dvc_stage": f"train@{result.name}",
         "dvc_lock_model": result.locked.get(f"data/models/{result.name}"),
         "dvc_lock_bundle": result.locked.get(f"data/onnx/{result.name}"),
         "dvc_experiment": os.environ.get("DVC_EXP_NAME"),
     }
-    return {name: str(value) for name, value in found.items() if value}
+    return origin(root) | {name: str(value) for name, value in found.items() if value}
+
+
+def colour(results: Results, result: Result) -> str:
+    """The variant's colour on the report's page, so that both show it alike."""
+    return COLOURS[[each.name for each in results.variants].index(result.name) % len(COLOURS)]
+
+
+def origin(root: Path) -> dict[str, str]:
+    """The commit that a result was made at, and what differed from it."""
+    found = {"git_commit": _git(root, "rev-parse", "HEAD"), "git_changed": _uncommitted(root)}
+    return {name: value for name, value in found.items() if value}
 
 
 def _uncommitted(root: Path) -> str:

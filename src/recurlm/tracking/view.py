@@ -1,0 +1,70 @@
+"""How MLflow's UI opens: a shared view of the experiment, as its button "Share" would store one, in a tag.
+
+Its address ends in `?viewStateShareKey=comparison`. The runs of variants stand side by side, without the pipelines'
+runs that they lie under (which the UI shows folded), the best first, with the columns and charts that matter.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mlflow import MlflowClient
+
+TAG = "mlflow.sharedViewState.comparison"
+SECTION = "comparison"
+COLUMNS = (
+    "metrics.`validation_bits_per_byte`",
+    "metrics.`test_bits_per_byte`",
+    "metrics.`test_pseudo_bits_per_byte`",
+    "metrics.`parameters`",
+    "metrics.`training_tokens_per_second`",
+    "metrics.`generation_tokens_per_second`",
+    "metrics.`bundle_bytes`",
+    "params.`hidden_size`",
+    "attributes.`Models`",
+)
+LINES = ("validation_loss", "train_loss", "learning_rate")
+BARS = (
+    "validation_bits_per_byte",
+    "test_bits_per_byte",
+    "test_pseudo_bits_per_byte",
+    "training_tokens_per_second",
+    "generation_tokens_per_second",
+    "generation_tokens_per_second_int8",
+    "bundle_bytes",
+    "bundle_bytes_int8",
+    "bundle_bytes_int4",
+)
+
+
+def lay_out(client: MlflowClient, experiment: str) -> None:
+    """Store the view where it is not there yet."""
+    value = json.dumps(state(), separators=(",", ":"))
+    if client.get_experiment(experiment).tags.get(TAG) != value:
+        client.set_experiment_tag(experiment, TAG, value)
+
+
+def state() -> dict[str, Any]:
+    """What the UI keeps of a view; charts of all other metrics follow in a section that is closed."""
+    raw = {"xAxisKey": "step", "useGlobalXaxisKey": False, "lineSmoothness": 0, "useGlobalLineSmoothing": False}
+    charts = [_chart("LINE", name) | raw for name in LINES]
+    charts += [_chart("BAR", name) for name in BARS]
+    return {
+        "searchFilter": "tags.variant LIKE '%'",
+        "orderByKey": "metrics.`validation_bits_per_byte`",
+        "orderByAsc": True,
+        "selectedColumns": COLUMNS,
+        "compareRunCharts": charts,
+        "compareRunSections": [_section(SECTION, "Comparison", True), _section("all", "Model metrics", False)],
+        "isAccordionReordered": True,
+    }
+
+
+def _chart(kind: str, name: str) -> dict[str, Any]:
+    shown = {"type": kind, "metricKey": name, "displayName": name, "uuid": f"{SECTION}-{name}"}
+    return shown | {"metricSectionId": SECTION, "deleted": False, "isGenerated": True}
+
+
+def _section(uuid: str, name: str, open_: bool) -> dict[str, Any]:
+    return {"uuid": uuid, "name": name, "display": open_, "isReordered": True, "deleted": False, "isGenerated": False}
