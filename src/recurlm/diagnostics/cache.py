@@ -80,7 +80,7 @@ def evaluate(test: Read, ids: Integer[np.ndarray, "tokens"], chosen: dict[str, A
 
 
 def tune(validation: Read, ids: Integer[np.ndarray, "tokens"], grid: config.Cache) -> tuple[dict[str, Any], list[Any]]:
-    """The setting with the least loss on validation text; and of each size and flatness the best share, and its loss."""
+    """The setting with the least loss on validation text; and of each size and flatness the best share, its loss."""
     documents = list(_documents(validation, ids))
     square = float(np.mean(np.concatenate([(h.astype(np.float64) ** 2).sum(axis=1) for _, h, _ in documents])))
     thetas = [flatness / square for flatness in grid.flatness]
