@@ -165,8 +165,8 @@ class Dynamic(Section):
     """Dynamic evaluation (Krause et al. 2018): grids that are searched on validation text."""
 
     test_tokens: Count = 8192  # at most so many of the split
-    validation_tokens: Count = 4096
-    statistics_tokens: Count = 4096  # of the train split, for the mean squared gradients
+    validation_tokens: Count = 2048
+    statistics_tokens: Count = 2048  # of the train split, for the mean squared gradients
     segment_tokens: Count = 64  # between two updates
     learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (3e-4, 1e-3, 3e-3)
     decays: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] = (0.0, 0.003)
@@ -180,10 +180,10 @@ class Gradients(Section):
 class Context(Section):
     """Effective context (Khandelwal et al. 2018)."""
 
-    windows: Count = 128  # targets, each with a context of its own
+    windows: Count = 96  # targets, each with a context of its own
     tokens: Annotated[int, Field(ge=2)] = 256  # of context where nothing is cut
     cut: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 5, 10, 20, 50, 100, 200)
-    beyond: Annotated[tuple[Count, ...], Field(min_length=1)] = (5, 20, 50, 100)
+    beyond: Annotated[tuple[Count, ...], Field(min_length=1)] = (5, 20, 50)
     drop_share: Share = 0.5  # of the tokens beyond
     tolerance_nats: Annotated[float, Field(gt=0)] = 0.05  # above the whole context's loss, for the effective context
 
@@ -198,13 +198,13 @@ class Gates(Section):
 class Overfitting(Section):
     """Two short runs on a part of the train split, without and with dropout."""
 
-    train_tokens: Count = 16_384
-    validation_tokens: Count = 8192
+    train_tokens: Count = 8192
+    validation_tokens: Count = 4096
     epochs: Annotated[float, Field(gt=0)] = 10.0
     hidden_size: Count = 128  # of the embedding too
     batch_size: Count = 16
     dropout: Share = 0.4
-    points: Count = 5
+    points: Count = 4
 
 
 class Speed(Section):
