@@ -29,7 +29,8 @@ class Flow(NamedTuple):
     inputs: Float[np.ndarray, "distances windows"]
     """With respect to the embedded token at t − k."""
     states: dict[str, Float[np.ndarray, "distances windows"]]
-    """With respect to each part of the state after that token was read; "state" is all of it."""
+    """With respect to each part of the state that was carried on after that token; "state" is all of it. Nothing is
+    carried on after the last token, at k = 0: NaN."""
 
 
 def flow(model: LanguageModel, tokens: Int[np.ndarray, "windows time"]) -> Flow:
@@ -43,7 +44,10 @@ def flow(model: LanguageModel, tokens: Int[np.ndarray, "windows time"]) -> Flow:
         if model.causal:
             walk = _Walk(model, wanted[:, :-1])
             _backward(model, walk.y, wanted[:, -1])
-            return _collect(range(tokens.shape[1] - 1), [walk.norms("")])
+            found = _collect(range(tokens.shape[1] - 1), [walk.norms("")])
+            for norms in found.states.values():
+                norms[0] = np.nan
+            return found
         middle = tokens.shape[1] // 2
         left = _Walk(model, wanted[:, :middle])
         right = _Walk(model, wanted[:, middle + 1 : 2 * middle + 1].flip(1))
@@ -64,9 +68,10 @@ class _Walk:
         for token in tokens.unbind(1):
             x = model.embed(token).detach().requires_grad_()
             self.y, state = model.recurrence.step(x, state)
+            # What is carried on, apart from what the layers above read of it within the same step.
+            state = {name: value.clone() for name, value in state.items()}
             for value in state.values():
-                if value.requires_grad:
-                    value.retain_grad()
+                value.retain_grad()
             self.inputs.append(x)
             self.states.append(state)
 
@@ -121,6 +126,6 @@ def vanished_at(k: list[int], norms: Float[np.ndarray, "distances"]) -> int | No
     return k[first] if first < len(k) else None
 
 
-def rounded(values: Float[np.ndarray, "values"]) -> list[float]:
-    """Five digits: more than a curve shows, and a fraction of the file."""
-    return [float(f"{value:.4e}") for value in values]
+def rounded(values: Float[np.ndarray, "values"]) -> list[float | None]:
+    """Five digits: more than a curve shows, and a fraction of the file; NaN, which JSON has not, is None."""
+    return [None if np.isnan(value) else float(f"{value:.4e}") for value in values]
