@@ -76,6 +76,14 @@ def test_a_cloze_model_s_gradients_come_from_both_sides(name: str) -> None:
         np.testing.assert_allclose(found.inputs[:, 2 + row], norms[5:], rtol=1e-3)
 
 
+@every_cloze
+def test_windows_of_an_even_length_leave_a_cloze_model_equally_much_on_both_sides(name: str) -> None:
+    model, found = make(name), text(2, 10)
+    assert gradients.flow(model, found).k == [1, 2, 3, 4]
+    measured = context.measure(model, found, config.Context(windows=2, tokens=8, cut=(2,), beyond=(2,)), DRAWS)
+    assert measured["context_tokens"] == 4
+
+
 def test_a_gradient_vanishes_where_it_stays_below_one_per_cent() -> None:
     assert gradients.vanished_at([0, 1, 2, 3, 4], np.array([9, 1.0, 0.005, 0.02, 0.001])) == 4
     assert gradients.vanished_at([1, 2, 3], np.array([1.0, 0.5, 0.3])) is None

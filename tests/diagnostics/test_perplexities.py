@@ -213,3 +213,12 @@ def test_a_part_is_whole_or_the_beginnings_of_documents() -> None:
     assert some.tokens == 4100
     np.testing.assert_array_equal(some.ids[some.starts[2] :], ids[starts[2] : starts[2] + 2043])
     assert beginnings(ids, starts, 100).lengths() == [100]
+
+
+def test_a_learning_rate_that_diverges_is_a_trial_without_a_loss() -> None:
+    part = Part(*split_of(120), documents=(0,))
+    with dynamic.learner(make("rnn"), 8) as adaptive:
+        adaptive.learn_statistics(part.ids, 64)
+        chosen, trials = dynamic.tune(adaptive, part, config.Dynamic(learning_rates=(1e-6, 1e38), decays=(0.0,)))
+    assert chosen == {"learning_rate": 1e-6, "decay": 0.0}
+    assert trials[1]["nats_per_token"] is None

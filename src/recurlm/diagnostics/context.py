@@ -78,7 +78,7 @@ def measure(model: LanguageModel, found: Rows, settings: config.Context, bootstr
     """
     if not len(found):
         return None
-    length = found.shape[1] // 2 if not model.causal else found.shape[1] - 1
+    length = found.shape[1] - 1 if model.causal else (found.shape[1] - 1) // 2
     before, target = found[:, :length], found[:, length]
     after = None if model.causal else found[:, length + 1 : 2 * length + 1]
     whole = nats(model, before, target, after)

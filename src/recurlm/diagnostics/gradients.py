@@ -48,7 +48,7 @@ def flow(model: LanguageModel, tokens: Int[np.ndarray, "windows time"]) -> Flow:
             for norms in found.states.values():
                 norms[0] = np.nan
             return found
-        middle = tokens.shape[1] // 2
+        middle = (tokens.shape[1] - 1) // 2
         left = _Walk(model, wanted[:, :middle])
         right = _Walk(model, wanted[:, middle + 1 : 2 * middle + 1].flip(1))
         # What a step of a cloze model says is what was known before it: both halves of it, each from its own walk.

@@ -139,6 +139,9 @@ class Measure:
             "segment_tokens": grid.segment_tokens,
             "statistics_tokens": grid.statistics_tokens,
         }
+        if not np.isfinite(adapted).all():  # the weights left for infinity, whatever the validation text said
+            tuned_on = {"split": "validation", "tokens": validation.tokens, "chosen": chosen, "trials": trials}
+            return facts | {"problem": "diverged: lower diagnose.dynamic.learning_rates", "tuned_on": tuned_on}
         return facts | self._adaptive(adapted, static.nats[static.text], part, counts, chosen, trials, validation)
 
     def _units(self, part: Part) -> Int[np.ndarray, "text"]:
@@ -163,6 +166,7 @@ class Measure:
         gain = static.astype(np.float64) - nats
         units = self._units(part)
         return {
+            "problem": None,
             "tuned_on": {"split": "validation", "tokens": validation.tokens, "chosen": chosen, "trials": trials},
             "whole_split": part.tokens == self.text.test.counts["tokens"],
             **self._numbers(nats, part, counts),
