@@ -29,6 +29,18 @@ TINY: dict[str, Any] = {
         "tokens": 40,
         "sampling": [{"temperature": 0.7, "top_k": 0, "top_p": 1.0}, {"temperature": 1.2, "top_k": 20, "top_p": 0.9}],
     },
+    "diagnose": {
+        "bootstrap_samples": 50,
+        "cold_window_tokens": 32,
+        "cache": {"test_tokens": 500, "validation_tokens": 300, "sizes": [50], "shares": [0.1, 0.3]},
+        "dynamic": {"test_tokens": 300, "validation_tokens": 200, "statistics_tokens": 256},
+        "gradients": {"windows": 4, "reach": 20},
+        "context": {"windows": 8, "tokens": 32, "cut": [1, 5, 20], "beyond": [5]},
+        "gates": {"windows": 4, "tokens": 32},
+        "overfitting": {"train_tokens": 1000, "validation_tokens": 500, "epochs": 2, "hidden_size": 16, "points": 2},
+        "speed": {"training_tokens": [4, 16], "generated_tokens": [4, 16], "repeats": 1},
+        "text": {"temperatures": [0.8, 1.3], "samples": 3, "tokens": 30, "prompt_tokens": 4},
+    },
     "report": {"prompt": "KING.\n", "tokens": 40},
     "variants": {"gru": TINY_VARIANT, "bilstm": TINY_VARIANT},
 }

@@ -165,6 +165,93 @@ class Report(Section):
     experiment: Annotated[str, Field(min_length=1)] = "recurlm"
 
 
+class Cache(Section):
+    """The continuous neural cache (Grave, Joulin & Usunier 2017): grids that are searched on validation text."""
+
+    test_tokens: Count = 131_072  # at most so many of the split
+    validation_tokens: Count = 16_384
+    sizes: Annotated[tuple[Count, ...], Field(min_length=1)] = (500, 2000)  # tokens that are remembered
+    flatness: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] = (0.0, 6.0, 12.0, 24.0)
+    shares: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.05, 0.1, 0.2, 0.3, 0.4)
+
+
+class Dynamic(Section):
+    """Dynamic evaluation (Krause et al. 2018): grids that are searched on validation text."""
+
+    test_tokens: Count = 8192  # at most so many of the split
+    validation_tokens: Count = 2048
+    statistics_tokens: Count = 2048  # of the train split, for the mean squared gradients
+    segment_tokens: Count = 64  # between two updates
+    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (3e-4, 1e-3, 3e-3)
+    decays: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] = (0.0, 0.003)
+
+
+class Gradients(Section):
+    windows: Count = 32
+    reach: Count = 200  # steps back in time
+
+
+class Context(Section):
+    """Effective context (Khandelwal et al. 2018)."""
+
+    windows: Count = 96  # targets, each with a context of its own
+    tokens: Annotated[int, Field(ge=2)] = 256  # of context where nothing is cut
+    cut: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 5, 10, 20, 50, 100, 200)
+    beyond: Annotated[tuple[Count, ...], Field(min_length=1)] = (5, 20, 50)
+    drop_share: Share = 0.5  # of the tokens beyond
+    tolerance_nats: Annotated[float, Field(gt=0)] = 0.05  # above the whole context's loss, for the effective context
+
+
+class Gates(Section):
+    windows: Count = 32
+    tokens: Count = 128
+    low: Share = 0.1  # below: closed
+    high: Share = 0.9  # above: open
+
+
+class Overfitting(Section):
+    """Two short runs on a part of the train split, without and with dropout."""
+
+    train_tokens: Count = 8192
+    validation_tokens: Count = 4096
+    epochs: Annotated[float, Field(gt=0)] = 10.0
+    hidden_size: Count = 128  # of the embedding too
+    batch_size: Count = 16
+    dropout: Share = 0.4
+    points: Count = 4
+
+
+class Speed(Section):
+    training_tokens: Annotated[tuple[Count, ...], Field(min_length=1)] = (16, 64, 256)
+    generated_tokens: Annotated[tuple[Count, ...], Field(min_length=1)] = (64, 256, 1024)
+    batch_size: Count = 8  # sequences read side by side; what is generated is one
+    repeats: Count = 3
+
+
+class Text(Section):
+    temperatures: Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], Field(min_length=1)] = (0.5, 0.8, 1, 1.3)
+    samples: Count = 8  # at each temperature
+    tokens: Count = 200  # of a sample
+    prompt_tokens: Count = 16  # of held-out text, that a sample goes on from
+    repeated_words: Count = 4  # n of the n-grams that count as a repetition
+    hidden_every: Annotated[int, Field(ge=2)] = 8  # cloze models: every so many tokens one is hidden and drawn
+
+
+class Diagnose(Section):
+    seed: Seed = 1
+    bootstrap_samples: Count = 1000
+    confidence: Share = 0.95
+    cold_window_tokens: Count = 256
+    cache: Cache = Cache()
+    dynamic: Dynamic = Dynamic()
+    gradients: Gradients = Gradients()
+    context: Context = Context()
+    gates: Gates = Gates()
+    overfitting: Overfitting = Overfitting()
+    speed: Speed = Speed()
+    text: Text = Text()
+
+
 class Variant(BaseModel):
     """One block of `variants`: what every variant has; a key beyond these goes to the variant's own constructor."""
 
@@ -196,6 +283,7 @@ class Params(Section):
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
     verify: Verify = Verify()
+    diagnose: Diagnose = Diagnose()
     report: Report = Report()
     variants: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")], Variant]
 

@@ -13,7 +13,7 @@ import yaml
 from tiny_project import TINY_VARIANT, Project
 
 VARIANTS = ("gru", "bilstm")
-STAGES = ("train", "evaluate", "export", "verify")
+STAGES = ("train", "evaluate", "export", "verify", "diagnose")
 
 
 def stages_of(*variants: str) -> set[str]:
@@ -43,6 +43,8 @@ def test_one_repro_makes_every_output_of_every_variant(reproduced: Project) -> N
         assert (data / f"models/{variant}/model.safetensors").is_file()
         assert (data / f"models/{variant}/curve.csv").read_text(encoding="utf-8").count("\n") >= 3
         assert json.loads((data / f"metrics/{variant}.json").read_bytes())["variant"] == variant
+        for folder in ("perplexity", "diagnostics", "samples"):
+            assert json.loads((data / f"metrics/{folder}/{variant}.json").read_bytes())["variant"] == variant
         proofs = json.loads((data / f"metrics/proof/{variant}.json").read_bytes())
         maker = "filler.onnx" if variant == "bilstm" else "generator.onnx"
         for precision in ("fp32", "int8", "int4"):
@@ -58,7 +60,8 @@ def test_one_repro_makes_every_output_of_every_variant(reproduced: Project) -> N
 
 def test_a_repro_leaves_git_clean_but_for_the_lock_and_the_metrics(reproduced: Project) -> None:
     changed = set(reproduced.git("show", "--format=", "--name-only", "HEAD").splitlines())
-    metrics = {f"data/metrics/{folder}{variant}.json" for folder in ("", "proof/") for variant in VARIANTS}
+    folders = ("", "proof/", "perplexity/", "diagnostics/", "samples/")
+    metrics = {f"data/metrics/{folder}{variant}.json" for folder in folders for variant in VARIANTS}
     assert changed == {"dvc.lock", *metrics}
 
 
@@ -87,7 +90,7 @@ def test_an_edited_block_makes_only_its_own_stages_stale(project: Project) -> No
     change = "variants.gru.hidden_size=24"
     ran = project.stages_run_by("dvc", "exp", "run", "--set-param", change, "evaluate@gru")
     assert ran == {"train@gru", "evaluate@gru"}
-    assert project.repro("--dry", "--force-downstream") == {"export@gru", "verify@gru", "report"}
+    assert project.repro("--dry", "--force-downstream") == {"export@gru", "verify@gru", "diagnose@gru", "report"}
     assert "variants.gru.hidden_size" in project.run("dvc", "params", "diff").stdout
 
 

@@ -48,7 +48,7 @@ def score(
     gives pseudo-log-likelihoods: not comparable with the others. `progress` hears of each batch's scored tokens.
     """
     sections = cut(starts, section_tokens, warmup_tokens, both_sides=not model.causal)
-    with _exact(model):
+    with exact(model):
         scorer = streamed(model) if model.causal else cloze(model)
         return total(batches(ids, sections, batch_size), scorer, progress)
 
@@ -76,7 +76,7 @@ def streamed(model: LanguageModel) -> Scorer:
             here = slice(at, at + CHUNK)
             features, state = model.features(tokens[:, :-1][:, here], state)
             mask = scored[:, here]
-            found[:, here][mask] = _log_prob(model, features[mask], tokens[:, 1:][:, here][mask])
+            found[:, here][mask] = log_prob_of(model, features[mask], tokens[:, 1:][:, here][mask])
         return found.cpu().numpy()
 
     return log_prob
@@ -89,7 +89,7 @@ def cloze(model: LanguageModel) -> Scorer:
         tokens, scored = _on_device(model, batch)
         features, _ = model.features(tokens, model.initial_state(len(tokens)))
         found = torch.zeros(scored.shape, device=tokens.device)
-        found[scored] = _log_prob(model, features[:, 1:][scored], tokens[:, 1:][scored])
+        found[scored] = log_prob_of(model, features[:, 1:][scored], tokens[:, 1:][scored])
         return found.cpu().numpy()
 
     return log_prob
@@ -100,7 +100,7 @@ def _on_device(model: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(batch.tokens).to(device), torch.from_numpy(batch.scored).to(device)
 
 
-def _log_prob(
+def log_prob_of(
     model: LanguageModel, features: Float[Tensor, "scored width"], tokens: Int[Tensor, "scored"]
 ) -> Float[Tensor, "scored"]:
     """log p of each token, decoded a few rows at a time: the logits of a whole chunk are never held."""
@@ -113,7 +113,7 @@ def _log_prob(
 
 
 @contextmanager
-def _exact(model: LanguageModel) -> Iterator[None]:
+def exact(model: LanguageModel) -> Iterator[None]:
     """fp32, also inside a training loop: no dropout, no autocast, and no TF32 or bf16 behind a product or a kernel."""
     backends: Any = torch.backends
     places = (backends.cuda.matmul, backends.cudnn.rnn, backends.mkldnn.matmul, backends.mkldnn.rnn)

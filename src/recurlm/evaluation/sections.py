@@ -52,6 +52,14 @@ class Batch(NamedTuple):
     tokens: Int[np.ndarray, "batch time"]
     length: Int[np.ndarray, "batch"]
     scored: Bool[np.ndarray, "batch predicted"]
+    begin: Int[np.ndarray, "batch"]
+    """Where in the ids of the split each row's first token stands."""
+
+    @property
+    def places(self) -> Int[np.ndarray, "scored_tokens"]:
+        """Where in the ids the scored tokens stand, in the order of `x[scored]`."""
+        place = self.begin[:, None] + 1 + np.arange(self.scored.shape[1])
+        return np.asarray(place[self.scored])
 
 
 def cut(
@@ -93,4 +101,4 @@ def _read(ids: Integer[np.ndarray, "tokens"], sections: Sections, rows: Int[np.n
     place = begin + np.arange((stop - begin).max())
     tokens = ids[np.minimum(place, stop - 1)].astype(np.int64)
     scored = (place >= first) & (place < end)
-    return Batch(tokens, (stop - begin)[:, 0], scored[:, 1:])
+    return Batch(tokens, (stop - begin)[:, 0], scored[:, 1:], begin[:, 0])

@@ -46,8 +46,7 @@ def update(
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bf16"):
             y, after = read(model, inputs, begins, state)
             dropped = model.output_dropout(y)
-            features = model.projection(dropped).flatten(0, 1)
-            loss = linear_cross_entropy(features, model.decoder.weight, model.decoder.bias, targets.flatten())
+            loss = cross_entropy(model, model.projection(dropped), targets)
         penalty = activation_penalty(y, dropped, recipe.activation_regularization, recipe.temporal_regularization)
         (loss + penalty).backward()  # type: ignore[no-untyped-call]
     clip_grad_norm_(model.parameters(), recipe.gradient_clip)
@@ -55,6 +54,14 @@ def update(
         optimizer.step()
         optimizer.zero_grad()
     return loss.item(), carry(model, after)
+
+
+def cross_entropy(
+    model: LanguageModel, features: Float[Tensor, "batch time width"], targets: Int[Tensor, "batch time"]
+) -> Float[Tensor, ""]:
+    """Mean nats per token."""
+    decoder = model.decoder
+    return linear_cross_entropy(features.flatten(0, 1), decoder.weight, decoder.bias, targets.flatten())
 
 
 def make_task(model: LanguageModel, window: Int[Tensor, "batch window"], blank: int, blank_share: float) -> Task:

@@ -52,6 +52,13 @@ class Recurrence(nn.Module, ABC):
     def step(self, x: Float[Tensor, "batch input"], state: State) -> tuple[Float[Tensor, "batch output"], State]:
         """Read one element, in plain tensor operations."""
 
+    def gate_activations(self, x: Float[Tensor, "batch input"], state: State) -> dict[str, Float[Tensor, "batch _"]]:
+        """How far each gate is open, 0 to 1, when `step` reads x: "layer0.forget" → [batch, hidden].
+
+        Optional: {} for a recurrence without gates, or one that does not tell. Nothing but diagnostics asks.
+        """
+        return {}
+
 
 class LockedDropout(nn.Module):
     """Dropout that hides the same features at every step of a row (Gal & Ghahramani 2016, arXiv:1512.05287)."""
@@ -108,6 +115,23 @@ class Stack(Recurrence):
         self, layer: nn.Module, x: Float[Tensor, "batch input"], state: Sequence[Float[Tensor, "batch hidden"]]
     ) -> Sequence[Float[Tensor, "batch hidden"]]:
         """One layer over one element; the first of the new states is its output."""
+
+    def layer_gates(
+        self, layer: nn.Module, x: Float[Tensor, "batch input"], state: Sequence[Float[Tensor, "batch hidden"]]
+    ) -> dict[str, Float[Tensor, "batch hidden"]]:
+        """The gates of one layer by name, as `step_layer` uses them; see `gate_activations`."""
+        return {}
+
+    def gate_activations(self, x: Float[Tensor, "batch input"], state: State) -> dict[str, Float[Tensor, "batch _"]]:
+        found: dict[str, Tensor] = {}
+        for number, layer in enumerate(self.layers):
+            if number:
+                x = self.dropout(x)
+            before = [state[f"layer{number}.{name}"] for name in self.cell_states]
+            gates = self.layer_gates(layer, x, before)
+            found |= {f"layer{number}.{name}": value for name, value in gates.items()}
+            x = self.step_layer(layer, x, before)[0]
+        return found
 
     def forward(
         self, x: Float[Tensor, "batch time input"], state: State

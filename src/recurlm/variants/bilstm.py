@@ -66,6 +66,11 @@ class BiLSTM(Recurrence):
         _, right_next = self.right.step(x, right)
         return y, _join(left_next, right_next)
 
+    def gate_activations(self, x: Float[Tensor, "batch input"], state: State) -> dict[str, Float[Tensor, "batch _"]]:
+        """Those of both stacks, each in its own direction, as in `step`."""
+        left = self.left.gate_activations(x, _side("left", state))
+        return _join(left, self.right.gate_activations(x, _side("right", state)))
+
     def _knew(self, state: State) -> Float[Tensor, "batch hidden"]:
         """A stack's output before it reads on."""
         return joined([state[name] for name in self.left.seen])

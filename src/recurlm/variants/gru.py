@@ -39,12 +39,23 @@ class GRU(Stack):
         self, layer: nn.Module, x: Float[Tensor, "batch input"], state: Sequence[Float[Tensor, "batch hidden"]]
     ) -> Sequence[Float[Tensor, "batch hidden"]]:
         (h,) = state
+        _, z, n = self._activations(layer, x, h)
+        return [(1 - z) * n + z * h]
+
+    def layer_gates(
+        self, layer: nn.Module, x: Float[Tensor, "batch input"], state: Sequence[Float[Tensor, "batch hidden"]]
+    ) -> dict[str, Float[Tensor, "batch hidden"]]:
+        r, z, _ = self._activations(layer, x, state[0])
+        return {"reset": r, "update": z}
+
+    def _activations(
+        self, layer: nn.Module, x: Float[Tensor, "batch input"], h: Float[Tensor, "batch hidden"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         W, U, b, d = layer.parameters()
         Wr, Wz, Wn = (product(x, W) + b).chunk(3, dim=-1)
         Ur, Uz, Un = (product(h, U) + d).chunk(3, dim=-1)
         r, z = torch.sigmoid(Wr + Ur), torch.sigmoid(Wz + Uz)
-        n = torch.tanh(Wn + r * Un)
-        return [(1 - z) * n + z * h]
+        return r, z, torch.tanh(Wn + r * Un)
 
 
 class _Chunk(torch.autograd.Function):

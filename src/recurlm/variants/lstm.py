@@ -34,9 +34,20 @@ class LSTM(Stack):
         self, layer: nn.Module, x: Float[Tensor, "batch input"], state: Sequence[Float[Tensor, "batch hidden"]]
     ) -> Sequence[Float[Tensor, "batch hidden"]]:
         h, c = state
-        W, U, b, d = layer.parameters()
-        i, f, g, o = (product(x, W) + product(h, U) + (b + d)).chunk(4, dim=-1)
-        i, f, g, o = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
+        i, f, g, o = self._activations(layer, x, h)
         c = f * c + i * g
         h = o * torch.tanh(c)
         return [h, c]
+
+    def layer_gates(
+        self, layer: nn.Module, x: Float[Tensor, "batch input"], state: Sequence[Float[Tensor, "batch hidden"]]
+    ) -> dict[str, Float[Tensor, "batch hidden"]]:
+        i, f, _, o = self._activations(layer, x, state[0])
+        return {"input": i, "forget": f, "output": o}
+
+    def _activations(
+        self, layer: nn.Module, x: Float[Tensor, "batch input"], h: Float[Tensor, "batch hidden"]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        W, U, b, d = layer.parameters()
+        i, f, g, o = (product(x, W) + product(h, U) + (b + d)).chunk(4, dim=-1)
+        return torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)

@@ -1,0 +1,34 @@
+"""Stretches of a split at random places, each inside one document."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Int, Integer
+
+
+def windows(
+    ids: Integer[np.ndarray, "tokens"],
+    starts: Int[np.ndarray, "boundaries"],
+    count: int,
+    length: int,
+    shortest: int,
+    seed: int,
+) -> Int[np.ndarray, "count length"]:
+    """`count` stretches of `length` ids, at distinct places where there are as many, drawn with `seed`.
+
+    Where documents are too short for that, the length is halved until there are `count` places, and not below
+    `shortest`. Empty ([0, shortest]) where no document has that many ids.
+    """
+    while True:
+        room = np.maximum(np.diff(starts) - length + 1, 0)  # places at which a stretch may begin, by document
+        if room.sum() >= count or length <= shortest:
+            break
+        length = max(shortest, length // 2)
+    places = int(room.sum())
+    chosen = (
+        np.random.default_rng(seed).choice(places, min(count, places), replace=False) if places else np.zeros(0, int)
+    )
+    ends = np.cumsum(room)
+    document = np.searchsorted(ends, chosen, side="right")
+    begin = starts[document] + chosen - (ends - room)[document]
+    return np.asarray(ids[begin[:, None] + np.arange(length)], np.int64)

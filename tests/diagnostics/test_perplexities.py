@@ -1,0 +1,224 @@
+"""Adaptive scores against their formulas, token by token."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import CAUSAL, CLOZE, VOCABULARY, make, split_of
+from torch.nn import functional as F
+
+from recurlm import config
+from recurlm.config import Evaluate
+from recurlm.diagnostics import breakdown, cache, dynamic
+from recurlm.diagnostics.intervals import Bootstrap
+from recurlm.diagnostics.likelihoods import read
+from recurlm.diagnostics.parts import Part, beginnings
+from recurlm.evaluation.perplexity import score
+
+SECTIONS = Evaluate(batch_size=3, section_tokens=40, warmup_tokens=10)
+ONE_STREAM = Evaluate(batch_size=1, section_tokens=10_000, warmup_tokens=0)
+DRAWS = Bootstrap(samples=100, confidence=0.9, seed=1)
+
+
+@pytest.mark.parametrize("name", [*CAUSAL, *CLOZE])
+def test_single_tokens_sum_to_the_one_definition_of_a_score(name: str) -> None:
+    model = make(name)
+    ids, starts = split_of(151, 0, 1, 16, 9)
+    found = read(model, ids, starts, SECTIONS)
+    expected = score(model, ids, starts, **SECTIONS.model_dump())
+    assert found.score.tokens == expected.tokens == 177
+    assert found.score.nats == pytest.approx(expected.nats, rel=1e-7)
+    assert np.isnan(found.nats[starts[:-1]]).all()
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_features_are_what_the_decoder_predicts_each_token_from(name: str) -> None:
+    model = make(name)
+    ids, starts = split_of(60, 5)
+    found = read(model, ids, starts, SECTIONS, keep_features=True)
+    assert found.features is not None
+    log_p = F.log_softmax(model.decoder(torch.from_numpy(found.features)), dim=-1)
+    again = -log_p[torch.arange(len(ids)), torch.from_numpy(ids.astype(np.int64))]
+    np.testing.assert_allclose(again[found.text], found.nats[found.text], rtol=1e-5)
+
+
+def naive_cache(h: np.ndarray, x: np.ndarray, size: int, theta: float) -> list[float]:
+    """The formula of Grave et al., one token and one pair at a time."""
+    found = []
+    for t in range(len(x)):
+        pairs = range(max(0, t - size), t)
+        weights = [math.exp(theta * float(h[t] @ h[i])) for i in pairs]
+        found.append(
+            sum(w for w, i in zip(weights, pairs, strict=True) if x[i] == x[t]) / sum(weights) if weights else 0
+        )
+    return found
+
+
+@pytest.mark.parametrize("rows", [1, 7, 256])
+def test_the_cache_is_the_paper_s_formula(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "ROWS", rows)
+    random = np.random.default_rng(1)
+    h, x = random.normal(size=(50, 4)).astype(np.float32), random.integers(0, 5, 50)
+    found = cache.probabilities(h, x, sizes=[3, 100], thetas=[0.0, 0.7])
+    for row, size in enumerate([3, 100]):
+        for column, theta in enumerate([0.0, 0.7]):
+            np.testing.assert_allclose(found[row, column], naive_cache(h, x, size, theta), rtol=1e-4, atol=1e-6)
+
+
+def test_the_cache_gives_all_its_weight_to_some_token() -> None:
+    random = np.random.default_rng(2)
+    h, x = random.normal(size=(20, 4)).astype(np.float32), random.integers(0, 5, 20)
+    total = sum(cache.probabilities(h, np.append(x[:-1], last), [8], [0.5])[0, 0, -1] for last in range(5))
+    assert total == pytest.approx(1, abs=1e-5)
+
+
+def test_a_cached_score_is_a_mixture_and_starts_afresh_with_each_document() -> None:
+    model = make("gru")
+    ids, starts = split_of(40, 30)
+    found = read(model, ids, starts, ONE_STREAM, keep_features=True)
+    chosen = {"size": 10, "theta": 0.3, "share": 0.25}
+    mixed = cache.evaluate(found, ids, chosen)
+    expected = []
+    for start, stop in pairwise(starts):
+        p = np.exp(-found.nats[start + 1 : stop])
+        cached = naive_cache(found.features[start + 1 : stop], ids[start + 1 : stop], 10, 0.3)
+        expected += [p[0], *(0.75 * p[1:] + 0.25 * np.array(cached[1:]))]
+    np.testing.assert_allclose(np.exp(-mixed), expected, rtol=1e-4)
+
+
+def test_what_is_tuned_is_the_best_that_was_tried() -> None:
+    model = make("rnn")
+    ids, starts = split_of(200)
+    found = read(model, ids, starts, ONE_STREAM, keep_features=True)
+    grid = config.Cache(sizes=(5, 50), flatness=(0.0, 2.0), shares=(0.05, 0.5))
+    chosen, trials = cache.tune(found, ids, grid)
+    best = min(trial["nats_per_token"] for trial in trials)
+    again = cache.evaluate(found, ids, chosen)
+    assert again.mean() == pytest.approx(best, rel=1e-6)
+    assert len(trials) == 4
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_dynamic_evaluation_leaves_the_model_as_it_was(name: str) -> None:
+    model = make(name)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    part = Part(*split_of(50, 30), documents=(0, 1))
+    with dynamic.learner(model, 8) as adaptive:
+        adaptive.learn_statistics(part.ids, 40)
+        first = adaptive.nats(part, 0.01, 0.1)
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+        np.testing.assert_array_equal(adaptive.nats(part, 0.01, 0.1), first)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not model.training
+    assert len(first) == part.tokens
+
+
+def test_a_learning_rate_of_next_to_nothing_gives_the_static_score() -> None:
+    model = make("lstm")
+    part = Part(*split_of(70, 1, 33), documents=(0, 1, 2))
+    static = read(model, part.ids, part.starts, ONE_STREAM)
+    with dynamic.learner(model, 16) as adaptive:
+        adaptive.learn_statistics(part.ids, 64)
+        np.testing.assert_allclose(adaptive.nats(part, 1e-12, 0.0), static.nats[static.text], rtol=1e-4)
+
+
+def test_dynamic_evaluation_is_the_paper_s_update() -> None:
+    """Each segment scored by a model that was updated by hand, weight by weight, with plain autograd."""
+    ids, starts = split_of(24)
+    η, λ, segment = 0.02, 0.3, 6
+    model = make("gru")
+    with dynamic.learner(model, segment) as adaptive:
+        adaptive.learn_statistics(ids, 24)
+        squares = [square.clone() for square in adaptive.squares]
+        found = adaptive.nats(Part(ids, starts, (0,)), η, λ)
+
+    roots = [square.sqrt() for square in squares]
+    mean = torch.cat([root.flatten() for root in roots]).mean()
+    slow = make("gru").requires_grad_(True)
+    trained = [weight.detach().clone() for weight in slow.parameters()]
+    state, expected = slow.initial_state(1), []
+    for at in range(0, 24, segment):
+        losses = []
+        for place in range(at, min(at + segment, 24)):
+            logits, state = slow.step(torch.tensor([int(ids[place])]), state)
+            losses.append(F.cross_entropy(logits, torch.tensor([int(ids[place + 1])])))
+        expected += [loss.item() for loss in losses]
+        slow.zero_grad()
+        torch.stack(losses).mean().backward()
+        state = {name: value.detach() for name, value in state.items()}
+        with torch.no_grad():
+            for weight, start, root in zip(slow.parameters(), trained, roots, strict=True):
+                pull = torch.clamp(λ * root / mean, max=1) * (start - weight)
+                weight += pull - η * weight.grad / (root + dynamic.EPSILON * mean)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_adapting_to_a_text_that_repeats_itself_helps() -> None:
+    model = make("gru", std=0.2)
+    ids = np.array([0] + [2, 3, 4, 5, 6] * 80, np.uint16)
+    part = Part(ids, np.array([0, len(ids)]), (0,))
+    with dynamic.learner(model, 10) as adaptive:
+        adaptive.learn_statistics(ids, 100)
+        chosen, trials = dynamic.tune(adaptive, part, config.Dynamic(learning_rates=(1e-9, 0.01), decays=(0.0, 0.5)))
+        adapted = adaptive.nats(part, **chosen)
+    assert chosen["learning_rate"] == 0.01
+    assert adapted.mean() < read(model, part.ids, part.starts, ONE_STREAM).score.nats / 400 - 0.5
+    assert len(trials) == 3
+
+
+def test_positions_and_frequencies_part_the_same_sum() -> None:
+    model = make("rnn")
+    ids, starts = split_of(100, 7, 55)
+    found = read(model, ids, starts, Evaluate(batch_size=4, section_tokens=16, warmup_tokens=0))
+    nats, units = found.nats[found.text], np.arange(162) // 16
+    lengths = [100, 7, 55]
+    tables = {
+        "position": breakdown.by_position(nats, units, lengths, 16, DRAWS),
+        "frequency": breakdown.by_frequency(nats, units, ids[found.text], ids[:50], VOCABULARY, DRAWS),
+    }
+    for rows in tables.values():
+        assert sum(row["tokens"] for row in rows) == 162
+        total = sum(row["tokens"] * row["nats_per_token"] for row in rows if row["tokens"])
+        assert total == pytest.approx(float(nats.sum(dtype=np.float64)))
+    first = tables["position"][0]
+    assert (first["from"], first["to"]) == (1, 1)
+    assert first["tokens"] == 7 + 1 + 4  # windows of 16 in documents of 100, 7 and 55 tokens
+    begins = [0, 16, 32, 48, 64, 80, 96, 100, 107, 123, 139, 155]
+    assert first["nats_per_token"] == pytest.approx(float(nats[begins].mean()), rel=1e-6)
+
+
+def test_a_cold_window_has_read_one_token_when_it_predicts_its_first() -> None:
+    model = make("lstm")
+    ids, starts = split_of(20)
+    found = read(model, ids, starts, Evaluate(batch_size=2, section_tokens=5, warmup_tokens=0))
+    for first in (1, 6, 11, 16):
+        logits, _ = model.step(torch.tensor([int(ids[first - 1])]), model.initial_state(1))
+        assert found.nats[first] == pytest.approx(
+            F.cross_entropy(logits, torch.tensor([int(ids[first])])).item(), rel=1e-5
+        )
+
+
+def test_a_part_is_whole_or_the_beginnings_of_documents() -> None:
+    ids, starts = split_of(3000, 10, 5000)
+    whole = beginnings(ids, starts, 8010)
+    np.testing.assert_array_equal(whole.ids, ids)
+    np.testing.assert_array_equal(whole.starts, starts)
+    some = beginnings(ids, starts, 4100)
+    assert some.lengths() == [2048, 10, 2042]
+    assert some.tokens == 4100
+    np.testing.assert_array_equal(some.ids[some.starts[2] :], ids[starts[2] : starts[2] + 2043])
+    assert beginnings(ids, starts, 100).lengths() == [100]
+
+
+def test_a_learning_rate_that_diverges_is_a_trial_without_a_loss() -> None:
+    part = Part(*split_of(120), documents=(0,))
+    with dynamic.learner(make("rnn"), 8) as adaptive:
+        adaptive.learn_statistics(part.ids, 64)
+        chosen, trials = dynamic.tune(adaptive, part, config.Dynamic(learning_rates=(1e-6, 1e38), decays=(0.0,)))
+    assert chosen == {"learning_rate": 1e-6, "decay": 0.0}
+    assert trials[1]["nats_per_token"] is None

@@ -1,0 +1,120 @@
+"""Measures of texts against counting by hand, copies against comparing every place with every place."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_bundles import TOKENIZERS, VOCABULARY, random_model
+from tiny_models import CAUSAL, CLOZE
+
+from recurlm.config import Text
+from recurlm.diagnostics import samples, texts
+from recurlm.diagnostics.texts import Copies, words
+
+few_words = st.lists(st.sampled_from("abc"), max_size=25)
+TRAIN = ["The king, the queen -- and the fool's dog.", "To be, or not to be: that is the question."]
+
+
+def longest_by_hand(source: list[str], text: list[str]) -> int:
+    return max(
+        (
+            length
+            for at in range(len(text))
+            for length in range(1, len(text) - at + 1)
+            for start in range(len(source) - length + 1)
+            if source[start : start + length] == text[at : at + length]
+        ),
+        default=0,
+    )
+
+
+@given(st.lists(few_words, min_size=1, max_size=3), few_words)
+def test_the_longest_copied_run_is_the_one_that_comparing_every_place_finds(
+    documents: list[list[str]], text: list[str]
+) -> None:
+    copies = Copies(" ".join(document) for document in documents)
+    length, at = copies.longest(text)
+    assert length == max(longest_by_hand(document, text) for document in documents)
+    run = text[at : at + length]
+    assert any(document[i : i + length] == run for document in documents for i in range(len(document) + 1))
+
+
+def test_no_run_goes_over_the_end_of_a_document_and_unknown_words_are_never_copied() -> None:
+    copies = Copies(TRAIN)
+    assert copies.longest(words("fool's dog to be or")) == (3, 2)
+    assert copies.longest(words("xyzzy plugh")) == (0, 0)
+    assert copies.longest([]) == (0, 0)
+    assert copies.longest(words("a BEAR. To be or, not; to be")) == (6, 2)
+    assert copies.knows("queen")
+    assert not copies.knows("dogs")
+
+
+def test_a_word_is_letters_with_apostrophes_and_hyphens_inside() -> None:
+    assert words("'Tis the Fool's well-known, naïve dog--ha! 7") == (
+        ["tis", "the", "fool's", "well-known", "naïve", "dog", "ha", "7"]
+    )
+
+
+def test_distinct_and_repetition_are_counted_over_n_grams() -> None:
+    split = [["a", "b", "a", "b"], ["a", "b"]]
+    assert texts.distinct(split, 1) == 2 / 6
+    assert texts.distinct(split, 2) == 2 / 4
+    assert texts.repetition(split, 2) == 1 / 4  # "a b" once more in the first text; in the second it is new
+    assert texts.repetition(split, 5) is None
+    assert texts.distinct([[]], 1) is None
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_what_is_written_is_drawn_step_by_step_from_the_same_numbers(name: str) -> None:
+    model = random_model(name)
+    prompts = np.random.default_rng(1).integers(2, VOCABULARY, (2, 5))
+    uniform = np.random.default_rng(2).random((2, 6), np.float32)
+    found = samples.write(model, prompts, uniform, 0.7, never=[0, 1])
+    for row in range(2):
+        state = model.initial_state(1)
+        for token in prompts[row]:
+            logits, state = model.step(torch.tensor([token]), state)
+        for place in range(6):
+            p = torch.softmax(logits[0] / 0.7 + torch.tensor([-torch.inf] * 2 + [0.0] * (VOCABULARY - 2)), dim=0)
+            expected = int((torch.cumsum(p.double(), 0) <= float(uniform[row, place])).sum())
+            assert found[row, place] == expected
+            logits, state = model.step(torch.tensor([expected]), state)
+
+
+@pytest.mark.parametrize("name", CLOZE)
+def test_what_is_filled_depends_on_nothing_that_was_hidden(name: str) -> None:
+    model = random_model(name)
+    passages = np.random.default_rng(1).integers(2, VOCABULARY, (2, 12))
+    hidden = np.array([3, 7])
+    uniform = np.random.default_rng(2).random((2, 2), np.float32)
+    found = samples.fill(model, passages, hidden, uniform, 1.0, blank=1, never=[0, 1])
+    other = passages.copy()
+    other[:, hidden] = 5
+    np.testing.assert_array_equal(samples.fill(model, other, hidden, uniform, 1.0, blank=1, never=[0, 1]), found)
+    assert found.shape == (2, 2)
+    assert (found > 1).all()
+
+
+@pytest.mark.parametrize("kind", ["bpe", "char", "word"])
+@pytest.mark.parametrize("name", ["gru", "bilstm"])
+def test_samples_of_every_tokenizer_have_texts_and_measures(name: str, kind: str) -> None:
+    passages = np.random.default_rng(1).integers(4, VOCABULARY, (3, 20))
+    settings = Text(temperatures=(0.5, 2.0), samples=3, tokens=16, prompt_tokens=4, hidden_every=5)
+    special = {"start": 0, "blank": 1}
+    found = samples.measure(random_model(name), passages, TOKENIZERS[kind], TRAIN, special, settings, seed=1)
+    again = samples.measure(random_model(name), passages, TOKENIZERS[kind], TRAIN, special, settings, seed=1)
+    assert found == again
+    assert [row["temperature"] for row in found["temperatures"]] == [0.5, 2.0]
+    for row in found["temperatures"]:
+        assert len(row["texts"]) == 3
+        if name == "bilstm":
+            assert row["filled_tokens"] == 12
+            parts = row["texts"][0]["parts"]
+            assert sum(part["filled"] for part in parts) <= 4
+        else:
+            assert row["texts"][0]["text"]
+            assert 0 <= row["distinct_1"] <= 1
+    assert found["protocol"] == ("filled" if name == "bilstm" else "continued")

@@ -1,0 +1,37 @@
+"""Tiny models with random weights, and splits of random tokens, for tests of measures."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from recurlm.config import Variant
+from recurlm.model import LanguageModel, build
+from recurlm.variants import REGISTRY
+
+VOCABULARY = 13
+START = 0
+CAUSAL = [name for name, variant in REGISTRY.items() if variant.causal]
+CLOZE = [name for name, variant in REGISTRY.items() if not variant.causal]
+
+
+def block(cell: str = "lstm", dropout: float = 0.5) -> Variant:
+    return Variant(cell=cell, embedding_size=6, hidden_size=9, layers=2, dropout=dropout)
+
+
+def make(name: str, std: float = 0.5) -> LanguageModel:
+    """As a model is loaded: in evaluation mode, its weights fixed."""
+    torch.manual_seed(1)
+    model = build(name, block(), VOCABULARY)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=std)
+    return model.eval().requires_grad_(False)
+
+
+def split_of(*lengths: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random documents of so many text tokens, as the files of a split hold them."""
+    random = np.random.default_rng(4)
+    documents = [np.concatenate([[START], random.integers(2, VOCABULARY, length)]) for length in lengths]
+    starts = np.cumsum([0, *(len(document) for document in documents)])
+    return np.concatenate(documents).astype(np.uint16), starts
