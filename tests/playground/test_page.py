@@ -26,11 +26,6 @@ QUERY = {"temperature": "1.0", "topK": "50", "topP": "0.95", "seed": "3"}
 ALIKE = 40  # tokens, at least, before int8 or int4 may meet an edge between two roundings
 
 
-def same(one: list[int], other: list[int]) -> int:
-    """How many tokens are the same from the first on."""
-    return next((at for at, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), len(one))
-
-
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("variant", [name for name, kind in REGISTRY.items() if kind.causal])
 def test_the_page_writes_pythons_tokens(open_page: Any, bundles: TinyBundles, variant: str, precision: Any) -> None:
