@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 PORT ?= 5000
+CORPUS ?= data/corpus/train.txt
+BUDGET ?= 60
 ACTIVATE := . .venv/bin/activate
 INSTALLED := .venv/installed
 
@@ -38,6 +40,11 @@ serve: PORT = 5001
 serve: setup  ## answer prompts with the registry's champion, on http://127.0.0.1:5001 (PORT=…)
 	$(ACTIVATE) && MLFLOW_DISABLE_TELEMETRY=true MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false MLFLOW_TRACKING_URI=$${MLFLOW_TRACKING_URI:-sqlite:///.mlflow/mlflow.db} mlflow models serve --model-uri 'models:/recurlm@champion' --env-manager local --host 127.0.0.1 --port $(PORT)
 
+bench: setup  ## measure training: its speed, and loss against time on a text (CORPUS=…, BUDGET=… seconds)
+	$(ACTIVATE) && python benchmarks/throughput.py
+	$(ACTIVATE) && python benchmarks/time_to_quality.py --corpus $(CORPUS) --budget $(BUDGET)
+	$(ACTIVATE) && python benchmarks/time_to_quality.py --corpus data/corpus --words 10000 --budget 75 --target 61.1
+
 # The stamp comes last, so that an install that was interrupted starts again from nothing.
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("recurlm needs Python 3.11 or newer, and $(PYTHON) is %d.%d: try make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
@@ -48,4 +55,4 @@ $(INSTALLED): requirements.lock pyproject.toml
 	.venv/bin/pip install --no-deps -e .
 	@touch $@
 
-.PHONY: help setup repro test lint ui playground serve
+.PHONY: help setup repro test lint ui playground serve bench
