@@ -1,10 +1,9 @@
 """How many requests `recurlm serve` answers, and how fast, at 1, 8 and 64 clients.
 
 Starts a server for each bundle, with its clients on the same machine; each client sends one request after another. The
-requests are the same in every measurement: prompts of 1 to 12 words, 32 to 96 tokens, each with its
-own seed. `alone` is the same server with --max-batch 1, which draws for one request after another. The column CPU is
-the processor time of the server alone for a request: unlike the others, it hardly depends on
-what else the machine does.
+requests are the same in every measurement: prompts of 1 to 12 words, 32 to 96 tokens, each with its own seed.
+`alone` is the same server with --max-batch 1, which draws for one request after another. The column CPU is the
+processor time of the server alone for a request: unlike the others, it hardly depends on what else the machine does.
 
     recurlm serve's texts     python benchmarks/serving.py --bundles data/onnx/lstm/int8 data/onnx/lstm/fp32
     the same, streamed        python benchmarks/serving.py --bundles data/onnx/lstm/int8 --stream
