@@ -36,7 +36,9 @@ def chart(paths: list[Path], goal: float | None) -> altair.LayerChart:
         altair.Chart(data)
         .mark_line(point=True)
         .encode(
-            x=altair.X("seconds:Q", title="seconds since the process began", scale=altair.Scale(type="log", nice=False)),
+            x=altair.X(
+                "seconds:Q", title="seconds since the process began", scale=altair.Scale(type="log", nice=False)
+            ),
             y=altair.Y("loss:Q", title="validation loss, nats per character", scale=altair.Scale(zero=False)),
             color=altair.Color("run:N", title="run"),
             strokeDash=altair.StrokeDash("protocol:N", title="protocol"),
@@ -44,7 +46,9 @@ def chart(paths: list[Path], goal: float | None) -> altair.LayerChart:
     )
     layers = [lines]
     if goal is not None:
-        layers.append(altair.Chart(altair.Data(values=[{"loss": goal}])).mark_rule(strokeDash=[2, 2]).encode(y="loss:Q"))
+        layers.append(
+            altair.Chart(altair.Data(values=[{"loss": goal}])).mark_rule(strokeDash=[2, 2]).encode(y="loss:Q")
+        )
     return altair.layer(*layers).properties(width=560, height=320)
 
 

@@ -31,6 +31,7 @@ from recurlm.storage import sha256_of, whole_folder, write_json
 from recurlm.tokens.batches import Stream
 from recurlm.tokens.files import open_tokens
 from recurlm.training.checkpoint import Checkpoint, key_of
+from recurlm.training.load import Load
 from recurlm.training.loop import StoppedError, count_tokens, train
 from recurlm.training.memory import keep_freed_memory
 from recurlm.training.progress import Point, Trained
@@ -64,12 +65,14 @@ def main() -> None:
     path = Path("data/checkpoints") / f"{name}.safetensors"
     checkpoint = Checkpoint(path, run_key(name, params, device), recipe.checkpoint_seconds)
     stop = stop_on_signals()
+    load = Load()
     every = 0.1 if sys.stderr.isatty() else 10  # a bar that moves on a terminal, a line now and then elsewhere
     with tqdm(
         total=count_tokens(recipe, stream), desc=f"train {name}", unit="token", unit_scale=True, mininterval=every
     ) as bar:
 
         def progress(tokens: int, loss: float) -> None:
+            load.hear()
             if math.isnan(loss):  # the run goes on from a checkpoint
                 bar.initial = bar.n = tokens
                 return
@@ -93,7 +96,7 @@ def main() -> None:
     with whole_folder(folder) as partial:
         model.save(partial, network, name, block)
         write_curve(partial / "curve.csv", run.curve)
-    write_json(Path("data/timings") / f"train-{name}.json", timings(folder, run, device))
+    write_json(Path("data/timings") / f"train-{name}.json", {**timings(folder, run, device), "system": load.samples})
     checkpoint.remove()
 
 
