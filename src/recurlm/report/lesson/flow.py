@@ -7,7 +7,8 @@ from typing import Any
 from recurlm.report.lesson.cells import number, percent, rows
 from recurlm.report.lesson.measured import Measured
 
-STEPS = (1, 2, 5, 10, 20, 50, 100, 200)
+STEPS = (2, 5, 10, 20, 50, 100, 200)
+TOKENS = (1, *STEPS)
 POSITIONS = (1, 4, 16, 64, 192)
 
 
@@ -64,9 +65,9 @@ def gradients(measured: Measured) -> str | None:
 def context(measured: Measured) -> str | None:
     """What it costs to cut the context to k tokens, or to shuffle what lies beyond them."""
     known = [one for one in measured.variants.values() if (one.diagnostics or {}).get("context")]
-    heads, found = ("variant", "the context", *(f"{k} tokens" for k in STEPS)), []
+    heads, found = ("variant", "the context", *(f"k = {k}" for k in TOKENS)), []
     for one in known:
-        for how, name in (("cut", "cut to"), ("shuffled_beyond", "shuffled beyond")):
+        for how, name in (("cut", "cut to k"), ("shuffled_beyond", "shuffled beyond k")):
             costs = {row["k"]: row["increase"] for row in (one.diagnostics or {})["context"][how]}
-            found.append((one.name, name, *(number(costs.get(k), "+.3f") for k in STEPS)))
+            found.append((one.name, name, *(number(costs.get(k), "+.3f") for k in TOKENS)))
     return rows(heads, found)

@@ -21,6 +21,7 @@ from typing import Any
 from recurlm.errors import InputError, nearest
 from recurlm.report.lesson.blocks import TEXTS, TIMINGS
 from recurlm.report.lesson.measured import NOT_YET, Measured
+from recurlm.report.tables import NONE
 from recurlm.storage import read_json
 
 MARK = re.compile(r"(<!-- (figure|text|timing): (.+?) -->)(.*?)(<!-- /\2 -->)", re.DOTALL)
@@ -71,7 +72,7 @@ def figure(what: str, measured: Measured) -> str:
             raise InputError(f"docs/lesson.md: {path} has no '{place}'")
         value = value[key]
     if value is None:
-        return "—"
+        return NONE
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"docs/lesson.md: {path}: '{place}' is no number")
     return format(value, form).replace("-", "−")

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from recurlm.report.lesson.cells import number, rows, score
 from recurlm.report.lesson.measured import Measured, Variant
+from recurlm.report.tables import NONE
 
 COMPARED = ("rnn", "gru", "lstm")
-MEASURES = (("context", "effective_context_tokens"), ("gradients", "gradient_vanished_at_after_training"))
+CLEARLY = 1.5  # times as far: less is little
 SAYS = {"rnn": "short", "gru": "long", "lstm": "long"}
 
 
@@ -30,7 +31,7 @@ def comparison(measured: Measured) -> str | None:
             number(one.lesson["gates"]),
             f"{one.lesson['layers']} × {one.lesson['hidden_size']}",
             number(one.lesson["state_numbers"]),
-            SAYS.get(one.name, "—"),
+            SAYS.get(one.name, NONE),
             used(one),
             reach(one),
             number(score(one, "test", "perplexity_per_token"), ".1f"),
@@ -45,7 +46,7 @@ def used(one: Variant) -> str:
     """The effective context; of a cloze model on each side."""
     block = (one.diagnostics or {}).get("context")
     if not block:
-        return "—"
+        return NONE
     value, largest = block["effective_context_tokens"], max((row["k"] for row in block["cut"]), default=0)
     return f"more than {largest}" if value is None else number(value)
 
@@ -54,26 +55,29 @@ def reach(one: Variant) -> str:
     """The distance from which on less than one per cent of the gradient is left, after training."""
     block = (one.diagnostics or {}).get("gradients")
     if not block:
-        return "—"
+        return NONE
     after = block["after_training"]
     return f"more than {max(after['k'])}" if after["vanished_at"] is None else number(after["vanished_at"])
 
 
 def verdict(measured: Measured) -> str | None:
     """Whether the RNN's memory is the shortest of the three, by either measure."""
-    by_context, by_gradient = (_order(measured, block, key) for block, key in MEASURES)
+    by_context = _order(measured, "context", "effective_context_tokens")
+    by_gradient = _order(measured, "gradients", "gradient_vanished_at_after_training")
     if by_context is None or by_gradient is None:
         return None
-    held = [_shortest(by_context), _shortest(by_gradient)]
-    says = "The lesson says: short in the RNN, long in the GRU and the LSTM."
-    if all(held):
-        found = "Both measures agree with it"
-    elif not any(held):
-        found = "Neither measure agrees with it"
-    else:
-        agrees, disagrees = ("context", "gradient") if held[0] else ("gradient", "context")
-        found = f"The {agrees} agrees with it, the {disagrees} does not"
-    return f"{says} {found}: context {_listed(measured, used)} tokens; gradient {_listed(measured, reach)} steps."
+    return (
+        "The lesson says: short in the RNN, long in the GRU and the LSTM. "
+        f"Measured by the context that is used, in tokens: {_listed(measured, used)}, which {_judged(by_context)}. "
+        f"By the gradient, in steps: {_listed(measured, reach)}, which {_judged(by_gradient)}."
+    )
+
+
+def _judged(values: dict[str, float]) -> str:
+    rnn, gated = values["rnn"], min(values["gru"], values["lstm"])
+    if rnn >= gated:
+        return "is not what the lesson says"
+    return "is what the lesson says" if gated >= CLEARLY * rnn else "is what the lesson says, but by little"
 
 
 def _order(measured: Measured, block: str, key: str) -> dict[str, float] | None:
@@ -85,10 +89,6 @@ def _order(measured: Measured, block: str, key: str) -> dict[str, float] | None:
         return float("inf") if one.lesson[key] is None else float(one.lesson[key])
 
     return measured.values(COMPARED, value)
-
-
-def _shortest(values: dict[str, float]) -> bool:
-    return values["rnn"] < min(values["gru"], values["lstm"])
 
 
 def _listed(measured: Measured, value: Callable[[Variant], str]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from recurlm.report.lesson.cells import number, rows
 from recurlm.report.lesson.measured import Measured, Variant
+from recurlm.report.tables import NONE
 
 ORDER = {"rnn": "fast", "gru": "medium", "lstm": "slow"}  # fastest first
 
@@ -23,7 +24,7 @@ def speed(measured: Measured) -> str | None:
     known = [one for one in measured.variants.values() if _trains(one) or _writes(one)]
     heads = ("variant", "the lesson says", "training, tokens/s", "writing (ONNX, fp32), tokens/s", "on")
     found = [
-        (one.name, ORDER.get(one.name, "—"), number(_trains(one), ",.0f"), number(_writes(one), ",.0f"), _where(one))
+        (one.name, ORDER.get(one.name, NONE), number(_trains(one), ",.0f"), number(_writes(one), ",.0f"), _where(one))
         for one in known
     ]
     table = rows(heads, found)
@@ -33,7 +34,7 @@ def speed(measured: Measured) -> str | None:
 
 def _where(one: Variant) -> str:
     training = one.result.training
-    return f"{training['device']}, {training['precision']}, {training['threads']} threads" if training else "—"
+    return f"{training['device']}, {training['precision']}, threads: {training['threads']}" if training else NONE
 
 
 def _verdict(measured: Measured, what: str, value: Any) -> str:
@@ -58,7 +59,7 @@ def growth(measured: Measured) -> str | None:
             number((one.speed or {})["training_growth"], ".2f"),
             number((one.speed or {})["generation_growth"], ".2f"),
             "; ".join(f"{row['tokens']:,}: {row['tokens_per_second']:,.0f}" for row in (one.speed or {})["generation"])
-            or "—",
+            or NONE,
         )
         for one in known
     ]
