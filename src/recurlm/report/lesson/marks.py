@@ -48,8 +48,9 @@ def fill(page: str, measured: Measured, timings: bool = True) -> str:
         if what not in makers:
             raise InputError(f"docs/lesson.md: nothing makes the {kind} '{what}': {nearest(what, makers)}")
         new = makers[what](measured) if kind == "text" or timings else None
-        if new is None:
-            return opening + old + closing if kind == "timing" else f"{opening}\n*{NOT_YET}*\n{closing}"
+        if new is None and kind == "timing" and old.strip():
+            return mark[0]
+        new = new or f"*{NOT_YET}*"
         return f"{opening}\n{new}\n{closing}"
 
     return MARK.sub(filled, page)

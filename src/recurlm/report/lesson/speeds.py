@@ -22,7 +22,7 @@ def _writes(one: Variant) -> Any:
 def speed(measured: Measured) -> str | None:
     """Tokens a second of each variant, and a sentence that compares them with the lesson's words."""
     known = [one for one in measured.variants.values() if _trains(one) or _writes(one)]
-    heads = ("variant", "the lesson says", "training, tokens/s", "writing (ONNX, fp32), tokens/s", "on")
+    heads = ("variant", "the lesson says", "training, tokens/s", "writing (ONNX, fp32), tokens/s", "trained on")
     found = [
         (one.name, ORDER.get(one.name, NONE), number(_trains(one), ",.0f"), number(_writes(one), ",.0f"), _where(one))
         for one in known
