@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from subprocess import CompletedProcess
 
 import pytest
 from tiny_project import CHECKOUT, Project
@@ -66,6 +69,21 @@ def test_its_command_runs_and_prints_what_the_page_is_about(learner: Project, nu
     assert learner.git("status", "--porcelain") == before, "a command of the page left something behind"
 
 
+def test_the_tool_fills_the_page_with_what_the_stages_wrote_and_notices_another_number(
+    learner: Project, refuses: Callable[[CompletedProcess[str], str], None]
+) -> None:
+    tool = (sys.executable, "-m", "recurlm.report.lesson")
+    assert learner.run(*tool).returncode == 0
+    page = (learner.folder / "docs/lesson.md").read_text(encoding="utf-8")
+    lesson = json.loads((learner.folder / "data/metrics/diagnostics/gru.json").read_bytes())["lesson"]
+    assert f"lesson.state_numbers , -->{lesson['state_numbers']:,}<!-- /figure -->" in page
+    assert re.search(r"^\| gru \| 2 \| 1 × 16 \| 16 \|", page, re.MULTILINE)
+    assert learner.run(*tool, "--check").returncode == 0
+    (learner.folder / "docs/lesson.md").write_text(page.replace("| gru | 2 |", "| gru | 7 |"), encoding="utf-8")
+    refuses(learner.run(*tool, "--check"), "its figures are not those of data/metrics")
+    learner.git("restore", "docs/lesson.md")
+
+
 def test_every_section_has_a_command_to_try_and_a_file_to_read() -> None:
     assert len(PRINTS) == len(COMMANDS)
     assert {title for title, _ in COMMANDS} == set(SECTIONS)
@@ -75,7 +93,7 @@ def test_every_section_has_a_command_to_try_and_a_file_to_read() -> None:
 
 def test_its_links_lead_somewhere() -> None:
     anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in SECTIONS}
-    for target in re.findall(r"\]\((.+?)\)", TEXT):
+    for target in re.findall(r"\]\((.+?)\)", re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL)):
         assert target[1:] in anchors if target.startswith("#") else (PAGE.parent / target).is_file(), target
 
 
