@@ -1,0 +1,1 @@
+"""docs/lesson.md, whose figures are those that the stages measured."""
