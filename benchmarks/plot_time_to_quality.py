@@ -41,7 +41,7 @@ def chart(paths: list[Path], goal: float | None) -> altair.LayerChart:
             ),
             y=altair.Y("loss:Q", title="validation loss, nats per character", scale=altair.Scale(zero=False)),
             color=altair.Color("run:N", title="run"),
-            strokeDash=altair.StrokeDash("protocol:N", title="protocol"),
+            strokeDash=altair.StrokeDash("protocol:N", title="protocol", legend=altair.Legend(symbolType="stroke")),
         )
     )
     layers = [lines]
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--goal", type=float, help="a loss to draw a line at")
     arguments = parser.parse_args()
     arguments.to.parent.mkdir(parents=True, exist_ok=True)
-    chart(arguments.curves, arguments.goal).save(str(arguments.to), ppi=120)
+    chart(arguments.curves, arguments.goal).save(str(arguments.to), ppi=96)
 
 
 if __name__ == "__main__":
