@@ -104,7 +104,8 @@ def test_its_figures_are_those_of_the_committed_metrics() -> None:
     if missing:
         pytest.skip(f"data/metrics lacks what the stages diagnose@… write: {', '.join(missing)}")
     assert fill(TEXT, measured, timings=False) == TEXT, "python -m recurlm.report.lesson"
-    assert "not measured yet" not in TEXT
+    # A machine without timings of its own has no speeds to show.
+    assert "not measured yet" not in re.sub(r"<!-- timing: .*?<!-- /timing -->", "", TEXT, flags=re.DOTALL)
 
 
 def test_no_mark_takes_a_line_of_prose_out_of_its_paragraph() -> None:
