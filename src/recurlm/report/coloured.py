@@ -74,7 +74,7 @@ def read(root: Path, results: Results) -> Coloured:
         tokens = _stretch(root / "data/tokens")
     except (InputError, KeyError) as error:
         return Coloured([], "validation", 0, [], [f"data/tokens: {error}".replace(f"{root}/", ""), *problems])
-    first = max(1, min(READ, len(tokens) - SHOWN))
+    first = _line_start(bundles[0][1], tokens, max(1, min(READ, len(tokens) - SHOWN))) if bundles else 1
     shown = slice(first, min(first + SHOWN, len(tokens)))
     readings = []
     for result, bundle in bundles:
@@ -99,6 +99,12 @@ def _stretch(folder: Path) -> list[int]:
     begin = int(split.starts[int(lengths.argmax())])
     ids: list[int] = split.ids[begin : begin + min(int(lengths.max()), READ + SHOWN + AFTER)].tolist()
     return ids
+
+
+def _line_start(bundle: Bundle, tokens: Sequence[int], first: int) -> int:
+    """The next token that begins a line; `first` itself where none does soon."""
+    soon = range(first, min(first + SHOWN // 2, len(tokens)))
+    return next((place for place in soon if bundle.vocabulary.text([tokens[place - 1]]).endswith("\n")), first)
 
 
 def _texts(bundle: Bundle, tokens: Sequence[int], shown: slice) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from recurlm.config import Report
 from recurlm.report import tables
 from recurlm.report.coloured import FILE as COLOURED
@@ -28,6 +30,17 @@ def lead(results: Results) -> str:
 
 def sections(results: Results, samples: tuple[Sample, ...], coloured: Coloured) -> tuple[Section, ...]:
     """The whole report, in reading order."""
+    cloze = {result.name for result in results.variants if not result.causal}
+    return tuple(_marked(section, cloze) for section in _sections(results, samples, coloured))
+
+
+def _marked(section: Section, cloze: set[str]) -> Section:
+    """The section with legends that tell cloze models from the others."""
+    charts = (replace(one, cloze=tuple(name for name in one.variants if name in cloze)) for one in section.charts)
+    return replace(section, charts=tuple(charts))
+
+
+def _sections(results: Results, samples: tuple[Sample, ...], coloured: Coloured) -> tuple[Section, ...]:
     scores, proofs = "data/metrics/<variant>.json", "data/metrics/proof/<variant>.json"
     return (
         Section(

@@ -37,7 +37,7 @@ def page(lead: str, sections: tuple[Section, ...], names: Sequence[str] = ()) ->
     body = "\n".join(_section(section, names) for section in sections)
     contents = "".join(f'<li><a href="#{_anchor(one.title)}">{escape(one.title)}</a></li>' for one in sections)
     charted = any(section.charts for section in sections)
-    vega = f"<script>{_in_a_script(vl_convert.javascript_bundle(vl_version=VEGA_LITE))}</script>\n" if charted else ""
+    vega = f"<script>{_in_a_script(vl_convert.javascript_bundle(None, vl_version=VEGA_LITE))}</script>\n" if charted else ""
     settings = {"light": config("#1f2328"), "dark": config("#e6edf3", 0.18)}
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -90,7 +90,9 @@ def _section(section: Section, names: Sequence[str]) -> str:
     if section.table:
         blocks.append(_table(section.table, section.title))
     if section.charts:
-        blocks.append(f'<div class="charts">{"".join(_chart(chart, names) for chart in section.charts)}</div>')
+        blocks.append(
+            f'<div class="charts{" three" if len(section.charts) == 3 else ""}">{"".join(_chart(chart, names) for chart in section.charts)}</div>'
+        )
     for caption, table in section.tables:
         blocks.append(f"<h3>{escape(caption)}</h3>\n{_table(table, caption)}")
     if section.temperatures:
@@ -111,7 +113,7 @@ def _chart(chart: Chart, names: Sequence[str]) -> str:
     colours = look.colours(names or chart.variants)
     buttons = "".join(
         f'<button type="button" aria-pressed="true" data-variant="{escape(name)}">'
-        f'<i style="background:{colours[name]}"></i>{escape(name)}</button>'
+        f'<i style="background:{colours[name]}"></i>{escape(name)}{" (cloze)" if name in chart.cloze else ""}</button>'
         for name in chart.variants
     )
     lines = "".join(f'<span><i class="{kind}"></i>{escape(meaning)}</span>' for kind, meaning in chart.lines)
@@ -119,7 +121,8 @@ def _chart(chart: Chart, names: Sequence[str]) -> str:
     return (
         f"<figure{kind}><figcaption>{escape(chart.caption)}</figcaption>"
         f'<div class="legend" role="group" aria-label="Variants shown">{buttons}{lines}</div>'
-        f'<div class="chart" role="img" aria-label="{escape(chart.caption)}"></div>'
+        f'<div class="chart" style="min-height:{chart.spec["height"] + 50}px" role="img" '
+        f'aria-label="{escape(chart.caption)}"></div>'
         f'<script type="application/json">{_json(chart.spec)}</script></figure>'
     )
 
@@ -131,8 +134,9 @@ def _table(table: Table, label: str) -> str:
         f'<tr><th scope="row">{escape(row[0].text)}</th>{"".join(_cell(cell) for cell in row[1:])}</tr>\n'
         for row in table.rows
     )
+    worded = ' class="worded"' if table.words > 1 else ""
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}"><table>\n'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}"><table{worded}>\n'
         f"<thead>{f'<tr>{groups}</tr>' if groups else ''}<tr>{heads}</tr></thead>\n"
         f"<tbody>\n{rows}</tbody>\n</table></div>"
     )

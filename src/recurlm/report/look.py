@@ -1,4 +1,4 @@
-"""How a variant looks on all pictures: one colour and one mark each, told apart by eyes that see no red or green too."""
+"""How a variant looks on all pictures: one colour and one mark each, told apart without red and green too."""
 
 from __future__ import annotations
 

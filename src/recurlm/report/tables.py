@@ -25,6 +25,7 @@ class Table:
     heads: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     groups: tuple[tuple[str, int], ...] = ()  # heads above the heads: text and how many columns it spans
+    words: int = 1  # so many columns from the left hold words, and no numbers
 
 
 @dataclass(frozen=True)

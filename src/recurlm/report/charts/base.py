@@ -32,6 +32,7 @@ class Chart:
     lines: tuple[tuple[str, str], ...] = ()  # what solid and dashed lines mean
     file: str = ""  # its name as a file beside the page
     wide: bool = False
+    cloze: tuple[str, ...] = ()  # those of the variants that a legend must mark
 
 
 def significant(value: float | None) -> float | None:
@@ -93,21 +94,25 @@ def config(ink: str, grid_opacity: float = 0.12) -> dict[str, Any]:
 
 def standing_alone(chart: Chart, ink: str, width: int, **more: Any) -> dict[str, Any]:
     """The spec of a file: of a fixed width, with a legend of those variants that are drawn."""
-    spec = _with_legend(chart.spec, list(chart.variants))
+    spec = _with_legend(chart.spec, chart)
     spec.pop("autosize")
+    if "layer" in spec:  # what only a pointer can find
+        spec["layer"] = [layer for layer in spec["layer"] if layer["mark"].get("opacity") != 0]
     return {**spec, "width": width, "config": config(ink), **more}
 
 
-def _with_legend(spec: Any, names: list[str]) -> Any:
+def _with_legend(spec: Any, chart: Chart) -> Any:
     """The variants' colours and marks in one legend, and what dashes mean in another, all under the chart."""
     if isinstance(spec, list):
-        return [_with_legend(part, names) for part in spec]
+        return [_with_legend(part, chart) for part in spec]
     if not isinstance(spec, dict):
         return spec
-    spec = {key: value if key in {"datasets", "data"} else _with_legend(value, names) for key, value in spec.items()}
+    label = f"datum.label + (indexof({list(chart.cloze)}, datum.label) < 0 ? '' : ' (cloze)')"
+    spec = {key: value if key in {"datasets", "data"} else _with_legend(value, chart) for key, value in spec.items()}
     for channel in ("color", "shape", "strokeDash"):
         if isinstance(encoding := spec.get(channel), dict) and "field" in encoding and "scale" in encoding:
-            shown = {"values": names} if encoding["field"] == "variant" else {"symbolType": "stroke"}
+            variants = {"values": list(chart.variants), "labelExpr": label}
+            shown = variants if encoding["field"] == "variant" else {"symbolType": "stroke"}
             legend = {"orient": "bottom", "title": None, "columns": 4, "labelLimit": 0, "symbolSize": 90, **shown}
             spec[channel] = {**encoding, "legend": None if encoding.get("legend", 1) is None else legend}
     return spec

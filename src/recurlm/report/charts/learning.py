@@ -1,4 +1,4 @@
-"""How the models learned: against tokens and against time, and what happens where there is little text to learn from."""
+"""How the models learned: against tokens and against time, and what happens where there is little text."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def curves(results: Results) -> tuple[Chart, ...]:
             charts.append(_curve(kind, names, x, unit, f"Validation loss against tokens: {who}", f"{file}.svg"))
         if timed:
             x = alt.X("minutes:Q", title="minutes of training on this machine", axis=alt.Axis(tickCount=6))
-            charts.append(_curve(timed, names, x, unit, f"Validation loss against wall time: {who}", f"{file}-time.svg"))
+            charts.append(
+                _curve(timed, names, x, unit, f"Validation loss against wall time: {who}", f"{file}-time.svg")
+            )
     return tuple(charts)
 
 
@@ -55,7 +57,13 @@ def _curve(found: list[Row], names: Sequence[str], x: alt.X, unit: str, caption:
         y=alt.Y("loss:Q", title=f"validation loss, {unit}", scale=alt.Scale(zero=False)),
         color=colour(names),
         shape=shape(names),
-        tooltip=["variant:N", "step:Q", alt.Tooltip("tokens:Q", format=","), "minutes:Q", alt.Tooltip("loss:Q", title=unit)],
+        tooltip=[
+            "variant:N",
+            "step:Q",
+            alt.Tooltip("tokens:Q", format=","),
+            "minutes:Q",
+            alt.Tooltip("loss:Q", title=unit),
+        ],
     )
     lines = chart.mark_line(point=alt.OverlayMarkDef(filled=True, size=60), strokeWidth=2)
     return Chart(caption, finish(lines), drawn(found, names), file=file)

@@ -12,7 +12,7 @@ from recurlm.report.found import Row
 # The smallest norm that is drawn: far below, float32 has only zeros and numbers without precision.
 FLOOR = 1e-8
 MOMENTS = ("after training", "before training")
-TREATMENTS = ("shuffled", "half dropped")
+TREATMENTS = ("shuffled", "thinned out")
 
 
 def gradient_flow(found: Sequence[Row], names: Sequence[str]) -> tuple[Chart, ...]:
@@ -21,7 +21,7 @@ def gradient_flow(found: Sequence[Row], names: Sequence[str]) -> tuple[Chart, ..
     Args:
         found: rows of variant, series, moment, k, state and input (norms, or None).
     """
-    charts = []
+    charts: list[Chart] = []
     for field, what, file in (("state", "the state", "gradients.svg"), ("input", "the embedded token", "")):
         seen = [
             {key: row[key] for key in ("variant", "series", "moment", "k", field)}
@@ -67,13 +67,13 @@ def context(cut: Sequence[Row], beyond: Sequence[Row], names: Sequence[str], tol
             charts.append(Chart(caption, _cut(kind, names, unit, tolerance), drawn(kind, names), file=file))
         if kind := [row for row in beyond if row["causal"] is causal]:
             caption = f"{who}{'T' if causal else 't'}he context disturbed beyond k tokens"
-            meanings = (("solid", "shuffled"), ("dashed", "half of it dropped"))
+            meanings = (("solid", "shuffled"), ("dashed", "thinned out"))
             charts.append(Chart(caption, _beyond(kind, names, unit), drawn(kind, names), meanings))
     return tuple(charts)
 
 
 def _cut(found: Sequence[Row], names: Sequence[str], unit: str, tolerance: float) -> dict[str, object]:
-    chart = base(found).encode(x=_back(), color=colour(names), tooltip=_increase(unit, ()))
+    chart = base(found).encode(x=_back(found), color=colour(names), tooltip=_increase(unit, ()))
     y = alt.Y("increase:Q", title=f"increase of the loss, {unit} per token")
     band = chart.mark_area(opacity=0.13, tooltip=None).encode(y=alt.Y("low:Q"), y2="high:Q")
     lines = chart.encode(y=y, shape=shape(names)).mark_line(point=alt.OverlayMarkDef(filled=True, size=55))
@@ -84,7 +84,7 @@ def _cut(found: Sequence[Row], names: Sequence[str], unit: str, tolerance: float
 
 def _beyond(found: Sequence[Row], names: Sequence[str], unit: str) -> dict[str, object]:
     chart = base(found).encode(
-        x=_back(),
+        x=_back(found),
         y=alt.Y("increase:Q", title=f"increase of the loss, {unit} per token"),
         color=colour(names),
         strokeDash=dash("treatment", TREATMENTS),
@@ -94,12 +94,16 @@ def _beyond(found: Sequence[Row], names: Sequence[str], unit: str) -> dict[str, 
     return finish(chart.mark_line(point=alt.OverlayMarkDef(filled=True, size=55)))
 
 
-def _back() -> alt.X:
-    return alt.X("k:Q", title="k, tokens", scale=alt.Scale(type="log"), axis=alt.Axis(format="~s", tickCount=5))
+def _back(found: Sequence[Row]) -> alt.X:
+    axis = alt.Axis(values=sorted({row["k"] for row in found}))
+    return alt.X("k:Q", title="k, tokens", scale=alt.Scale(type="log", nice=False), axis=axis)
 
 
-def _increase(unit: str, more: tuple[str, ...]) -> list[object]:
-    bounds = [alt.Tooltip("low:Q", title="95 % from", format=".3f"), alt.Tooltip("high:Q", title="to", format=".3f")]
+def _increase(unit: str, more: tuple[str, ...]) -> list[str | alt.Tooltip]:
+    bounds = [
+        alt.Tooltip("low:Q", title="interval from", format=".3f"),
+        alt.Tooltip("high:Q", title="to", format=".3f"),
+    ]
     return ["variant:N", *more, "k:Q", alt.Tooltip("increase:Q", title=unit, format=".3f"), *bounds]
 
 
@@ -119,10 +123,10 @@ def gates(found: Sequence[Row], names: Sequence[str]) -> tuple[Chart, ...]:
     ]
     axis = alt.Axis(labelExpr="format(abs(datum.value), '.0%')", tickCount=5)
     chart = base(bars).encode(
-        x=alt.X("share:Q", title="← closed · share of activations · open →", axis=axis, scale=alt.Scale(domain=[-1, 1])),
+        x=alt.X("share:Q", title="← closed · open →", axis=axis, scale=alt.Scale(domain=[-1, 1])),
         y=alt.Y("gate:N", title=None, sort=None, axis=alt.Axis(labelLimit=220, ticks=False, domain=False)),
         color=colour(names),
-        opacity=alt.Opacity("side:N", scale=alt.Scale(domain=["closed", "open"], range=[0.55, 1]), legend=None),
+        opacity=alt.condition("datum.side == 'closed'", alt.value(0.55), alt.value(1)),
         tooltip=["gate:N", "side:N", alt.Tooltip("percent:Q", title="share", format=".1%")],
     )
     height = 22 * len(found) + 40

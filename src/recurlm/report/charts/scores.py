@@ -29,12 +29,12 @@ def perplexities(found: Sequence[Row], names: Sequence[str]) -> tuple[Chart, ...
             "variant:N",
             "protocol:N",
             alt.Tooltip("perplexity:Q", format=".2f"),
-            alt.Tooltip("low:Q", title="95 % from", format=".2f"),
+            alt.Tooltip("low:Q", title="interval from", format=".2f"),
             alt.Tooltip("high:Q", title="to", format=".2f"),
             alt.Tooltip("tokens:Q", format=","),
         ],
     )
-    x = alt.X("low:Q", title="perplexity per token on test, 95 % interval", scale=alt.Scale(zero=False))
+    x = alt.X("low:Q", title="perplexity per token on test", scale=alt.Scale(zero=False))
     rules = chart.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q")
     points = chart.mark_point(filled=True, size=70, opacity=1).encode(x="perplexity:Q", shape=shape(names))
     height = 20 * len(protocols) * len(who) + 60
@@ -47,7 +47,9 @@ def by_position(found: Sequence[Row], names: Sequence[str]) -> tuple[Chart, ...]
     """
     if not found:
         return ()
-    x = alt.X("place:Q", title="tokens read before", scale=alt.Scale(type="log"), axis=alt.Axis(format="~s", tickCount=5))
+    farthest = max(row["place"] for row in found)
+    axis = alt.Axis(values=[4**power for power in range(10) if 4**power <= farthest])
+    x = alt.X("place:Q", title="tokens read before", scale=alt.Scale(type="log", nice=False), axis=axis)
     chart = base(found).encode(x=x, color=colour(names), tooltip=_loss("positions:N", "nats"))
     spec = _banded(chart, names, "nats per token")
     return (Chart("Loss by position in a cold window", spec, drawn(found, names)),)
@@ -72,8 +74,11 @@ def by_frequency(found: Sequence[Row], names: Sequence[str]) -> tuple[Chart, ...
     return tuple(charts)
 
 
-def _loss(where: str, unit: str) -> list[object]:
-    bounds = [alt.Tooltip("low:Q", title="95 % from", format=".2f"), alt.Tooltip("high:Q", title="to", format=".2f")]
+def _loss(where: str, unit: str) -> list[str | alt.Tooltip]:
+    bounds = [
+        alt.Tooltip("low:Q", title="interval from", format=".2f"),
+        alt.Tooltip("high:Q", title="to", format=".2f"),
+    ]
     return ["variant:N", where, alt.Tooltip("loss:Q", title=unit, format=".3f"), *bounds]
 
 

@@ -26,7 +26,12 @@ def against_quality(found: Sequence[Row], names: Sequence[str]) -> tuple[Chart, 
         verb, bits = ("writes", "bits per byte") if causal else ("fills", "pseudo-bits per byte")
         scale = alt.Scale(domain=list(PRECISIONS), range=["circle", "square", "triangle-up"])
         chart = base(kind).encode(
-            x=alt.X("speed:Q", title=f"onnxruntime {verb}, tokens/s on this machine", scale=alt.Scale(zero=False, padding=25)),
+            x=alt.X(
+                "speed:Q",
+                title=f"onnxruntime {verb}, tokens/s on this machine",
+                scale=alt.Scale(zero=False, padding=25),
+                axis=alt.Axis(format="~s", tickCount=5),
+            ),
             y=alt.Y("bits:Q", title=f"{bits} on test (less is better)", scale=alt.Scale(zero=False, padding=20)),
             color=colour(names),
             tooltip=["variant:N", "precision:N", alt.Tooltip("speed:Q", title="tokens/s", format=",.0f"), "bits:Q"],

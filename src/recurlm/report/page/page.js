@@ -41,9 +41,11 @@
     place: figure.querySelector(".chart"),
     spec: content(figure.querySelector("script")),
     view: null,
+    wanted: false,
   }));
   const off = new Set();
   async function draw(figure) {
+    figure.wanted = true;
     figure.view?.finalize();
     const drawn = await vegaEmbed(figure.place, figure.spec, {
       actions: false,
@@ -54,11 +56,22 @@
     figure.view = drawn.view;
     if (off.size) await figure.view.signal("off", [...off]).runAsync();
   }
-  async function drawAll() {
-    document.documentElement.dataset.drawn = "no";
-    for (const figure of figures) await draw(figure);
-    document.documentElement.dataset.drawn = "yes";
+  async function drawThe(those) {
+    delete document.documentElement.dataset.drawn;
+    for (const figure of those) await draw(figure);
+    document.documentElement.dataset.drawn = figures.filter(({ view }) => view).length;
   }
+  // A chart is drawn when it comes near, so that the page opens at once; paper wants them all.
+  const near = new IntersectionObserver(
+    (entries) => {
+      const places = entries.filter((entry) => entry.isIntersecting).map((entry) => entry.target);
+      const coming = figures.filter(({ place, wanted }) => places.includes(place) && !wanted);
+      if (coming.length) drawThe(coming);
+    },
+    { rootMargin: "800px" },
+  );
+  figures.forEach(({ place }) => near.observe(place));
+  addEventListener("beforeprint", () => drawThe(figures.filter(({ wanted }) => !wanted)));
   for (const button of all(".legend button")) {
     button.addEventListener("click", () => {
       const name = button.dataset.variant;
@@ -69,8 +82,7 @@
       for (const { view } of figures) view?.signal("off", [...off]).runAsync();
     });
   }
-  dark.addEventListener("change", drawAll);
-  drawAll();
+  dark.addEventListener("change", () => drawThe(figures.filter(({ wanted }) => wanted)));
 
   // Texts at several temperatures: one variant and one text of each temperature at a time.
   for (const chosen of all(".chosen.texts")) {

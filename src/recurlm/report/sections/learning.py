@@ -32,11 +32,15 @@ def overfitting(results: Results) -> Section:
             Column("final gap, nats", lambda row: row["gap"] if row["causal"] else None, decimals(3)),
             Column("final gap, pseudo-nats", lambda row: None if row["causal"] else row["gap"], decimals(3)),
             Column("least validation loss, nats", lambda row: row["best"] if row["causal"] else None, decimals(3)),
-            Column("least validation loss, pseudo-nats", lambda row: None if row["causal"] else row["best"], decimals(3)),
+            Column(
+                "least validation loss, pseudo-nats", lambda row: None if row["causal"] else row["best"], decimals(3)
+            ),
             Column("at step", lambda row: row["at"], count),
         ),
     )
-    about = [f"{row['variant']} with dropout {row['dropout']:g}: {row['problem']}" for row in facts.rows if row["problem"]]
+    about = [
+        f"{row['variant']} with dropout {row['dropout']:g}: {row['problem']}" for row in facts.rows if row["problem"]
+    ]
     setup = next((row["setup"] for row in facts.rows), "")
     return Section(
         "Overfitting and dropout",

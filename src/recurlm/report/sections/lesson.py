@@ -40,8 +40,8 @@ def measured(results: Results) -> Section:
     return Section(
         "The lesson, measured",
         (
-            "Gates, memory and speed as numbers. The variants have about as many parameters as one another, not as many "
-            "hidden units: speeds are those of models of one size.",
+            "Gates, memory and speed as numbers. The variants have about as many parameters as one another, not "
+            "as many hidden units: speeds are those of models of one size.",
         ),
         Table(table.heads, table.rows, spans),
         tables=(("What the lesson claims", _claims(results)),),
@@ -81,7 +81,7 @@ def _claims(results: Results) -> Table:
     for claim, what, read in claims:
         cells = [Cell(_tried(read, result) or NONE) for result in results.variants]
         rows.append((Cell(claim), Cell(what), *cells))
-    return Table(("claim", "measured as", *(result.name for result in results.variants)), tuple(rows))
+    return Table(("claim", "measured as", *(result.name for result in results.variants)), tuple(rows), words=2)
 
 
 def _tried(read: Callable[[Result], str | None], result: Result) -> str | None:
@@ -105,7 +105,7 @@ def _effective(result: Result) -> str | None:
 
 
 def _trains(result: Result) -> str | None:
-    return result.training and f"{result.training['tokens_per_second']:,.0f}"
+    return f"{result.training['tokens_per_second']:,.0f}" if result.training else None
 
 
 def _gap(result: Result) -> str | None:

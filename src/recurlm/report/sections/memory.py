@@ -32,8 +32,8 @@ def gradients(results: Results) -> Section:
         (
             "How much the loss of one token still depends on what the model read k tokens before. A norm that falls on "
             "a straight line falls exponentially: training cannot learn from what lies beyond its end.",
-            "“below 1 %” is the first k at which the norm is under a hundredth of its largest value. “—” means never "
-            f"within reach. Norms under {memory.FLOOR:g} are not drawn. A cloze model's gradients are those of a "
+            "“below 1 %” is the first k from which on the norm stays under a hundredth of that at k = 1; “—” means "
+            f"never within reach. Norms under {memory.FLOOR:g} are not drawn. A cloze model's gradients are those of a "
             "pseudo-loss, and k counts tokens on both of its sides.",
         ),
         table if vanished.rows else None,
@@ -90,7 +90,7 @@ def context(results: Results) -> Section:
             "The loss of the same held-out tokens as their context is cut to k tokens, and as all that lies beyond k "
             "tokens is shuffled or thinned out (after Khandelwal et al. 2018). The effective context is the shortest "
             f"cut that costs at most {tolerance:g} nats, the dotted line.",
-            "Shaded: 95 % bootstrap intervals over the windows.",
+            f"Shaded: {results.params.diagnose.confidence:.0%} bootstrap intervals over the windows.",
         ),
         table if facts.rows else None,
         memory.context(cut.rows, beyond.rows, list(results.params.variants), tolerance),
@@ -111,13 +111,13 @@ def _increases(found: Numbers, block: str) -> Iterable[Row]:
 
 
 def _beyond(_: Result, found: Numbers) -> Iterable[Row]:
-    for treatment, block in (("shuffled", "shuffled_beyond"), ("half dropped", "dropped_beyond")):
+    for treatment, block in (("shuffled", "shuffled_beyond"), ("thinned out", "dropped_beyond")):
         yield from ({"treatment": treatment, **row} for row in _increases(found, block))
 
 
 def _effective(result: Result, found: Numbers) -> Iterable[Row]:
     if used := found["context"]:
-        loss = next(value for key, value in used.items() if key.endswith("whole_nats_per_token") or key == "whole_pseudo_nats_per_token")
+        loss = used["whole_nats_per_token"]
         yield {
             "tokens": used["effective_context_tokens"],
             "whole": used["context_tokens"],
@@ -129,7 +129,8 @@ def _effective(result: Result, found: Numbers) -> Iterable[Row]:
 
 def gates(results: Results) -> Section:
     found = gather(results, "diagnostics", _gates)
-    told = gather(results, "diagnostics", lambda _, content: ({"told": content["gates"]["told"]},))
+    told = gather(results, "diagnostics", _told)
+    bounds = next(((f" (below {row['low']:g})", f" (above {row['high']:g})") for row in told.rows), ("", ""))
     without = [row["variant"] for row in told.rows if not row["told"]]
     table = rows_of(
         "gate",
@@ -145,7 +146,7 @@ def gates(results: Results) -> Section:
     return Section(
         "Gates",
         (
-            "How often a gate is shut (below 0.1) or wide open (above 0.9) while held-out text is read, after Karpathy, "
+            f"How often a gate is shut{bounds[0]} or wide open{bounds[1]} while held-out text is read, after Karpathy, "
             "Johnson & Fei-Fei 2015. A forget or update gate that stays open keeps what it holds.",
             *((f"No gates to show: {', '.join(without)}.",) if without else ()),
         ),
@@ -154,6 +155,11 @@ def gates(results: Results) -> Section:
         gaps=found.gaps,
         sources=FILES,
     )
+
+
+def _told(_: Result, found: Numbers) -> Iterable[Row]:
+    block = found["gates"]
+    yield {"told": block["told"], "low": block["closed_below"], "high": block["open_above"]}
 
 
 def _gates(_: Result, found: Numbers) -> Iterable[Row]:

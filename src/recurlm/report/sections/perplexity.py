@@ -35,7 +35,7 @@ def adaptive(results: Results) -> Section:
             "also learn from the test text that they have read: they compare with their like alone, and were tuned on "
             "validation text.",
             "A protocol that reads only part of the split stands beside the static score of the same tokens. Intervals "
-            "are 95 % bootstrap intervals over sections of the split.",
+            f"are {results.params.diagnose.confidence:.0%} bootstrap intervals over sections of the split.",
         ),
         charts=scores.perplexities(plotted.rows, list(results.params.variants)),
         tables=tuple(tables),
@@ -96,7 +96,7 @@ def _table(found: list[Row], prefix: str) -> Any:
 
     columns = [
         Column(f"{prefix}perplexity per token", value("perplexity"), decimals(2)),
-        Column("95 % interval", value("interval"), interval),
+        Column("interval", value("interval"), interval),
         Column(f"{prefix}perplexity per word", value("word"), decimals(1)),
         Column("words out of vocabulary", value("unknown"), percent),
         Column(f"{prefix}bits per byte", value("byte"), decimals(4)),
@@ -107,9 +107,11 @@ def _table(found: list[Row], prefix: str) -> Any:
         columns += [
             Column("static on the same tokens", value("static"), decimals(2)),
             Column("gain, nats per token", value("gain"), decimals(3)),
-            Column("95 % interval of the gain", value("gain_interval"), interval),
+            Column("interval of the gain", value("gain_interval"), interval),
         ]
-    return rows_of("variant, protocol", [(f"{row['variant']}, {row['protocol']}", row) for row in found], tuple(columns))
+    return rows_of(
+        "variant, protocol", [(f"{row['variant']}, {row['protocol']}", row) for row in found], tuple(columns)
+    )
 
 
 def breakdown(results: Results) -> Section:
@@ -119,7 +121,8 @@ def breakdown(results: Results) -> Section:
         "Where the loss is",
         (
             "By how many tokens of a cold window were read before: the curve goes flat where more context no longer "
-            "helps. By how often the train split has the token: rare tokens cost most. Shaded: 95 % intervals.",
+            "helps. By how often the train split has the token: rare tokens cost most.",
+            "Shaded: bootstrap intervals over sections.",
         ),
         charts=scores.by_position(position.rows, names) + scores.by_frequency(frequency.rows, names),
         gaps=position.gaps,

@@ -35,8 +35,8 @@ def side_by_side(results: Results) -> Section:
         (
             "The same prompts and the same random numbers at each temperature: a low one repeats itself and sounds "
             "safe, a high one invents words. The dotted line is held-out text by people.",
-            "Copied runs are looked for in the whole train split. A cloze model writes nothing of its own: it fills one "
-            "token of eight in held-out text, the underlined ones.",
+            "Copied runs are looked for in the whole train split. A cloze model writes nothing of its own: it fills "
+            "hidden tokens of held-out text, the underlined ones.",
         ),
         charts=texts.by_temperature(causal, list(results.params.variants), PLOTTED),
         tables=(("Measures", rows_of("variant, temperature", [(_label(row), row) for row in found.rows], columns)),)
