@@ -168,7 +168,14 @@ def write_diagnosis(data: Path, name: str) -> None:
     head = {"variant": name, "causal": causal}
     static = scored(pseudo, 4.0)
     bins = [
-        {"from": low, "to": high, "tokens": 9, "share": 0.5, "nats_per_token": 4.0, "interval_over_sections": [3.0, 5.0]}
+        {
+            "from": low,
+            "to": high,
+            "tokens": 9,
+            "share": 0.5,
+            "nats_per_token": 4.0,
+            "interval_over_sections": [3.0, 5.0],
+        }
         for low, high in ((1, 1), (2, 8))
     ]
     adaptive = {"static_on_the_same_tokens": scored(pseudo, 4.5), "gain_nats_per_token": 0.5}

@@ -101,7 +101,7 @@ def test_no_text_of_a_model_becomes_markup(root: Path) -> None:
     text = Coloured(["</script><b>"], "validation", 1, [Reading("rnn", True, [1.0], ["<i>"], [])], [])
     drawn = html.page("", (Section("A text", coloured=text),))
     assert "</script><b>" not in drawn
-    assert "<i>\"" not in drawn
+    assert '<i>"' not in drawn
 
 
 def test_a_coloured_text_holds_what_the_models_made_of_it() -> None:

@@ -37,7 +37,11 @@ def page(lead: str, sections: tuple[Section, ...], names: Sequence[str] = ()) ->
     body = "\n".join(_section(section, names) for section in sections)
     contents = "".join(f'<li><a href="#{_anchor(one.title)}">{escape(one.title)}</a></li>' for one in sections)
     charted = any(section.charts for section in sections)
-    vega = f"<script>{_in_a_script(vl_convert.javascript_bundle(None, vl_version=VEGA_LITE))}</script>\n" if charted else ""
+    vega = (
+        f"<script>{_in_a_script(vl_convert.javascript_bundle(None, vl_version=VEGA_LITE))}</script>\n"
+        if charted
+        else ""
+    )
     settings = {"light": config("#1f2328"), "dark": config("#e6edf3", 0.18)}
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -90,9 +94,8 @@ def _section(section: Section, names: Sequence[str]) -> str:
     if section.table:
         blocks.append(_table(section.table, section.title))
     if section.charts:
-        blocks.append(
-            f'<div class="charts{" three" if len(section.charts) == 3 else ""}">{"".join(_chart(chart, names) for chart in section.charts)}</div>'
-        )
+        figures = "".join(_chart(chart, names) for chart in section.charts)
+        blocks.append(f'<div class="charts{" three" if len(section.charts) == 3 else ""}">{figures}</div>')
     for caption, table in section.tables:
         blocks.append(f"<h3>{escape(caption)}</h3>\n{_table(table, caption)}")
     if section.temperatures:

@@ -46,7 +46,7 @@ def adaptive(results: Results) -> Section:
 
 def _blocks(result: Result, found: Numbers) -> Iterable[Row]:
     for key, protocol in PROTOCOLS.items():
-        if block := found.get(key):
+        if block := found[key]:
             yield _scores(result, block, _named(key, protocol, block, result))
 
 
