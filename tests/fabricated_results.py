@@ -171,7 +171,6 @@ def write_diagnosis(data: Path, name: str) -> None:
         {
             "from": low,
             "to": high,
-            "tokens": 9,
             "share": 0.5,
             "nats_per_token": 4.0,
             "interval_over_sections": [3.0, 5.0],

@@ -15,7 +15,7 @@ from selenium.webdriver import Keys
 from recurlm.report.build import build
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "playground"))
-from browser import DRIVER, Browser  # noqa: E402
+from browser import DRIVER, Browser
 
 DRAWN = "return Number(document.documentElement.dataset.drawn) === document.querySelectorAll('figure').length"
 
