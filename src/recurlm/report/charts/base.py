@@ -113,7 +113,8 @@ def _with_legend(spec: Any, chart: Chart) -> Any:
         if isinstance(encoding := spec.get(channel), dict) and "field" in encoding and "scale" in encoding:
             variants = {"values": list(chart.variants), "labelExpr": label}
             shown = variants if encoding["field"] == "variant" else {"symbolType": "stroke"}
-            legend = {"orient": "bottom", "title": None, "columns": 4, "labelLimit": 0, "symbolSize": 90, **shown}
+            legend = {"orient": "bottom", "title": None, "columns": 4, "labelLimit": 0, "symbolSize": 90}
+            legend |= {"symbolOpacity": 1, **shown}
             spec[channel] = {**encoding, "legend": None if encoding.get("legend", 1) is None else legend}
     return spec
 
