@@ -115,6 +115,10 @@ def _with_legend(spec: Any, chart: Chart) -> Any:
             shown = variants if encoding["field"] == "variant" else {"symbolType": "stroke"}
             legend = {"orient": "bottom", "title": None, "columns": 4, "labelLimit": 0, "symbolSize": 90}
             legend |= {"symbolOpacity": 1, **shown}
+            if encoding["field"] == "variant":
+                pairs = zip(encoding["scale"]["domain"], encoding["scale"]["range"], strict=True)
+                kept = {name: seen for name, seen in pairs if name in chart.variants}
+                encoding = encoding | {"scale": {"domain": list(kept), "range": list(kept.values())}}
             spec[channel] = {**encoding, "legend": None if encoding.get("legend", 1) is None else legend}
     return spec
 
