@@ -37,7 +37,8 @@ def page(lead: str, sections: tuple[Section, ...], names: Sequence[str] = ()) ->
     body = "\n".join(_section(section, names) for section in sections)
     contents = "".join(f'<li><a href="#{_anchor(one.title)}">{escape(one.title)}</a></li>' for one in sections)
     charted = any(section.charts for section in sections)
-    code = vl_convert.javascript_bundle(None, vl_version=VEGA_LITE) if charted else ""
+    # Without a snippet of its own, the bundle puts its names on `window`: the stubs don't know.
+    code = vl_convert.javascript_bundle(None, vl_version=VEGA_LITE) if charted else ""  # type: ignore[arg-type]
     vega = f"<script>{_in_a_script(code)}</script>\n" if code else ""
     settings = {"light": config("#1f2328"), "dark": config("#e6edf3", 0.18)}
     return f"""<!DOCTYPE html>

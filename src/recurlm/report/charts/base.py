@@ -111,9 +111,9 @@ def _with_legend(spec: Any, chart: Chart) -> Any:
     spec = {key: value if key in {"datasets", "data"} else _with_legend(value, chart) for key, value in spec.items()}
     for channel in ("color", "shape", "strokeDash"):
         if isinstance(encoding := spec.get(channel), dict) and "field" in encoding and "scale" in encoding:
-            variants = {"values": list(chart.variants), "labelExpr": label}
-            shown = variants if encoding["field"] == "variant" else {"symbolType": "stroke"}
-            legend = {"orient": "bottom", "title": None, "columns": 4, "labelLimit": 0, "symbolSize": 90}
+            variants: Row = {"values": list(chart.variants), "labelExpr": label}
+            shown: Row = variants if encoding["field"] == "variant" else {"symbolType": "stroke"}
+            legend: Row = {"orient": "bottom", "title": None, "columns": 4, "labelLimit": 0, "symbolSize": 90}
             legend |= {"symbolOpacity": 1, **shown}
             if encoding["field"] == "variant":
                 pairs = zip(encoding["scale"]["domain"], encoding["scale"]["range"], strict=True)
