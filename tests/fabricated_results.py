@@ -44,6 +44,7 @@ def write_results(root: Path, variants: Sequence[str] = VARIANTS) -> None:
     write(root / "data/tokens/manifest.json", tokens)
     for number, name in enumerate(variants):
         write_variant(root / "data", name, number)
+        write_diagnosis(root / "data", name)
     write_lock(root, variants)
 
 
@@ -158,3 +159,110 @@ def sha(content: bytes) -> str:
 def write(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_diagnosis(data: Path, name: str) -> None:
+    """What stage diagnose leaves of a variant, in its shape, with made-up numbers and a text that would be markup."""
+    causal = not name.startswith("bi")
+    pseudo = "" if causal else "pseudo_"
+    head = {"variant": name, "causal": causal}
+    static = scored(pseudo, 4.0)
+    bins = [
+        {
+            "from": low,
+            "to": high,
+            "share": 0.5,
+            "nats_per_token": 4.0,
+            "interval_over_sections": [3.0, 5.0],
+        }
+        for low, high in ((1, 1), (2, 8))
+    ]
+    adaptive = {"static_on_the_same_tokens": scored(pseudo, 4.5), "gain_nats_per_token": 0.5}
+    adaptive |= {"gain_interval_over_sections": [0.25, 0.75]}
+    perplexity = {
+        "static": static,
+        "cold_windows": scored(pseudo, 4.25) | {"window_tokens": 64},
+        "neural_cache": scored(pseudo, 3.5) | adaptive if causal else None,
+        "dynamic_evaluation": scored(pseudo, 3.75) | adaptive | {"tokens": 20} if causal else None,
+        "by_position": bins if causal else None,
+        "by_frequency": bins,
+    }
+    write(data / "metrics/perplexity" / f"{name}.json", head | perplexity)
+
+    flow = {"k": [0, 1, 2, 20], "state_mean": [None, 2.0, 1.0, 0.5], "input_mean": [1.0, 0.5, 0.25, 0.0]}
+    near = [{"k": k, "nats_per_token": 4.0, "increase": 1 / k, "increase_interval": [0.0, 2.0]} for k in (1, 5, 20)]
+    points = [
+        {"step": step, "tokens": 9, "train_nats_per_token": 3.0, "validation_nats_per_token": 4.0} for step in (5, 10)
+    ]
+    best = {"best_validation_nats_per_token": 4.0, "best_at_step": 5}
+    runs = [{"dropout": share, "problem": None, "points": points, "gap": 1.0 - share, **best} for share in (0.0, 0.4)]
+    gate = {"layer": "layer0", "gate": "forget", "mean": 0.5, "share_closed": 0.25, "share_open": 0.125}
+    diagnostics = {
+        "lesson": {
+            "gates": 3,
+            "parameters": 1234,
+            "state_numbers": 32,
+            "hidden_size": 8,
+            "output_size": 8 if causal else 16,
+            "effective_context_tokens": 5,
+            "gradient_vanished_at_before_training": 7,
+            "gradient_vanished_at_after_training": None,
+        },
+        "gradients": {
+            "sides": 1 if causal else 2,
+            "before_training": flow | {"vanished_at": 7},
+            "after_training": flow | {"vanished_at": None},
+        },
+        "context": {
+            "context_tokens": 64,
+            "whole_nats_per_token": 3.875,
+            "cut": near,
+            "shuffled_beyond": near[1:],
+            "dropped_beyond": near[1:],
+            "tolerance_nats": 0.05,
+            "effective_context_tokens": 5,
+        },
+        "gates": {
+            "told": True,
+            "closed_below": 0.1,
+            "open_above": 0.9,
+            "rows": [gate | {"units_always_closed": 0.0, "units_always_open": 0.0}],
+        },
+        "overfitting": {
+            "short_runs": {
+                "model": {"hidden_size": 8},
+                "train_tokens": 100,
+                "validation_tokens": 50,
+                "epochs": 2.0,
+                "runs": runs,
+            }
+        },
+    }
+    write(data / "metrics/diagnostics" / f"{name}.json", head | diagnostics)
+
+    text = {"prompt": "<b>KING", "text": "</script><script>alert(1)</script>"}
+    parts = {"parts": [{"text": "<i>to be ", "filled": False}, {"text": "</pre>", "filled": True}]}
+    quality = {"real_words_share": 0.5}
+    quality |= {"distinct_2": 0.75, "longest_copied_words": 4, "mean_longest_copied_words": 2.5} if causal else {}
+    temperatures = [{"temperature": each, **quality, "texts": [text if causal else parts] * 2} for each in (0.5, 1.0)]
+    write(data / "metrics/samples" / f"{name}.json", head | {"temperatures": temperatures, "held_out_text": quality})
+
+    weights = (data / "models" / name / "model.safetensors").read_bytes()
+    rows = [{"tokens": tokens, "rows": 1, "seconds": tokens / 100} for tokens in (4, 16)]
+    speed = {"device": "cpu", "precision_of_training": "bf16", "training_step": rows, "training_growth": 1.0}
+    speed |= {"generation": rows if causal else [], "generation_growth": 1.0 if causal else None}
+    write(data / "timings" / f"diagnose-{name}.json", {"model_sha256": sha(weights)} | speed)
+
+
+def scored(pseudo: str, loss: float) -> dict[str, Any]:
+    """A block of perplexities, as `diagnose` writes them."""
+    perplexity = float(np.exp(loss))
+    return {
+        f"{pseudo}perplexity_per_token": perplexity,
+        f"{pseudo}perplexity_per_word": perplexity * 2,
+        f"{pseudo}bits_per_byte": loss / 2,
+        f"{pseudo}bits_per_character": loss / 2,
+        "tokens": 40,
+        "out_of_vocabulary_rate": 0.0,
+        "intervals_over_sections": {f"{pseudo}perplexity_per_token": [perplexity - 1, perplexity + 1]},
+    }

@@ -91,6 +91,7 @@ def test_what_is_filled_depends_on_nothing_that_was_hidden(name: str) -> None:
     hidden = np.array([3, 7])
     uniform = np.random.default_rng(2).random((2, 2), np.float32)
     found = samples.fill(model, passages, hidden, uniform, 1.0, blank=1, never=[0, 1])
+    assert (passages[:, hidden] > 1).all(), "the passages themselves keep what was hidden in them"
     other = passages.copy()
     other[:, hidden] = 5
     np.testing.assert_array_equal(samples.fill(model, other, hidden, uniform, 1.0, blank=1, never=[0, 1]), found)

@@ -31,6 +31,9 @@ def root(tmp_path: Path) -> Path:
         "data/onnx/rnn/fp32/bundle.json",
         "data/timings/train-rnn.json",
         "data/timings/generate-rnn.json",
+        "data/metrics/perplexity/rnn.json",
+        "data/metrics/diagnostics/rnn.json",
+        "data/metrics/samples/rnn.json",
     ],
 )
 def test_a_report_is_stale_when_anything_in_it_changes_or_goes(root: Path, file: str) -> None:

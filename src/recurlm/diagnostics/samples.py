@@ -56,7 +56,7 @@ def fill(
 ) -> Passages:
     """What a cloze model draws at the hidden places of each passage: its first token is `<start>`'s place, and read."""
     with exact(model):
-        tokens = _tensor(model, passages)
+        tokens = _tensor(model, passages).clone()  # on a CPU it is the caller's own memory
         tokens[:, hidden] = blank
         logits, _ = model(tokens, model.initial_state(len(tokens)))
         drawn = [

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from recurlm import config
-from recurlm.report import content, curves, fingerprint, html, markdown, samples
+from recurlm.report import coloured, content, fingerprint, for_dvc, html, markdown, samples
+from recurlm.report.charts.base import svg
 from recurlm.report.fingerprint import MadeFrom
 from recurlm.report.results import gather
 from recurlm.report.samples import Sample
@@ -21,16 +22,17 @@ def build(root: Path, inputs: str) -> MadeFrom:
         inputs: what `fingerprint.inputs_hash` says of `root` before anything is read from it.
     """
     results = gather(root, config.load(root / "params.yaml"))
-    charts = curves.charts(results)
     drawn = samples.draw(results)
-    sections = content.sections(results, charts, drawn)
+    text = coloured.read(root, results)
+    sections = content.sections(results, drawn, text)
     lead = content.lead(results)
     with whole_folder(root / fingerprint.FOLDER) as folder:
         (folder / "report.md").write_text(markdown.page(lead, sections), encoding="utf-8")
-        (folder / "index.html").write_text(html.page(lead, sections), encoding="utf-8")
-        for file, svg in charts.items():
-            (folder / file).write_text(curves.standalone(svg), encoding="utf-8")
-        curves.write_csv(folder / curves.CSV, results)
+        (folder / "index.html").write_text(html.page(lead, sections, list(results.params.variants)), encoding="utf-8")
+        for chart in (chart for section in sections for chart in section.charts if chart.file):
+            (folder / chart.file).write_text(svg(chart), encoding="utf-8")
+        for_dvc.write(folder, results)
+        coloured.write(folder, text)
         _write_samples(folder / "samples", drawn)
         return fingerprint.write(folder, inputs, lambda report: asdict(wanted(results, report)))
 

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
 from recurlm.config import Report
 from recurlm.report import tables
+from recurlm.report.coloured import FILE as COLOURED
+from recurlm.report.coloured import Coloured
 from recurlm.report.results import Result, Results
 from recurlm.report.samples import Sample
-from recurlm.report.tables import Table
+from recurlm.report.section import Section
+from recurlm.report.sections import learning, lesson, memory, perplexity, speed, temperatures
 
 TITLE = "Recurrent language models, compared"
-
-
-@dataclass(frozen=True)
-class Section:
-    title: str
-    notes: tuple[str, ...] = ()
-    table: Table | None = None
-    charts: tuple[tuple[str, str, str], ...] = ()  # file name, caption, SVG
-    samples: tuple[Sample, ...] = ()
-    terms: tuple[tuple[str, str], ...] = ()
 
 
 def lead(results: Results) -> str:
@@ -36,17 +28,41 @@ def lead(results: Results) -> str:
     return " · ".join(fact for fact in facts if fact)
 
 
-def sections(results: Results, charts: Mapping[str, str], samples: tuple[Sample, ...]) -> tuple[Section, ...]:
+def sections(results: Results, samples: tuple[Sample, ...], coloured: Coloured) -> tuple[Section, ...]:
     """The whole report, in reading order."""
-    captions = {"curves.svg": "Left to right", "curves-cloze.svg": "Cloze, on a scale of its own"}
+    cloze = {result.name for result in results.variants if not result.causal}
+    return tuple(_marked(section, cloze) for section in _sections(results, samples, coloured))
+
+
+def _marked(section: Section, cloze: set[str]) -> Section:
+    """The section with legends that tell cloze models from the others."""
+    charts = (replace(one, cloze=tuple(name for name in one.variants if name in cloze)) for one in section.charts)
+    return replace(section, charts=tuple(charts))
+
+
+def _sections(results: Results, samples: tuple[Sample, ...], coloured: Coloured) -> tuple[Section, ...]:
+    scores, proofs = "data/metrics/<variant>.json", "data/metrics/proof/<variant>.json"
     return (
-        Section("Comparison", _comparison_notes(results), tables.comparison(results)),
         Section(
-            "Learning curves",
-            () if charts else ("No variant has been trained yet.",),
-            charts=tuple((file, captions[file], svg) for file, svg in charts.items()),
+            "Comparison",
+            ("Scores on the test split; the best of each column is bold. A click on a column's head sorts by it.",),
+            tables.comparison(results),
+            gaps=_comparison_gaps(results),
+            sources=(scores, proofs, "data/models/<variant>/model.json"),
         ),
-        Section("Samples", (_sampling_note(results.params.report),), samples=samples),
+        lesson.measured(results),
+        learning.curves(results),
+        perplexity.adaptive(results),
+        perplexity.breakdown(results),
+        memory.gradients(results),
+        memory.context(results),
+        memory.gates(results),
+        learning.overfitting(results),
+        speed.against_quality(results),
+        speed.by_length(results),
+        temperatures.side_by_side(results),
+        _coloured(coloured),
+        Section("Samples", (_sampling_note(results.params.report),), samples=samples, sources=("data/report/samples",)),
         Section(
             "Proof",
             (
@@ -54,17 +70,38 @@ def sections(results: Results, charts: Mapping[str, str], samples: tuple[Sample,
                 "In int8 and int4, against PyTorch that rounds likewise; their perplexity against PyTorch in fp32.",
             ),
             tables.proofs(results),
+            sources=(proofs, "data/timings/generate-<variant>.json"),
         ),
-        Section("Validation split", ("What choices are made on.",), tables.validation(results)),
-        Section("Corpus", (), tables.corpus(results)),
+        Section("Validation split", ("What choices are made on.",), tables.validation(results), sources=(scores,)),
+        Section(
+            "Corpus",
+            (),
+            tables.corpus(results),
+            sources=("data/corpus/manifest.json", "data/tokens/manifest.json"),
+        ),
         _timings(results),
         Section("How to read this", terms=TERMS),
     )
 
 
-def _comparison_notes(results: Results) -> tuple[str, ...]:
-    missing = [f"{result.name}: {', '.join(gaps)}" for result in results.variants if (gaps := _gaps(result))]
-    return ("Scores on the test split; the best of each column is bold.", *missing)
+def _coloured(coloured: Coloured) -> Section:
+    start = f"{coloured.first:,}"
+    return Section(
+        "A text, coloured",
+        (
+            f"Held-out text of the {coloured.split} split, from token {start} of a document on, read from its start. "
+            "Coloured by the model's surprise at each token, in bits, or by what one hidden unit held right after it. "
+            "Suggested units swing far and change slowly.",
+            "Point at a token, or go through them with the arrow keys, for its numbers.",
+        ),
+        coloured=coloured,
+        gaps=tuple(coloured.problems),
+        sources=(f"data/report/{COLOURED}",),
+    )
+
+
+def _comparison_gaps(results: Results) -> tuple[str, ...]:
+    return tuple(f"{result.name}: {', '.join(gaps)}" for result in results.variants if (gaps := _gaps(result)))
 
 
 def _gaps(result: Result) -> list[str]:
@@ -92,7 +129,8 @@ def _timings(results: Results) -> Section:
     table = tables.timings(results)
     nothing = "None yet: this machine has trained and run none of these very models."
     note = "Speeds are measurements, not results: another machine has others." if table else nothing
-    return Section("Measurements of this machine", (note,), table)
+    files = ("data/timings/train-<variant>.json", "data/timings/generate-<variant>.json")
+    return Section("Measurements of this machine", (note,), table, sources=files)
 
 
 TERMS = (

@@ -28,10 +28,14 @@ INPUTS = (
     "data/models/*/curve.csv",
     "data/metrics/*.json",
     "data/metrics/proof/*.json",
+    "data/metrics/perplexity/*.json",
+    "data/metrics/diagnostics/*.json",
+    "data/metrics/samples/*.json",
     "data/onnx/*/*/bundle.json",
     "data/timings/*.json",
 )
 CODE = ("report", "runtime", "tracking")
+CODE_FILES = {".py", ".css", ".js"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def _inputs(root: Path) -> Iterator[tuple[str, bytes]]:
     yield "dvc.lock", json.dumps(stages, sort_keys=True).encode()
     package = Path(__file__).parents[1]
     for folder in CODE:
-        for path in sorted((package / folder).glob("*.py")):
+        for path in sorted(path for path in (package / folder).rglob("*") if path.suffix in CODE_FILES):
             yield path.relative_to(package).as_posix(), path.read_bytes()
 
 

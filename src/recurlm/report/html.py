@@ -2,82 +2,130 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
 from html import escape
+from pathlib import Path
+from typing import Any
 
-from recurlm.report.content import TITLE, Section
+import vl_convert
+
+from recurlm.report import look
+from recurlm.report.charts.base import VEGA_LITE, Chart, config
+from recurlm.report.coloured import Coloured
+from recurlm.report.content import TITLE
 from recurlm.report.samples import Sample
+from recurlm.report.section import Section, Temperature
 from recurlm.report.tables import Cell, Table
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --paper: #fff; --line: #d1d9e0; --shade: #f6f8fa; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6edf3; --soft: #9198a1; --paper: #0d1117; --line: #3d444d; --shade: #151b23; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 80rem; padding: 1rem clamp(1rem, 3vw, 3rem) 4rem; color: var(--ink);
-  background: var(--paper); font: 1rem/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: 1.5rem 0 .3rem; }
-h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.5rem 0 .4rem; }
-p, dd { max-width: 65ch; margin: .3rem 0; }
-.lead, p, dd, figcaption, .prompt { color: var(--soft); }
-.scroll { overflow-x: auto; margin: .8rem 0; border: 1px solid var(--line); border-radius: 6px; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { padding: .45rem .6rem; text-align: right; border-top: 1px solid var(--line); white-space: nowrap; }
-th { font-weight: 500; }
-thead th { min-width: 4.5rem; background: var(--shade); color: var(--soft); border-top: 0; vertical-align: bottom;
-  white-space: normal; }
-thead th[colspan]:not(:empty) { text-align: center; border-bottom: 1px solid var(--line); }
-tr > :first-child { text-align: left; position: sticky; left: 0; background: var(--paper);
-  border-right: 1px solid var(--line); }
-thead tr > :first-child { background: var(--shade); }
-tbody th { font-weight: 600; }
-td strong { color: var(--ink); }
-.charts { display: flex; flex-wrap: wrap; gap: 1.5rem; }
-figure { flex: 1 1 20rem; max-width: 36rem; margin: .5rem 0; }
-figure svg { width: 100%; height: auto; }
-pre { margin: 0; padding: .8rem 1rem; background: var(--shade); border: 1px solid var(--line); border-radius: 6px;
-  font: .9rem/1.5 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
-dt { font-weight: 600; margin-top: .8rem; }
-dd { margin-left: 0; }
-"""
+PAGE = Path(__file__).with_name("page")
+# What a browser may do with this file: run what stands in it, and fetch nothing at all.
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'"
+)
 
 
-def page(lead: str, sections: tuple[Section, ...]) -> str:
-    body = "\n".join(_section(section) for section in sections)
+def page(lead: str, sections: tuple[Section, ...], names: Sequence[str] = ()) -> str:
+    """The whole file.
+
+    Args:
+        names: all variants in the order of params.yaml, which decides their colours.
+    """
+    body = "\n".join(_section(section, names) for section in sections)
+    contents = "".join(f'<li><a href="#{_anchor(one.title)}">{escape(one.title)}</a></li>' for one in sections)
+    charted = any(section.charts for section in sections)
+    # Without a snippet of its own, the bundle puts its names on `window`: the stubs don't know.
+    code = vl_convert.javascript_bundle(None, vl_version=VEGA_LITE) if charted else ""  # type: ignore[arg-type]
+    vega = f"<script>{_in_a_script(code)}</script>\n" if code else ""
+    settings = {"light": config("#1f2328"), "dark": config("#e6edf3", 0.18)}
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
 <title>{escape(TITLE)}</title>
-<style>{STYLE}</style>
+<style>{_file("page.css")}</style>
 </head>
 <body>
+<header>
 <h1>{escape(TITLE)}</h1>
 <p class="lead">{escape(lead)}</p>
+<nav aria-label="Contents"><ul>{contents}</ul></nav>
+</header>
+<main>
 {body}
+</main>
+<script type="application/json" id="settings">{_json(settings)}</script>
+{vega}<script>{_file("page.js")}</script>
 </body>
 </html>
 """
 
 
-def _section(section: Section) -> str:
+def _file(name: str) -> str:
+    return (PAGE / name).read_text(encoding="utf-8")
+
+
+def _json(value: Any) -> str:
+    """JSON that no reader of HTML takes for a tag."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _in_a_script(code: str) -> str:
+    """JavaScript that does not end its element early."""
+    return re.sub(r"<(?=/script|!--)", r"\\x3c", code, flags=re.IGNORECASE)
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def _section(section: Section, names: Sequence[str]) -> str:
     blocks = [f"<h2>{escape(section.title)}</h2>", *(f"<p>{escape(note)}</p>" for note in section.notes)]
+    blocks += [f'<p class="gap">{escape(gap)}</p>' for gap in section.gaps]
     if section.table:
         blocks.append(_table(section.table, section.title))
     if section.charts:
-        figures = (
-            f'<figure aria-label="{escape(caption)}">{svg}<figcaption>{escape(caption)}</figcaption></figure>'
-            for _, caption, svg in section.charts
-        )
-        blocks.append(f'<div class="charts">{"".join(figures)}</div>')
+        figures = "".join(_chart(chart, names) for chart in section.charts)
+        blocks.append(f'<div class="charts{" three" if len(section.charts) == 3 else ""}">{figures}</div>')
+    for caption, table in section.tables:
+        blocks.append(f"<h3>{escape(caption)}</h3>\n{_table(table, caption)}")
+    if section.temperatures:
+        blocks.append(_temperatures(section.temperatures))
+    if section.coloured and section.coloured.readings:
+        blocks.append(_coloured(section.coloured))
     blocks += [_sample(sample) for sample in section.samples]
     if section.terms:
         terms = (f"<dt>{escape(term)}</dt><dd>{escape(meaning)}</dd>" for term, meaning in section.terms)
         blocks.append(f"<dl>{''.join(terms)}</dl>")
-    return "\n".join(blocks)
+    if section.sources:
+        files = ", ".join(f"<code>{escape(source)}</code>" for source in section.sources)
+        blocks.append(f'<p class="source">Numbers from {files}</p>')
+    return f'<section id="{escape(_anchor(section.title))}">\n' + "\n".join(blocks) + "\n</section>"
+
+
+def _chart(chart: Chart, names: Sequence[str]) -> str:
+    colours = look.colours(names or chart.variants)
+    buttons = "".join(
+        f'<button type="button" aria-pressed="true" data-variant="{escape(name)}">'
+        f'<i style="background:{colours[name]}"></i>{escape(name)}{" (cloze)" if name in chart.cloze else ""}</button>'
+        for name in chart.variants
+    )
+    lines = "".join(f'<span><i class="{kind}"></i>{escape(meaning)}</span>' for kind, meaning in chart.lines)
+    kind = ' class="wide"' if chart.wide else ""
+    return (
+        f"<figure{kind}><figcaption>{escape(chart.caption)}</figcaption>"
+        f'<div class="legend" role="group" aria-label="Variants shown">{buttons}{lines}</div>'
+        f'<div class="chart" style="min-height:{chart.spec["height"] + 50}px" role="img" '
+        f'aria-label="{escape(chart.caption)}"></div>'
+        f'<script type="application/json">{_json(chart.spec)}</script></figure>'
+    )
 
 
 def _table(table: Table, label: str) -> str:
@@ -87,8 +135,9 @@ def _table(table: Table, label: str) -> str:
         f'<tr><th scope="row">{escape(row[0].text)}</th>{"".join(_cell(cell) for cell in row[1:])}</tr>\n'
         for row in table.rows
     )
+    worded = ' class="worded"' if table.words > 1 else ""
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}"><table>\n'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}"><table{worded}>\n'
         f"<thead>{f'<tr>{groups}</tr>' if groups else ''}<tr>{heads}</tr></thead>\n"
         f"<tbody>\n{rows}</tbody>\n</table></div>"
     )
@@ -96,12 +145,61 @@ def _table(table: Table, label: str) -> str:
 
 def _cell(cell: Cell) -> str:
     text = escape(cell.text)
-    return f"<td><strong>{text}</strong></td>" if cell.best else f"<td>{text}</td>"
+    value = "" if cell.value is None else f' data-value="{cell.value!r}"'
+    return f"<td{value}><strong>{text}</strong></td>" if cell.best else f"<td{value}>{text}</td>"
+
+
+def _temperatures(variants: Sequence[tuple[str, tuple[Temperature, ...]]]) -> str:
+    """A variant and a sample are chosen by the page's script; without it, all of them stand below each other."""
+    options = "".join(f"<option>{escape(name)}</option>" for name, _ in variants)
+    most = max((len(one.texts) for _, columns in variants for one in columns), default=0)
+    numbers = "".join(f'<option value="{number}">{number + 1}</option>' for number in range(most))
+    groups = "".join(
+        f'<div class="temperatures" data-variant="{escape(name)}">{"".join(map(_temperature, columns))}</div>'
+        for name, columns in variants
+    )
+    return (
+        f'<div class="chosen texts"><label>Variant <select class="variant">{options}</select></label> '
+        f'<label>Text <select class="number">{numbers}</select></label></div>\n{groups}'
+    )
+
+
+def _temperature(one: Temperature) -> str:
+    measures = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in one.measures)
+    texts = "".join(f'<pre data-number="{number}">{_stretches(text)}</pre>' for number, text in enumerate(one.texts))
+    return f"<article><h3>{one.temperature:g}</h3><dl>{measures}</dl>{texts}</article>"
+
+
+def _stretches(text: Sequence[tuple[str, bool]]) -> str:
+    # A line end at the start of <pre> would be dropped.
+    inside = "".join(
+        f"<ins>{escape(part)}</ins>" if written else f'<span class="prompt">{escape(part)}</span>'
+        for part, written in text
+    )
+    return f"<span></span>{inside}"
+
+
+def _coloured(text: Coloured) -> str:
+    options = "".join(
+        f'<option value="{number}">{escape(one.variant)}{"" if one.causal else " (cloze)"}</option>'
+        for number, one in enumerate(text.readings)
+    )
+    return (
+        '<div class="coloured"><div class="chosen">'
+        f'<label>Variant <select class="variant">{options}</select></label> '
+        '<label>Colour <select class="by"><option value="surprise">surprise</option></select></label> '
+        '<label class="unit" hidden>Unit <input type="number" min="0" value="0" inputmode="numeric"></label> '
+        '<span class="suggested" hidden></span></div>'
+        '<p class="scale"><span class="low"></span><i></i><span class="high"></span></p>'
+        '<div class="text" role="listbox" tabindex="0" aria-label="Held-out text, token by token"></div>'
+        '<p class="told" role="status">&nbsp;</p>'
+        f'<script type="application/json">{_json(asdict(text))}</script></div>'
+    )
 
 
 def _sample(sample: Sample) -> str:
     head = f"<h3>{escape(sample.variant)}</h3>"
     if sample.problem:
-        return f"{head}\n<p>No sample: {escape(sample.problem)}</p>"
+        return f'{head}\n<p class="gap">No sample: {escape(sample.problem)}</p>'
     prompt, answer = escape(sample.prompt), escape(sample.whole.removeprefix(sample.prompt))
     return f'{head}\n<pre><span class="prompt">{prompt}</span>{answer}</pre>'

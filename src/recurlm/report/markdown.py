@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from recurlm.report.content import TITLE, Section
+from recurlm.report.content import TITLE
 from recurlm.report.samples import Sample
+from recurlm.report.section import Section
 from recurlm.report.tables import Cell, Table
 
 
@@ -14,12 +15,16 @@ def page(lead: str, sections: tuple[Section, ...]) -> str:
 
 
 def _section(section: Section) -> str:
-    blocks = [f"## {section.title}", *(escape(note) for note in section.notes)]
+    blocks = [f"## {section.title}", *(escape(note) for note in section.notes), *(escape(gap) for gap in section.gaps)]
     if section.table:
         blocks.append(table(section.table))
-    blocks += [f"**{caption}**\n\n![{caption}]({file})" for file, caption, _ in section.charts]
+    for caption, one in section.tables:
+        blocks += [f"**{escape(caption)}**", table(one)]
+    blocks += [f"**{one.caption}**\n\n![{one.caption}]({one.file})" for one in section.charts if one.file]
     blocks += [_sample(sample) for sample in section.samples]
     blocks += [f"- **{term}**: {meaning}" for term, meaning in section.terms]
+    if section.sources:
+        blocks.append(f"Numbers from {', '.join(f'`{source}`' for source in section.sources)}")
     return "\n\n".join(blocks) + "\n"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class Point:
     train_loss: float | None
     validation_loss: float | None
     learning_rate: float | None
+    seconds: float | None = None  # of training until then on this machine, if it trained this very model
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,23 @@ class Shipped:
     proof: Numbers | None  # its part of data/metrics/proof/<variant>.json
     bundle: Numbers | None  # bundle.json
     generation: Numbers | None  # timings of this machine, if they are of this very bundle
+
+
+# What stage diagnose writes, by the name that this package has for it.
+DIAGNOSED = {
+    "perplexity": "data/metrics/perplexity/{}.json",
+    "diagnostics": "data/metrics/diagnostics/{}.json",
+    "samples": "data/metrics/samples/{}.json",
+    "timings": "data/timings/diagnose-{}.json",
+}
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What stage diagnose left of a variant: a file that is not there, or not whole, costs its own place only."""
+
+    found: dict[str, Numbers]  # key of `DIAGNOSED` → the file's content
+    problems: dict[str, str]  # key of `DIAGNOSED` → why there is none
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,7 @@ class Result:
     shipped: tuple[Shipped, ...]  # the most exact first
     locked: dict[str, str]  # path of a stage's out → its md5 in dvc.lock
     training: Numbers | None  # timings of this machine, if they are of this very model
+    diagnosis: Diagnosis = field(default_factory=lambda: Diagnosis({}, {}))
 
     @property
     def proof(self) -> Numbers | None:
@@ -129,22 +148,38 @@ def gather(root: Path, params: Params) -> Results:
 def _result(data: Path, name: str, params: Params, stages: Numbers) -> Result:
     model = _read(data / "models" / name / "model.json") or {}
     precisions = sorted(params.export.precisions, key=("fp32", "int8", "int4").index)
+    weights = data / "models" / name / "model.safetensors"
+    training = _of_this(_read(data / "timings" / f"train-{name}.json"), "model_sha256", weights)
     proofs = _read(data / "metrics" / "proof" / f"{name}.json") or {}
     return Result(
         name=name,
         block=model.get("block") or params.variants[name].model_dump(),
         settings=_settings(name, params, stages),
         model=model,
-        curve=_read_curve(data / "models" / name / "curve.csv"),
+        curve=_read_curve(data / "models" / name / "curve.csv", training),
         metrics=_read(data / "metrics" / f"{name}.json"),
         shipped=tuple(_shipped(data, name, precision, proofs) for precision in precisions),
         locked=_locked_outs(name, stages),
-        training=_of_this(
-            _read(data / "timings" / f"train-{name}.json"),
-            "model_sha256",
-            data / "models" / name / "model.safetensors",
-        ),
+        training=training,
+        diagnosis=_diagnosis(data.parent, name, weights),
     )
+
+
+def _diagnosis(root: Path, name: str, weights: Path) -> Diagnosis:
+    found, problems = {}, {}
+    for part, path in DIAGNOSED.items():
+        try:
+            content = _read(root / path.format(name))
+        except InputError as error:
+            problems[part] = str(error).removeprefix(f"{root}/")
+            continue
+        if content is not None and part == "timings":
+            content = _of_this(content, "model_sha256", weights)
+        if content is None:
+            problems[part] = f"{path.format(name)} is missing" + (" or of another model" if part == "timings" else "")
+        else:
+            found[part] = content
+    return Diagnosis(found, problems)
 
 
 def _shipped(data: Path, name: str, precision: str, proofs: Numbers) -> Shipped:
@@ -168,9 +203,10 @@ def _read(path: Path) -> Numbers | None:
     return content
 
 
-def _read_curve(path: Path) -> tuple[Point, ...]:
+def _read_curve(path: Path, training: Numbers | None) -> tuple[Point, ...]:
     if not path.is_file():
         return ()
+    seconds = {point["step"]: point["seconds"] for point in (training or {}).get("points", ())}
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
 
@@ -185,6 +221,7 @@ def _read_curve(path: Path) -> tuple[Point, ...]:
                 train_loss=number(row, "train_loss"),
                 validation_loss=number(row, "validation_loss"),
                 learning_rate=number(row, "learning_rate"),
+                seconds=seconds.get(int(row["step"])),
             )
             for row in rows
         )

@@ -15,6 +15,7 @@ NONE = "—"
 class Cell:
     text: str
     best: bool = False  # of its column
+    value: float | None = None  # what a reader sorts by, where it is a number
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Table:
     heads: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     groups: tuple[tuple[str, int], ...] = ()  # heads above the heads: text and how many columns it spans
+    words: int = 1  # so many columns from the left hold words, and no numbers
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ def megabytes(value: int) -> str:
 
 def tiny(value: float) -> str:
     return f"{value:.1e}" if value else "0"
+
+
+def interval(bounds: Sequence[float]) -> str:
+    return f"{bounds[0]:,.2f} to {bounds[1]:,.2f}"
 
 
 def yes(value: bool) -> str:
@@ -119,7 +125,7 @@ def proofs(results: Results) -> Table:
         return lambda shipped: (shipped.generation or {}).get(key)
 
     rows = [(f"{result.name} {one.precision}", one) for result in results.variants for one in result.shipped]
-    return _rows(
+    return rows_of(
         "bundle",
         rows,
         (
@@ -186,17 +192,22 @@ def corpus(results: Results) -> Table | None:
 
 
 def _table(results: Results, columns: tuple[Column, ...]) -> Table:
-    return _rows("variant", [(result.name, result) for result in results.variants], columns)
+    return rows_of("variant", [(result.name, result) for result in results.variants], columns)
 
 
-def _rows(head: str, named: Sequence[tuple[str, Any]], columns: tuple[Column, ...]) -> Table:
+def rows_of(head: str, named: Sequence[tuple[str, Any]], columns: tuple[Column, ...]) -> Table:
+    """One row for each name and what its columns are read from."""
     values = [[column.value(value) for column in columns] for _, value in named]
     best = [_best(column, [row[place] for row in values]) for place, column in enumerate(columns)]
     rows = tuple(
         (
             Cell(name),
             *(
-                Cell(NONE if value is None else column.write(value), value is not None and value == best[place])
+                Cell(
+                    NONE if value is None else column.write(value),
+                    value is not None and value == best[place],
+                    float(value) if isinstance(value, int | float) else None,
+                )
                 for place, (column, value) in enumerate(zip(columns, row, strict=True))
             ),
         )

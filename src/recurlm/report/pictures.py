@@ -1,0 +1,57 @@
+"""Pictures of the main plots for a README: python -m recurlm.report.pictures [FOLDER]
+
+Drawn from the results in data/, on white, and as small as a PNG with few colours is.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import vl_convert
+from PIL import Image
+
+from recurlm import config
+from recurlm.errors import InputError, exit_cleanly
+from recurlm.report import content
+from recurlm.report.charts.base import VEGA_LITE, Chart, standing_alone
+from recurlm.report.coloured import Coloured
+from recurlm.report.results import gather
+from recurlm.storage import whole_file
+
+# The chart's file beside the page → the picture's name and title.
+PICTURES = {
+    "curves.svg": ("learning_curves.png", "Learning curves: validation loss, left to right"),
+    "gradients.svg": ("gradient_flow.png", "Gradient flow: the loss at t with respect to the state at t − k"),
+    "context.svg": ("effective_context.png", "Effective context: the context cut to k tokens"),
+    "speed.svg": ("speed_against_quality.png", "Quality against the speed of writing: fp32, int8, int4"),
+}
+INK, PAPER = "#1f2328", "#ffffff"
+COLOURS = 64
+
+
+def png(chart: Chart, title: str) -> bytes:
+    """One chart at twice the size of the screen's pixels."""
+    spec = standing_alone(chart, INK, width=560, title=title, background=PAPER, padding=14)
+    drawn = vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=2)
+    with Image.open(io.BytesIO(drawn)) as image, io.BytesIO() as file:
+        image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+        return file.getvalue()
+
+
+def main() -> None:
+    root, folder = Path(), Path(sys.argv[1] if len(sys.argv) > 1 else "docs/plots")
+    results = gather(root, config.load(root / "params.yaml"))
+    sections = content.sections(results, (), Coloured([], "validation", 0, [], []))
+    charts = {chart.file: chart for section in sections for chart in section.charts}
+    for file, (name, title) in PICTURES.items():
+        if file not in charts:
+            raise InputError(f"data: nothing to draw {name} from: run dvc repro first")
+        with whole_file(folder / name) as partial:
+            partial.write_bytes(png(charts[file], title))
+        sys.stderr.write(f"wrote {folder / name}, {(folder / name).stat().st_size / 1000:.0f} kB\n")
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)

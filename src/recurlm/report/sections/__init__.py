@@ -1,0 +1,1 @@
+"""The parts of a report that stage diagnose measures, one file each."""

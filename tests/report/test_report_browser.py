@@ -1,0 +1,71 @@
+"""The page in a real Chromium, opened from disk: no error, no request, charts drawn, legends and tables that work."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fabricated_results import write_results
+from selenium.webdriver import Keys
+
+from recurlm.report.build import build
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "playground"))
+from browser import DRIVER, Browser
+
+DRAWN = "return Number(document.documentElement.dataset.drawn) === document.querySelectorAll('figure').length"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("report")
+    write_results(root)
+    build(root, "")
+    return root / "data/report/index.html"
+
+
+@pytest.fixture(params=[((1280, 900), False, False), ((390, 844), True, True)], ids=["desk", "dark phone"])
+def page(report: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Browser]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None or not Path(DRIVER).exists():
+        pytest.skip("no Chromium here")
+    browser = Browser(chromium, report.as_uri(), tmp_path / "net.json", *request.param)
+    browser.driver.get(report.as_uri())
+    browser.driver.execute_script("dispatchEvent(new Event('beforeprint'))")
+    browser.wait(lambda: browser.driver.execute_script(DRAWN))
+    yield browser
+    browser.close()
+
+
+def test_it_opens_from_disk_and_asks_for_nothing(page: Browser) -> None:
+    figures, drawn = (len(page.driver.find_elements("css selector", each)) for each in ("figure", "figure .chart svg"))
+    assert figures == drawn > 10
+    assert page.console() == []
+    widths = page.driver.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    assert widths[0] <= widths[1]
+    page.driver.execute_script("fetch('https://example.org/').catch(() => 0)")
+    events = page.requests()
+    log = json.loads(page.net_log.read_text(encoding="utf-8"))
+    assert log["events"], "the log holds what was asked for"
+    assert [url for url in events if not url.startswith(("file:", "data:"))] == []
+
+
+def test_a_legend_hides_a_variant_and_a_head_sorts(page: Browser) -> None:
+    button = page.driver.find_element("css selector", ".legend button[data-variant=rnn]")
+    mark = "#learning-curves figure .mark-line path"
+    before = len(page.driver.find_elements("css selector", mark))
+    page.driver.execute_script("arguments[0].click()", button)
+    page.wait(lambda: len(page.driver.find_elements("css selector", mark)) < before)
+    assert button.get_attribute("aria-pressed") == "false"
+
+    head = page.driver.find_elements("css selector", "#comparison thead button")[3]
+    first = "return document.querySelector('#comparison tbody th').textContent"
+    head.send_keys(Keys.ENTER)
+    assert page.driver.execute_script(first) == "lstm", "bits per byte, the least first"
+    head.send_keys(Keys.ENTER)
+    assert page.driver.execute_script(first) == "rnn"
+    assert page.console() == []

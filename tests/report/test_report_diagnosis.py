@@ -1,0 +1,134 @@
+"""What stage diagnose measured, on the page: whole, traced to its files, and with gaps where a file is missing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from html import unescape
+from pathlib import Path
+
+import pytest
+from fabricated_results import VARIANTS, write_results
+
+from recurlm import config
+from recurlm.report import content, html
+from recurlm.report.build import build
+from recurlm.report.coloured import Coloured, Layer, Reading
+from recurlm.report.results import DIAGNOSED, gather
+from recurlm.report.section import Section
+
+PARTS = {
+    "perplexity": ("Perplexity as papers report it", "Where the loss is"),
+    "diagnostics": ("The lesson, measured", "Gradient flow", "Effective context", "Gates", "Overfitting and dropout"),
+    "samples": ("Temperature",),
+    "timings": ("Speed by length",),
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_results(tmp_path)
+    return tmp_path
+
+
+def sections(root: Path) -> dict[str, Section]:
+    results = gather(root, config.load(root / "params.yaml"))
+    found = content.sections(results, (), Coloured([], "validation", 0, [], []))
+    return {section.title: section for section in found}
+
+
+def test_every_section_has_its_pictures_or_tables(root: Path) -> None:
+    found = sections(root)
+    for titles in PARTS.values():
+        for title in titles:
+            assert found[title].gaps == (), title
+            assert found[title].table or found[title].tables or found[title].charts, title
+    for title in ("Gradient flow", "Effective context", "Gates", "Overfitting and dropout", "Temperature"):
+        assert found[title].charts, title
+    assert {name for name, _ in found["Temperature"].temperatures} == set(VARIANTS)
+
+
+@pytest.mark.parametrize("part", DIAGNOSED)
+@pytest.mark.parametrize("damage", ["gone", "empty", "another shape", "no JSON"])
+def test_a_file_that_is_missing_or_broken_costs_its_own_place_only(root: Path, part: str, damage: str) -> None:
+    path = root / DIAGNOSED[part].format("lstm")
+    stamp = {key: value for key, value in json.loads(path.read_bytes()).items() if key == "model_sha256"}
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_text({"empty": "", "another shape": json.dumps({"lesson": 3, **stamp}), "no JSON": "{"}[damage])
+    found = sections(root)
+    for title in PARTS[part]:
+        assert any(gap.startswith("lstm: ") and path.name in gap for gap in found[title].gaps), title
+        assert "rnn" in found[title].charts[0].variants if found[title].charts else found[title].table
+    others = [title for other, titles in PARTS.items() if other != part for title in titles]
+    assert all(found[title].gaps == () for title in others)
+
+
+def test_timings_of_another_model_are_a_gap(root: Path) -> None:
+    (root / "data/models/rnn/model.safetensors").write_bytes(b"trained anew")
+    assert sections(root)["Speed by length"].gaps[0].startswith("rnn: ")
+
+
+def test_pseudo_numbers_stand_on_axes_of_their_own(root: Path) -> None:
+    for section in sections(root).values():
+        for chart in section.charts:
+            kinds = {name.startswith("bi") for name in chart.variants}
+            assert len(kinds) == 1 or chart.cloze == ("bilstm",), "shared only where the legend marks it"
+            titles = re.findall(r'"title": "([^"]+)"', json.dumps(chart.spec))
+            if any(re.search(r"\b(nats|bits|perplexity)\b", title) for title in titles) and kinds == {True}:
+                assert any("pseudo-" in title for title in titles), chart.caption
+
+
+def test_every_section_names_the_files_of_its_numbers(root: Path) -> None:
+    build(root, "")
+    page = (root / "data/report/index.html").read_text(encoding="utf-8")
+    for section in sections(root).values():
+        assert section.sources or section.terms
+        for source in section.sources:
+            assert source in unescape(page)
+            for name in VARIANTS:
+                assert (root / source.replace("<variant>", name)).exists(), source
+
+
+def test_no_text_of_a_model_becomes_markup(root: Path) -> None:
+    build(root, "")
+    page = (root / "data/report/index.html").read_text(encoding="utf-8")
+    assert "<script>alert(1)" not in page
+    assert "&lt;/script&gt;&lt;script&gt;alert(1)" in page
+    text = Coloured(["</script><b>"], "validation", 1, [Reading("rnn", True, [1.0], ["<i>"], [])], [])
+    drawn = html.page("", (Section("A text", coloured=text),))
+    assert "</script><b>" not in drawn
+    assert '<i>"' not in drawn
+
+
+def test_a_coloured_text_holds_what_the_models_made_of_it() -> None:
+    layer = Layer("layer0.h", 1, 0.5, "fw==", [0])
+    text = Coloured(["to"], "validation", 1, [Reading("rnn", True, [2.5], ["be"], [layer])], [])
+    drawn = html.page("", (Section("A text", coloured=text),))
+    data = re.search(r'<script type="application/json">(\{"tokens".+?)</script>', drawn)
+    assert data
+    assert json.loads(data[1])["readings"][0]["layers"][0]["values"] == "fw=="
+
+
+def test_dvc_gets_its_curves_and_a_summary(root: Path) -> None:
+    build(root, "")
+    with (root / "data/report/gradient_flow.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["variant"], row["moment"]) for row in rows} == {
+        (name, moment) for name in VARIANTS for moment in ("before training", "after training")
+    }
+    summary = json.loads((root / "data/report/summary.json").read_bytes())
+    assert summary["rnn"]["effective_context_tokens"] == 5
+    assert "pseudo_perplexity_cold_windows" in summary["bilstm"]
+    assert all(len(numbers) < 10 for numbers in summary.values())
+
+
+def test_a_report_without_any_diagnosis_names_each_gap(root: Path) -> None:
+    for part in ("perplexity", "diagnostics", "samples"):
+        shutil.rmtree(root / "data/metrics" / part)
+    build(root, "")
+    page = (root / "data/report/index.html").read_text(encoding="utf-8")
+    assert "data/metrics/diagnostics/rnn.json is missing" in page
