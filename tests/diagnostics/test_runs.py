@@ -19,6 +19,7 @@ from recurlm.tokens.pieces import safe_pieces
 from recurlm.tokens.tokenizer import KINDS
 from recurlm.training.loop import Trained
 
+SPECIAL = {"start": 0, "blank": 1}
 RECIPE = Train(seed=3, batch_size=4, sequence_length=16, precision="fp32", device="cpu")
 
 
@@ -32,12 +33,12 @@ def verse(tokens: int, seed: int) -> Part:
 def test_without_dropout_a_text_is_learned_by_heart_and_with_it_less_so(name: str) -> None:
     settings = config.Overfitting(epochs=12, hidden_size=32, batch_size=4, dropout=0.5, points=2)
     given = verse(400, 1), verse(200, 2)
-    found = overfitting.paired(name, block(), *given, 20, 1, RECIPE, settings)
+    found = overfitting.paired(name, block(), *given, 20, SPECIAL, RECIPE, settings)
     without, with_dropout = found["runs"]
     assert without["problem"] is with_dropout["problem"] is None
     assert without["gap"] > with_dropout["gap"] > 0
     assert without["points"][-1]["train_nats_per_token"] < with_dropout["points"][-1]["train_nats_per_token"]
-    assert overfitting.paired(name, block(), *given, 20, 1, RECIPE, settings) == found
+    assert overfitting.paired(name, block(), *given, 20, SPECIAL, RECIPE, settings) == found
     best = min(point["validation_nats_per_token"] for point in without["points"])
     assert without["best_validation_nats_per_token"] == best
 
@@ -47,7 +48,7 @@ def test_a_run_that_diverges_says_so_and_costs_the_other_blocks_nothing(monkeypa
         raise InputError("training diverged at step 7")
 
     monkeypatch.setattr(overfitting, "train", diverge)
-    found = overfitting.paired("rnn", block(), verse(600, 1), verse(300, 2), 20, 1, RECIPE, config.Overfitting())
+    found = overfitting.paired("rnn", block(), verse(600, 1), verse(300, 2), 20, SPECIAL, RECIPE, config.Overfitting())
     assert [run["gap"] for run in found["runs"]] == [None, None]
     assert "diverged" in found["runs"][0]["problem"]
 
