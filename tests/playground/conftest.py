@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def run(npm: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """npm in the playground's folder, with the node beside it."""
     path = f"{Path(npm).parent}:/usr/bin:/bin"
     command = [npm, *arguments]
-    environment = {"PATH": path, "HOME": str(CHECKOUT / ".cache")}
+    environment = {**os.environ, "PATH": path, "HOME": str(CHECKOUT / ".cache")}
     return subprocess.run(command, cwd=PLAYGROUND, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ NEVER = None  # the gradient never vanished, or every cut cost too much
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     write_results(tmp_path, (*GATED, "bilstm"))
+    shutil.rmtree(tmp_path / "data/metrics/diagnostics")  # each test writes what it is about
     return tmp_path
 
 
