@@ -21,11 +21,15 @@ def stages_of(*variants: str) -> set[str]:
 
 
 def live_runs(project: Project) -> list[str]:
-    """The names of the runs in the project's MLflow store."""
+    """The names of the variants' runs in the project's MLflow store, which has one run of the pipeline above them."""
+    query = """
+        select name, value from runs left join tags on tags.run_uuid = runs.run_uuid and key = 'mlflow.parentRunId'
+        where lifecycle_stage = 'active' order by name
+    """
     with sqlite3.connect(project.folder / ".mlflow/mlflow.db") as store:
-        return [
-            name for (name,) in store.execute("select name from runs where lifecycle_stage = 'active' order by name")
-        ]
+        found = store.execute(query).fetchall()
+    assert sum(parent is None for _, parent in found) == 1
+    return [name for name, parent in found if parent is not None]
 
 
 def results(project: Project) -> dict[str, bytes]:
