@@ -180,7 +180,7 @@ def test_who_hangs_up_is_drawn_for_no_longer(server: Server) -> None:
     running, made = 'recurlm_running_texts{model="lstm"}', 'recurlm_generated_tokens_total{model="lstm"}'
     body = {"model": "lstm", "prompt": "king", "n": 64, "max_tokens": 2000}
     with pytest.raises(Exception, match="time"):
-        server.client(timeout=0.1).completions.create(**body)  # type: ignore[call-overload]
+        server.client(timeout=0.02).completions.create(**body)  # type: ignore[call-overload]
     stream = server.client().completions.create(stream=True, **body)  # type: ignore[call-overload]
     next(iter(stream))
     stream.close()
