@@ -9,8 +9,8 @@ A text file is read character by character: the first 90 % of it trains, the res
 there. A folder of the stage `fetch` is read word by word, its validation split is scored.
 
 Two protocols: `streamed` reads all in one, the state carried on; `cold_256` is the mean over windows of 256 tokens,
-each from a zero state, as a model with a context of 256 sees them. The curve's points cost time within the budget; the
-weights that are scored last are those at its end, and scoring them is not counted.
+each from a zero state, as a model with a context of 256 sees them. On its way the run only keeps copies of its weights;
+they are scored once it is over, so that a point of the curve costs no time within the budget.
 
 The last line of output is one line of JSON; `--curve FILE` keeps it with all points.
 """
@@ -64,7 +64,7 @@ SETTINGS: dict[str, dict[float, tuple[dict, dict]]] = {
     "characters": {
         0: (
             {"batch_size": 32, "sequence_length": 64, "momentum": 0.9, "muon_every": 2},
-            {"hidden_size": 160, "learning_rate": 0.02, "rest_learning_rate": 0.008},
+            {"hidden_size": 192, "embedding_size": 64, "learning_rate": 0.02, "rest_learning_rate": 0.008},
         ),
         600: (
             {"batch_size": 32, "sequence_length": 64, "momentum": 0.9, "muon_every": 2},
@@ -143,6 +143,11 @@ def streamed(model: LanguageModel, text: Text) -> float:
     return nats / tokens
 
 
+def scores(model: LanguageModel, text: Text, words: bool) -> dict[str, float]:
+    found = {"loss_streamed": streamed(model, text)}
+    return found if words else {**found, f"loss_cold_{WINDOW}": cold(model, text.scored)}
+
+
 def bf16_rate() -> float:
     """Operations a second of a product of bf16 matrices on this machine."""
     a, b = torch.randn(2, 2048, 2048).bfloat16()
@@ -158,7 +163,7 @@ def settings(kind: str, budget: float, changes: list[str]) -> tuple[Train, Varia
     """The recipe of a budget, and what the command line changes in it: KEY=VALUE of `train` or of a variant's block."""
     table = SETTINGS[kind]
     recipe, block = table[max(least for least in table if least <= budget)]
-    recipe = {"validations": 2 if budget < 300 else 12, **recipe}
+    recipe = {"validations": 6 if budget < 300 else 12, **recipe}
     block = {"cell": "lstm", "layers": 2, "skip": True, **block}
     for change in changes:
         key, _, value = change.partition("=")
@@ -191,7 +196,7 @@ def main() -> None:
     recipe, block = settings(kind, arguments.budget, arguments.changes)
     model = build(block.cell, block, text.vocabulary_size)
     stream = Stream(text.training, recipe.batch_size, recipe.sequence_length, seed=recipe.seed)
-    points: list[dict[str, float]] = []
+    kept: list[tuple[float, int, dict[str, torch.Tensor]]] = []
     steps = 0
 
     def seconds() -> float:
@@ -204,16 +209,19 @@ def main() -> None:
         nonlocal steps
         steps += 1
 
-    def validate(model: LanguageModel) -> float:
+    def keep(model: LanguageModel) -> float:
         now = seconds()
-        found = {"seconds": now, "loss_streamed": streamed(model, text)}
-        found |= {} if arguments.words else {f"loss_cold_{WINDOW}": cold(model, text.scored)}
-        points.append(found)
-        told = ", ".join(f"{name} {value:.4f}" for name, value in found.items() if name != "seconds")
-        sys.stderr.write(f"{now:7.1f} s, {steps} steps: {told}\n")
+        kept.append((now, steps, {name: value.clone() for name, value in model.state_dict().items()}))
+        sys.stderr.write(f"{now:7.1f} s: {steps} steps\n")
         return -now  # the last weights are kept, not the best: what is scored chooses nothing
 
-    run = train(model, stream, text.special, recipe, block, validate, report, clock=clock)
+    run = train(model, stream, text.special, recipe, block, keep, report, clock=clock)
+    points = []
+    for now, step, weights in kept:
+        model.load_state_dict(weights)
+        points.append({"seconds": now, "steps": step, **scores(model, text, bool(arguments.words))})
+        told = ", ".join(f"{name} {value:.4f}" for name, value in points[-1].items() if name.startswith("loss"))
+        sys.stderr.write(f"{now:7.1f} s: {told}\n")
     tokens = run.curve[-1].tokens
     operations = 6 * count_parameters(model) * tokens / run.training_seconds
     figures = {
@@ -221,7 +229,6 @@ def main() -> None:
         "budget": arguments.budget,
         "parameters": count_parameters(model),
         "epochs": tokens / stream.tokens,
-        "steps": steps,
         "tokens_per_second": tokens / run.training_seconds,
         "share_of_bf16_matmul": operations / bf16_rate(),
         "precision": run.precision,
