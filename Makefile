@@ -51,7 +51,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@test -e $@ || rm -rf .venv
 	@rm -f $@
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install -r requirements.lock
+	.venv/bin/pip install --no-compile -r requirements.lock
 	.venv/bin/pip install --no-deps -e .
 	@touch $@
 

@@ -59,8 +59,8 @@ from recurlm.training.memory import keep_freed_memory  # noqa: E402
 
 WINDOW = 256
 
-# The settings of the largest budget that is not above the one asked for. Those of a minute, and of words, were chosen by
-# trials with --tune; those of ten minutes and an hour after published experience, and never tuned.
+# The settings of the largest budget that is not above the one asked for. Those of a minute, and of words, were chosen
+# by trials with --tune; those of ten minutes and an hour after published experience, and never tuned.
 SETTINGS: dict[str, dict[float, tuple[dict, dict]]] = {
     "characters": {
         0: (
