@@ -1,0 +1,5 @@
+"""python -m recurlm.cli"""
+
+from recurlm.cli import main
+
+main()

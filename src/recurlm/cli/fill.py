@@ -1,0 +1,41 @@
+"""recurlm fill: words in place of blanks."""
+
+from __future__ import annotations
+
+import argparse
+
+from recurlm.cli.options import Commands, bundle_options, chosen_bundle, command, sampling_options, write
+
+EXAMPLE = """\
+Each ___ becomes one word, found from both its sides; the text around it stays as it is. Quote the text.
+
+  recurlm fill --variant bilstm "To be or ___ to be"
+"""
+
+
+def add(commands: Commands) -> None:
+    sub = command(commands, "fill", run, "put words in place of ___", EXAMPLE)
+    bundle_options(sub)
+    sub.add_argument("text", metavar="TEXT", help='such as "To be or ___ to be"')
+    sub.add_argument(
+        "--max-blank-tokens",
+        type=int,
+        metavar="N",
+        help="longest word, in tokens (default: 3, and for a tokenizer of kind char 12, of kind word 1)",
+    )
+    sampling_options(sub, temperature=0.0, top_k=0, top_p=1.0)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from recurlm.runtime import Filler
+
+    filler = Filler.from_bundle(chosen_bundle(arguments), arguments.threads)
+    filled = filler.fill(
+        arguments.text,
+        arguments.temperature,
+        arguments.top_k,
+        arguments.top_p,
+        arguments.seed,
+        arguments.max_blank_tokens,
+    )
+    write(filled + "\n")

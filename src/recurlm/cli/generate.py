@@ -1,0 +1,58 @@
+"""recurlm generate: go on from a prompt."""
+
+from __future__ import annotations
+
+import argparse
+
+from recurlm.cli.options import Commands, bundle_options, chosen_bundle, command, sampling_options, write
+
+EXAMPLE = """\
+The prompt is printed first. The same seed gives the same text.
+
+  recurlm generate --variant lstm --prompt "To be" --max-new-tokens 200 --temperature 0.8 --top-p 0.95 --seed 1
+  recurlm generate --bundle path/to/bundle --prompt $'KING.\\n' | head -n 20
+"""
+
+
+def add(commands: Commands) -> None:
+    sub = command(commands, "generate", run, "go on from a prompt", EXAMPLE)
+    bundle_options(sub)
+    sub.add_argument("--prompt", required=True, help="text to go on from; '' begins a text")
+    sub.add_argument("--max-new-tokens", type=int, default=200, metavar="N", help="end after N tokens (default: 200)")
+    sampling_options(sub, temperature=0.8, top_k=40, top_p=0.95)
+    sub.add_argument(
+        "--min-p",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="draw among tokens of at least this share of the likeliest one's probability (default: 0.0)",
+    )
+    sub.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        metavar="R",
+        help="above 1 makes tokens less likely that the text has already (default: 1.0)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from recurlm.runtime import Generator
+
+    generator = Generator.from_bundle(chosen_bundle(arguments), arguments.threads)
+    text = generator.stream(
+        arguments.prompt,
+        arguments.max_new_tokens,
+        arguments.temperature,
+        arguments.top_k,
+        arguments.top_p,
+        arguments.seed,
+        arguments.min_p,
+        arguments.repetition_penalty,
+    )
+    write(arguments.prompt)
+    last = arguments.prompt
+    for last in text:
+        write(last)
+    if not last.endswith("\n"):
+        write("\n")
