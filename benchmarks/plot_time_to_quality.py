@@ -32,22 +32,20 @@ def rows(path: Path) -> list[dict[str, object]]:
 
 def chart(paths: list[Path], goal: float | None) -> altair.LayerChart:
     data = altair.Data(values=[row for path in paths for row in rows(path)])
-    lines = (
-        altair.Chart(data)
-        .mark_line(point=True)
-        .encode(
-            x=altair.X(
-                "seconds:Q", title="seconds since the process began", scale=altair.Scale(type="log", nice=False)
-            ),
-            y=altair.Y("loss:Q", title="validation loss, nats per character", scale=altair.Scale(zero=False)),
-            color=altair.Color("run:N", title="run"),
-            strokeDash=altair.StrokeDash("protocol:N", title="protocol", legend=altair.Legend(symbolType="stroke")),
-        )
+    points = altair.Chart(data).encode(
+        x=altair.X("seconds:Q", title="seconds since the process began", scale=altair.Scale(type="log", nice=False)),
+        y=altair.Y("loss:Q", title="validation loss, nats per character", scale=altair.Scale(zero=False)),
+        color=altair.Color("run:N", title="run"),
+        detail="protocol:N",
     )
-    layers = [lines]
+    # Marks of their own: points on the line itself would leave the legend of its dashes empty.
+    dashes = altair.StrokeDash("protocol:N", title="protocol", legend=altair.Legend(symbolStrokeColor="black"))
+    layers = [points.mark_line().encode(strokeDash=dashes), points.mark_point(filled=True)]
     if goal is not None:
         layers.append(
-            altair.Chart(altair.Data(values=[{"loss": goal}])).mark_rule(strokeDash=[2, 2]).encode(y="loss:Q")
+            altair.Chart(altair.Data(values=[{"loss": goal}]))
+            .mark_rule(strokeDash=[2, 2], color="gray")
+            .encode(y="loss:Q")
         )
     return altair.layer(*layers).properties(width=560, height=320)
 
