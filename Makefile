@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 PORT ?= 5000
+TESTERS ?= 2
 CORPUS ?= data/corpus/train.txt
 BUDGET ?= 60
 ACTIVATE := . .venv/bin/activate
@@ -15,8 +16,8 @@ setup: $(INSTALLED)  ## make .venv with the pinned packages of requirements.lock
 repro: setup  ## run what is stale of the pipeline: corpus → models → ONNX → data/report
 	$(ACTIVATE) && dvc repro
 
-test: setup  ## run the tests
-	$(ACTIVATE) && pytest
+test: setup  ## run the tests, in two processes (TESTERS=…)
+	$(ACTIVATE) && pytest -n $(TESTERS) --dist loadgroup --no-loadscope-reorder
 
 lint: setup  ## check format, style and types
 	$(ACTIVATE) && ruff format --check && ruff check && mypy

@@ -21,6 +21,24 @@ os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(CHECKOUT / ".cache"))
 (CHECKOUT / ".cache").mkdir(exist_ok=True)
 
 
+# What costs most comes first, so that no process is left with it at the end.
+TOGETHER = ("playground", "serving")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes (`-n`), tests that share something costly run in one: the project, the page, the server."""
+
+    def group(item: pytest.Item) -> str:
+        if "reproduced" in getattr(item, "fixturenames", ()):
+            return "project"
+        folder = item.path.parent.name
+        return folder if folder in TOGETHER else item.path.name
+
+    items.sort(key=lambda item: ["project", *TOGETHER, group(item)].index(group(item)))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+
+
 @pytest.fixture(scope="session")
 def cloned(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The tiny project before anything ran."""
