@@ -141,8 +141,16 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def weights_read(path: Path) -> int:
-    """Bytes of weights that one token at batch 1 reads: all of each product's, and one row of each table."""
-    graph = onnx.load(path).graph
+    """Bytes of weights that one token at batch 1 reads: all of each product's, and one row of each table.
+
+    Of the graph as onnxruntime has it in memory, where weights of 4 bits were unpacked.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = f"{folder}/loaded.onnx"
+        onnxruntime.InferenceSession(path, options)
+        graph = onnx.load(options.optimized_model_filepath).graph
     sizes = {weight.name: len(weight.raw_data) for weight in graph.initializer}
     rows = {weight.name: weight.dims[0] for weight in graph.initializer if weight.dims}
     total = 0

@@ -26,7 +26,7 @@ TOGETHER = ("playground", "serving")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes (`-n`), tests that share something costly run in one: the project, the page, the server."""
+    """With several processes (`-n`), tests that share something costly run in one of them."""
 
     def group(item: pytest.Item) -> str:
         if "reproduced" in getattr(item, "fixturenames", ()):

@@ -15,6 +15,7 @@ from recurlm.storage import sha256_of
 from recurlm.tokens.special import special_ids
 from recurlm.tokens.tokenizer import learn_tokenizer
 
+USUAL = Export()
 VOCABULARY = 300  # of each kind of tokenizer, so that a variant's graphs serve all of them
 
 WORDS = ["king", "night", "sea", "crown", "naïve", "ghost", "storm", "to", "be", "or", "not", "that", "is", "the"]
@@ -37,14 +38,16 @@ class TinyBundles:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.models: dict[str, LanguageModel] = {}
-        self.traces: dict[str, Traces] = {}
+        self.traces: dict[tuple[str, int], Traces] = {}
 
-    def __call__(self, variant: str, kind: str = "bpe", precision: Precision = "fp32") -> Path:
+    def __call__(
+        self, variant: str, kind: str = "bpe", precision: Precision = "fp32", settings: Export = USUAL
+    ) -> Path:
         """The folder of a bundle."""
-        folder = self.root / kind / variant / precision
+        folder = self.root / f"opset{settings.opset}" / kind / variant / precision
         if not folder.exists():
             folder.mkdir(parents=True)
-            graphs, tokenizer = self._graphs(variant, precision), self.root / kind / "tokenizer.json"
+            graphs, tokenizer = self._graphs(variant, precision, settings), folder.parents[1] / "tokenizer.json"
             learned = TOKENIZERS[kind]
             assert learned.get_vocab_size() == VOCABULARY
             tokenizer.write_text(learned.to_str(), encoding="utf-8")
@@ -59,8 +62,8 @@ class TinyBundles:
             write_bundle(folder, graphs, tokenizer, facts)
         return folder
 
-    def _graphs(self, variant: str, precision: Precision) -> Path:
-        folder = self.root / "graphs" / variant / precision
+    def _graphs(self, variant: str, precision: Precision, settings: Export) -> Path:
+        folder = self.root / f"graphs{settings.opset}" / variant / precision
         if not folder.exists():
             folder.mkdir(parents=True)
             model = self.models.setdefault(variant, random_model(variant))
@@ -68,8 +71,8 @@ class TinyBundles:
             special = {"start": 0, "blank": 1, "unknown": None, "end_of_line": None}
             manifest = {"special": special, "tokenizer_sha256": "", "kind": "", "corpus": {}}
             text = np.random.default_rng(0).integers(0, VOCABULARY, 500)
-            traces = self.traces.setdefault(variant, {})
-            write_graphs(folder, variant, model, manifest, Export(), precision, text, traces)
+            traces = self.traces.setdefault((variant, settings.opset), {})
+            write_graphs(folder, variant, model, manifest, settings, precision, text, traces)
         return folder
 
 

@@ -41,13 +41,16 @@ def test_each_row_of_a_table_has_a_scale_of_its_own(table: np.ndarray) -> None:
 
 @given(MATRICES, st.sampled_from([16, 32]))
 @settings(max_examples=25, deadline=None)
-def test_four_bits_packed_are_the_weights_that_the_operator_reads(weights: np.ndarray, block: int) -> None:
-    rounded = four_bits(weights, second_moments(len(weights)), block)
-    packed = rounded.packed()
-    nibbles = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:2], block)
-    back = (nibbles.astype(np.float32) - 8) * rounded.scale.T[..., None]
-    back = back.reshape(weights.shape[1], -1)[:, : len(weights)].T
-    np.testing.assert_array_equal(back, rounded.dequantized())
+def test_four_bits_are_packed_two_a_byte_and_multiplied_out_they_are_eight(weights: np.ndarray, block: int) -> None:
+    rounded = four_bits(weights, second_moments(len(weights)), 1.0, block)
+    packed = rounded.packed().astype(int)
+    assert len(packed) == -(-len(weights) // 2)
+    back = np.concatenate([packed % 16, packed // 16])[: len(weights)] - 8
+    np.testing.assert_array_equal(back, rounded.weights)
+    spread = np.repeat(rounded.multiples.astype(int), block, axis=0)[: len(weights)]
+    eight = rounded.multiplied()
+    np.testing.assert_array_equal(eight.weights, back * spread)  # nothing overflows
+    np.testing.assert_array_equal(eight.scale, rounded.scale)
 
 
 @pytest.mark.parametrize("inputs", [32, 50])
@@ -60,13 +63,14 @@ def test_errors_that_are_made_up_for_harm_outputs_less_than_rounding_to_the_near
         error = found - weights
         return float(np.einsum("io,ij,jo->", error, moments, error))
 
-    nearest = four_bits(weights, np.diag(np.diag(moments)), 16)  # inputs that don't hang together: nothing to make up
-    assert harm(four_bits(weights, moments, 16).dequantized()) < 0.5 * harm(nearest.dequantized())
+    # Inputs that don't hang together: nothing to make up for.
+    nearest = four_bits(weights, np.diag(np.diag(moments)), 1.0, 16).multiplied()
+    assert harm(four_bits(weights, moments, 1.0, 16).multiplied().dequantized()) < 0.5 * harm(nearest.dequantized())
     assert harm(eight_bits(weights, 1.0).dequantized()) < 0.05 * harm(nearest.dequantized())
 
 
 def test_inputs_that_never_came_and_weights_of_zero_do_no_harm() -> None:
-    found = four_bits(np.zeros((32, 3), np.float32), np.zeros((32, 32)), 16)
-    assert not found.dequantized().any()
+    found = four_bits(np.zeros((32, 3), np.float32), np.zeros((32, 32)), 0.0, 16)
+    assert not found.multiplied().dequantized().any()
     assert isinstance(eight_bits(np.zeros((4, 2), np.float32), 0.0), EightBits)
     assert not eight_bits(np.zeros((4, 2), np.float32), 0.0).dequantized().any()

@@ -58,29 +58,6 @@ const ANSWERS: Record<string, (...given: any[]) => unknown> = {
     }
     return { ids, text };
   },
-  // The token that is drawn from each of some states, one row a state.
-  draw: async (folder: string, tokens: number[], uniform: number[], state: Record<string, number[][]>) => {
-    const graph = await graphAt(`${folder}/generator.onnx`);
-    const [batch, { size }] = [tokens.length, bundleAt(folder).vocabulary];
-    const states = Object.entries(state).map(([name, rows]) => [
-      `state.${name}`,
-      floats(rows.flat(), [batch, rows[0]!.length]),
-    ]);
-    const sampling: Sampling = { temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 };
-    const { tokens: drawn } = await graph.run(["tokens"], {
-      ...samplingFeeds(sampling, batch),
-      ...Object.fromEntries(states),
-      min_p: floats([0], [1]),
-      repetition_penalty: floats([1], [1]),
-      stop_token: integers([-1], [1]),
-      seen: booleans(size, [1, size]),
-      prompt: integers(tokens, [batch, 1]),
-      prompt_length: integers(new Array(batch).fill(1), [batch]),
-      max_new_tokens: integers([1], []),
-      uniform: floats(uniform, [batch, 1]),
-    });
-    return numbers(drawn!);
-  },
   fill: async (folder: string, text: string, sampling: Sampling, seed: string) =>
     await new Filler(bundleAt(folder), await graphAt(`${folder}/filler.onnx`)).fill(text, sampling, seedOf(seed)),
   read: async (folder: string, ids: number[]) => {

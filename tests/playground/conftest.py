@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 from browser import Browser
+from node_process import Node
 from tiny_bundles import TinyBundles
 from tiny_project import CHECKOUT
 
@@ -24,31 +24,6 @@ from recurlm.variants import REGISTRY
 PLAYGROUND = CHECKOUT / "playground"
 PRECISIONS = ("fp32", "int8", "int4")
 REGISTRY_IS_AWAY = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ETIMEDOUT", "ECONNRESET")
-
-
-class Node:
-    """The page's own TypeScript, asked from Python."""
-
-    def __init__(self, node: str) -> None:
-        self.process = subprocess.Popen(
-            [node, "--no-warnings", str(Path(__file__).with_name("answers.ts"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            encoding="utf-8",
-        )
-
-    def ask(self, what: str, *given: Any) -> Any:
-        """The answer; ValueError with the message where the page would refuse the input."""
-        assert self.process.stdin
-        assert self.process.stdout
-        self.process.stdin.write(json.dumps([what, *given]) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        assert line, f"node ended with status {self.process.wait()}"
-        answer = json.loads(line)
-        if "refused" in answer:
-            raise ValueError(answer["refused"])
-        return answer["answer"]
 
 
 @pytest.fixture(scope="session")

@@ -23,14 +23,13 @@ PROMPT = "king or night\nthe sea"
 BLANKS = "king or ___ the sea ___ night"
 SETTINGS = {"temperature": 1.0, "top_k": 50, "top_p": 0.95, "seed": 3}
 QUERY = {"temperature": "1.0", "topK": "50", "topP": "0.95", "seed": "3"}
-ALIKE = 40  # tokens, at least, before int8 or int4 may meet an edge between two roundings
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("variant", [name for name, kind in REGISTRY.items() if kind.causal])
 def test_the_page_writes_pythons_tokens(open_page: Any, bundles: TinyBundles, variant: str, precision: Any) -> None:
     generator = Generator.from_bundle(bundles(variant, "bpe", precision))
-    count = 200 if precision == "fp32" else ALIKE
+    count = 200
     page: Browser = open_page(QUERY | {"variant": variant, "precision": precision, "text": PROMPT, "count": count})
     page.write()
     assert page.ids("given") == generator.bundle.vocabulary.known_ids(PROMPT, "the prompt")

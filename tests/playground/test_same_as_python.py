@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from conftest import Node
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from node_process import Node
 from tiny_bundles import TinyBundles
 
 from recurlm.errors import InputError
 from recurlm.runtime import Bundle, Filler, Generator, Scorer
 from recurlm.runtime.blanks import Kinds
-from recurlm.runtime.sampling import Sampling, numbers, uniform
+from recurlm.runtime.sampling import numbers, uniform
 from recurlm.variants import REGISTRY
 
 CAUSAL = [name for name, kind in REGISTRY.items() if kind.causal]
@@ -135,30 +135,17 @@ def test_the_same_seed_gives_pythons_text(
         assert text == generator.generate(prompt, 150, seed=seed, **setting)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["int8", "int4"])
 @pytest.mark.parametrize("variant", CAUSAL)
-def test_from_the_same_state_the_same_token_is_drawn(
+def test_in_8_and_4_bits_too_the_same_seed_gives_pythons_text(
     node: Node, bundles: TinyBundles, variant: str, precision: Any
 ) -> None:
-    """Where a number lies on the edge between two roundings, two machines' states part: so each token is compared from
-    Python's state, as in the proof of a bundle."""
+    """A thousand tokens: a state that was rounded otherwise but once would lead to another text long before."""
     folder = bundles(variant, "bpe", precision)
-    bundle = Bundle.open(folder)
-    session = bundle.session("step.onnx", {"token"} | {f"state.{name}" for name in bundle.state}, None)
-    state = {f"state.{name}": np.zeros((1, *shape), np.float32) for name, shape in bundle.state.items()}
-    generator, rng = Generator.from_bundle(folder), np.random.default_rng(3)
-    drawn, states = rng.integers(2, 300, 300), []
-    for token in drawn:
-        states.append(state)
-        after = session.run([f"next_{name}" for name in state], {"token": np.array([token])} | state)
-        state = dict(zip(state, after, strict=True))
-    rows = {name: np.concatenate([each[name] for each in states]) for name in state}
-    chosen = rng.random((len(drawn), 1), np.float32)
-    feeds = {"prompt": drawn[:, None], "prompt_length": np.ones(len(drawn), np.int64), "max_new_tokens": np.array(1)}
-    feeds |= Sampling(**FREE).feeds(len(drawn)) | rows | {"uniform": chosen}
-    (expected,) = generator._session.run(["tokens"], feeds)
-    given = {name.removeprefix("state."): values.tolist() for name, values in rows.items()}
-    assert node.ask("draw", str(folder), drawn.tolist(), chosen[:, 0].tolist(), given) == expected[:, 0].tolist()
+    generator = Generator.from_bundle(folder)
+    for seed in (1, 2):
+        text = node.ask("generate", str(folder), PROMPT, 1000, camel(FREE), str(seed))["text"]
+        assert text == generator.generate(PROMPT, 1000, seed=seed, **FREE)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
@@ -166,7 +153,7 @@ def test_from_the_same_state_the_same_token_is_drawn(
 def test_the_graph_that_the_browser_runs_is_the_bundles(
     node: Node, bundles: TinyBundles, tmp_path: Path, variant: str, precision: Any
 ) -> None:
-    """Products of 8 bits have the same bits in fp32, for both are exact; of 4 bits, block sums are otherwise added."""
+    """Products of 8 bits have the same bits in fp32, for both are exact."""
     folder = bundles(variant, "bpe", precision)
     node.ask("rewrite", str(folder / "step.onnx"), str(tmp_path / "step.onnx"))
     before, after = (onnxruntime.InferenceSession(str(path / "step.onnx")) for path in (folder, tmp_path))
@@ -175,7 +162,7 @@ def test_the_graph_that_the_browser_runs_is_the_bundles(
         value.name: rng.uniform(-1, 1, (64, *value.shape[1:])).astype(np.float32) for value in before.get_inputs()[1:]
     }
     for one, other in zip(before.run(None, feeds), after.run(None, feeds), strict=True):
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 if precision == "int4" else 0)
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -204,7 +191,7 @@ def test_surprise_is_what_the_scorer_says(node: Node, bundles: TinyBundles, vari
     text = "king, or that night the sea is.\n" * 3
     marks = node.ask("read", str(folder), encoded(Bundle.open(folder), text))
     nats = sum(mark["bits"] for mark in marks) * np.log(2)
-    assert nats == pytest.approx(Scorer.from_bundle(folder).score(text).nats, rel=1e-5 if precision == "fp32" else 5e-3)
+    assert nats == pytest.approx(Scorer.from_bundle(folder).score(text).nats, rel=1e-5)
     for mark in marks:
         shares = [each["probability"] for each in mark["alternatives"]]
         assert shares == sorted(shares, reverse=True)

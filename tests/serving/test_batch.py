@@ -38,7 +38,7 @@ REQUEST = st.tuples(
         ("gru", "fp32", True),
         ("rnn", "fp32", True),
         ("lstm", "int8", True),
-        ("lstm", "int4", False),
+        ("lstm", "int4", True),
     ],
 )
 def test_rows_that_join_and_leave_get_the_text_that_they_get_alone(

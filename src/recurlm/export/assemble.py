@@ -27,6 +27,12 @@ class Graph:
         self.weights: dict[str, onnx.TensorProto] = {} if parent is None else parent.weights
         self.contents: dict[tuple[Any, ...], str] = {} if parent is None else parent.contents
         self.counter: list[int] = [0] if parent is None else parent.counter
+        self.constants: dict[bytes, list[str]] = {} if parent is None else parent.constants  # node → its outputs
+
+    @property
+    def root(self) -> Graph:
+        """The outermost graph."""
+        return self if self.parent is None else self.parent.root
 
     def name(self, hint: str) -> str:
         """A name that no other value has."""
@@ -72,21 +78,31 @@ class Graph:
     def inline(self, graph: onnx.GraphProto, values: Mapping[str, str]) -> dict[str, str]:
         """Copy a traced graph in, reading `values` for its inputs; equal weights are shared.
 
+        What is made of weights alone goes into the outermost graph, once, so that no loop makes it again.
+
         Returns:
             The traced graph's output names → the values that hold them here.
         """
         names = dict(values)
         for weight in graph.initializer:
             names[weight.name] = self._share(weight)
+        constant = {weight.name for weight in graph.initializer}
         for node in graph.node:
-            names |= {output: self.name(output) for output in node.output if output}
             copy = onnx.NodeProto()
             copy.CopyFrom(node)
             del copy.input[:], copy.output[:]
             copy.input.extend(names[value] if value else "" for value in node.input)
-            copy.output.extend(names[value] if value else "" for value in node.output)
             copy.name = ""
-            self.nodes.append(copy)
+            alone = bool(node.input) and constant.issuperset(node.input)
+            known = self.constants.get(copy.SerializeToString(deterministic=True)) if alone else None
+            if known is None:
+                known = [self.name(output) if output else "" for output in node.output]
+                if alone:
+                    self.constants[copy.SerializeToString(deterministic=True)] = known
+                copy.output.extend(known)
+                (self.root if alone else self).nodes.append(copy)
+            names |= dict(zip(node.output, known, strict=True))
+            constant |= set(node.output) if alone else set()
         return {output.name: names[output.name] for output in graph.output}
 
     def _share(self, weight: onnx.TensorProto) -> str:

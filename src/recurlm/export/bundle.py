@@ -63,7 +63,7 @@ def write_graphs(
         "states": json.dumps(list(state)),
     }
     products: Counter[str] = Counter()
-    for name, graph in Builder(model, suppressed, settings, precision, rounding, traces).graphs().items():
+    for name, graph in Builder(model, suppressed, settings, rounding, traces).graphs().items():
         counts = count_products(graph)
         if any(count for kind, count in counts.items() if kind != precision):
             raise ValueError(f"{variant}: {name} was to be {precision} throughout, and has products {counts}")

@@ -14,7 +14,7 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-from recurlm.config import Export, Precision
+from recurlm.config import Export
 from recurlm.export.assemble import Carried, Graph, Trip
 from recurlm.export.generator import GeneratorGraph, next_state, prefixed
 from recurlm.export.quantize import Rounding
@@ -22,6 +22,7 @@ from recurlm.export.sampler import Sampler
 from recurlm.export.steps import Decode, Half, LogProb, Read, Score, Step
 from recurlm.export.sums import simplify
 from recurlm.export.trace import trace
+from recurlm.export.widen import widen
 from recurlm.model import LanguageModel
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
@@ -38,8 +39,7 @@ class Builder:
     model: LanguageModel
     suppressed: list[int]  # tokens that are never drawn
     settings: Export
-    precision: Precision = "fp32"
-    rounding: Rounding | None = None  # left out, all is written in fp32, in the form that `precision` wants
+    rounding: Rounding | None = None  # left out, all is written in fp32
     traces: Traces = field(default_factory=dict)
 
     @property
@@ -63,10 +63,10 @@ class Builder:
         inputs = before | {f"state.{name}": state[name] for name in names}
         graph = onnx.GraphProto()
         graph.CopyFrom(self._traced(module, inputs, [*outputs, *(f"next_state.{name}" for name in names)]))
-        block = self.settings.int4_block if self.precision == "int4" else 1
-        origins = simplify(graph, int(self.settings.largest_table_megabytes * 1e6), block)
+        origins = simplify(graph, int(self.settings.largest_table_megabytes * 1e6))
         if self.rounding is not None:
             self.rounding.write(graph, origins)
+            widen(graph)
         return graph
 
     def _traced(self, module: torch.nn.Module, inputs: dict[str, Tensor], outputs: list[str]) -> onnx.GraphProto:

@@ -27,7 +27,7 @@ def rounding_for(
     """
     if precision == "fp32":
         return None
-    builder = Builder(model, [], settings, precision, traces=traces)
+    builder = Builder(model, [], settings, traces=traces)
     observer = Observer(settings.opset, settings.ir_version)
     rows = _rows(ids, settings.calibration_tokens)
     if model.causal:
@@ -40,7 +40,7 @@ def rounding_for(
 def _rounded(inputs: Inputs, settings: Export, precision: Precision) -> Product:
     if precision == "int8":
         return eight_bits(inputs.weights, inputs.largest)
-    return four_bits(inputs.weights, inputs.mean(), settings.int4_block)
+    return four_bits(inputs.weights, inputs.mean(), inputs.largest, settings.int4_block)
 
 
 def _rows(ids: Integer[np.ndarray, "time"], tokens: int) -> Int[np.ndarray, "row length"]:

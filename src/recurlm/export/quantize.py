@@ -1,8 +1,13 @@
-"""Write the products of a graph in 8 or 4 bits. A product that cannot be is an error, not a surprise."""
+"""Write the products of a graph in 8 or 4 bits. A product that cannot be is an error, not a surprise.
+
+Each becomes a product of whole numbers, MatMulInteger, whose sums are exact on every processor, in any order and in any
+company. Weights of 4 bits are unpacked to 8 by a few operators that read constants only: onnxruntime does them once,
+when it loads a file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +23,6 @@ Array = np.ndarray[Any, Any]
 Product = EightBits | FourBits
 
 SMALLEST_TABLE = 2**20  # bytes; a table below that is left in fp32, which saves three nodes a token
-CONTRIB = "com.microsoft"  # the domain of onnxruntime's own operators, of which 4 bits need one
 
 
 @dataclass
@@ -29,8 +33,7 @@ class Rounding:
     tables: dict[str, EightBitTable] = field(default_factory=dict)
     arithmetic: dict[str, Array] = field(default_factory=dict)
     """What PyTorch needs to round in the same way (proof/rounded.py), by the keys of the model's own weights:
-    `weights.<key>` [in, out], and with them `scale.<key>` (of 8-bit inputs) or `block.<key>` (of inputs that share a
-    scale); `error.<key>` [vocabulary, width] of a table's rows."""
+    `weights.<key>` [in, out] and `scale.<key>` of the inputs; `error.<key>` [vocabulary, width] of a table's rows."""
 
     def write(self, graph: onnx.GraphProto, origins: Origins) -> None:
         """Round a graph in place.
@@ -63,14 +66,12 @@ class Rounding:
         writer.finish(graph)
 
     def _note_product(self, rounded: Product, parts: list[Array]) -> None:
-        begin, whole = 0, rounded.dequantized()
+        eight = rounded.multiplied() if isinstance(rounded, FourBits) else rounded
+        begin, whole = 0, eight.dequantized()
         for part in parts:
             key = key_of(part)
             self.arithmetic[f"weights.{key}"] = np.ascontiguousarray(whole[begin : begin + len(part)])
-            if isinstance(rounded, EightBits):
-                self.arithmetic[f"scale.{key}"] = np.asarray(rounded.input_scale)
-            else:
-                self.arithmetic[f"block.{key}"] = np.asarray(rounded.block, np.int64)
+            self.arithmetic[f"scale.{key}"] = np.asarray(rounded.input_scale)
             begin += len(part)
 
 
@@ -89,36 +90,38 @@ class _Writer:
     def product(self, node: onnx.NodeProto, rounded: Product) -> None:
         name = node.output[0]
         bias = node.input[2] if len(node.input) > 2 else None
+        scale = self._weight(f"{name}.input_scale", rounded.input_scale)
+        zero = self._weight(f"{name}.input_zero", np.uint8(128))
+        input_ = self._node("QuantizeLinear", [node.input[0], scale, zero], f"{name}.rounded")
+        if isinstance(rounded, FourBits):
+            weight = self._unpacked(f"{name}.weight4", rounded)
+        else:
+            weight = self._weight(f"{name}.weight8", rounded.weights)
+        total = self._node("MatMulInteger", [input_, weight, zero], f"{name}.total")
+        back = self._weight(f"{name}.scale", (rounded.scale * rounded.input_scale).astype(np.float32))
         result = f"{name}.product" if bias else name
-        write: Callable[..., None] = self._eight if isinstance(rounded, EightBits) else self._four
-        write(node.input[0], name, rounded, result)
+        self._node("Mul", [self._node("Cast", [total], f"{name}.float", to=TensorProto.FLOAT), back], result)
         if bias:
             self._node("Add", [result, bias], name)
 
-    def _eight(self, value: str, name: str, rounded: EightBits, result: str) -> None:
-        scale = self._weight(f"{name}.input_scale", rounded.input_scale)
-        zero = self._weight(f"{name}.input_zero", np.uint8(128))
-        input_ = self._node("QuantizeLinear", [value, scale, zero], f"{name}.rounded")
-        weight = self._weight(f"{name}.weight8", rounded.weights)
-        total = self._node("MatMulInteger", [input_, weight, zero], f"{name}.total")
-        back = self._weight(f"{name}.scale", (rounded.scale * rounded.input_scale).astype(np.float32))
-        self._node("Mul", [self._node("Cast", [total], f"{name}.float", to=TensorProto.FLOAT), back], result)
-
-    def _four(self, value: str, name: str, rounded: FourBits, result: str) -> None:
-        inputs, outputs = rounded.weights.shape
-        weight = self._weight(f"{name}.weight4", rounded.packed())
-        scale = self._weight(f"{name}.scale", rounded.scale.T.ravel())
-        self._node(
-            "MatMulNBits",
-            [value, weight, scale],
-            result,
-            domain=CONTRIB,
-            K=inputs,
-            N=outputs,
-            bits=4,
-            block_size=rounded.block,
-            accuracy_level=4,  # inputs rounded to 8 bits, block by block
-        )
+    def _unpacked(self, name: str, rounded: FourBits) -> str:
+        """Nodes that make the weights of 8 bits that four bits and their multiples stand for."""
+        (inputs, outputs), blocks = rounded.weights.shape, len(rounded.multiples)
+        packed = self._weight(name, rounded.packed())
+        bytes_ = self._node("Cast", [packed], f"{name}.bytes", to=TensorProto.INT32)
+        sixteen = self._weight(f"{name}.sixteen", np.int32(16))
+        first = self._node("Mod", [bytes_, sixteen], f"{name}.first")
+        second = self._node("Div", [bytes_, sixteen], f"{name}.second")
+        both = self._node("Concat", [first, second], f"{name}.both", axis=0)
+        signed = self._node("Sub", [both, self._weight(f"{name}.eight", np.int32(8))], f"{name}.signed")
+        multiples = self._weight(f"{name}.multiples", rounded.multiples[:, None])
+        shape = self._weight(f"{name}.blocks", np.array([blocks, rounded.block, outputs]))
+        flat = self._weight(f"{name}.rows", np.array([blocks * rounded.block, outputs]))
+        spread = self._node("Cast", [multiples], f"{name}.whole", to=TensorProto.INT32)
+        spread = self._node("Reshape", [self._node("Expand", [spread, shape], f"{name}.spread"), flat], f"{name}.each")
+        begin, end = self._weight(f"{name}.begin", np.array([0])), self._weight(f"{name}.end", np.array([inputs]))
+        factors = [self._node("Slice", [value, begin, end], f"{value}.cut") for value in (signed, spread)]
+        return self._node("Cast", [self._node("Mul", factors, f"{name}.product")], f"{name}.out", to=TensorProto.INT8)
 
     def table(self, node: onnx.NodeProto, rounded: EightBitTable) -> None:
         name = node.output[0]
@@ -144,15 +147,21 @@ class _Writer:
         )
 
 
-def count_products(graph: onnx.GraphProto) -> dict[str, int]:
-    """How many products a graph, with the graphs in it, computes in each precision."""
-    kinds = {"MatMul": "fp32", "Gemm": "fp32", "MatMulInteger": "int8", "MatMulNBits": "int4"}
+def count_products(graph: onnx.GraphProto, eight_bits: frozenset[str] = frozenset()) -> dict[str, int]:
+    """How many products a graph, with the graphs in it, computes in each precision.
+
+    Args:
+        eight_bits: weights of the graphs around this one; what is no such weight was unpacked from 4 bits.
+    """
+    eight_bits |= {weight.name for weight in graph.initializer}
     counts = dict.fromkeys(("fp32", "int8", "int4"), 0)
     for node in graph.node:
-        if node.op_type in kinds:
-            counts[kinds[node.op_type]] += 1
+        if node.op_type in ("MatMul", "Gemm"):
+            counts["fp32"] += 1
+        elif node.op_type == "MatMulInteger":
+            counts["int8" if node.input[1] in eight_bits else "int4"] += 1
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                for kind, count in count_products(attribute.g).items():
+                for kind, count in count_products(attribute.g, eight_bits).items():
                     counts[kind] += count
     return counts

@@ -58,22 +58,20 @@ class Sum:
         )
 
 
-def simplify(graph: onnx.GraphProto, largest_table: int, block: int = 1) -> Origins:
+def simplify(graph: onnx.GraphProto, largest_table: int) -> Origins:
     """Rewrite a traced graph in place, and say what its new weights were made of.
 
     Args:
         graph: its weights are initializers, and its input `token` holds the tokens.
         largest_table: in bytes; a table that would be larger stays a product.
-        block: weights are stacked only at multiples of so many inputs, which then share a scale where they are rounded.
     """
-    return _Rewriter(graph, largest_table, block).run()
+    return _Rewriter(graph, largest_table).run()
 
 
 class _Rewriter:
-    def __init__(self, graph: onnx.GraphProto, largest_table: int, block: int) -> None:
+    def __init__(self, graph: onnx.GraphProto, largest_table: int) -> None:
         self.graph = graph
         self.largest_table = largest_table
-        self.block = block
         self.weights = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
         self.uses = Counter(value for node in graph.node for value in node.input)
         self.uses.update(output.name for output in graph.output)
@@ -177,7 +175,7 @@ class _Rewriter:
             self.nodes.append(row.node)
 
     def _write_sum(self, value: str, total: Sum) -> None:
-        terms = [self._write_product(f"{value}.{number}", group) for number, group in enumerate(self._groups(total))]
+        terms = [self._write_product(value, total.products)] if total.products else []
         if total.row is not None:
             assert total.row_product is not None
             whole = total.row if total.bias is None else total.row + total.bias
@@ -190,21 +188,8 @@ class _Rewriter:
             terms[0] = self._node("Add", [terms[0], term], f"{value}.sum{number}")
         self.nodes[-1].output[0] = value
 
-    def _groups(self, total: Sum) -> list[list[tuple[str, Array]]]:
-        """Products that become one: those whose weights begin at a multiple of the block."""
-        groups: list[list[tuple[str, Array]]] = []
-        inputs = 0
-        for product in total.products:
-            if groups and inputs % self.block == 0:
-                groups[-1].append(product)
-            else:
-                groups.append([product])
-                inputs = 0
-            inputs += len(product[1])
-        return groups
-
-    def _write_product(self, name: str, group: list[tuple[str, Array]]) -> str:
-        values, parts = [value for value, _ in group], [weights for _, weights in group]
+    def _write_product(self, name: str, products: list[tuple[str, Array]]) -> str:
+        values, parts = [value for value, _ in products], [weights for _, weights in products]
         value = values[0] if len(values) == 1 else self._node("Concat", values, f"{name}.joined", axis=-1)
         weight = self._weight(f"{name}.weight", np.concatenate(parts), parts)
         return self._node("MatMul", [value, weight], f"{name}.product")

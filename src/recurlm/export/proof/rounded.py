@@ -46,14 +46,11 @@ class Rounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _product(self, x: Tensor, weights: Tensor, exact: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         key = self._key(weights)
-        # With weights of 8 bits the input is rounded as QuantizeLinear does, to uint8 with 128 for zero.
         if f"weights.{key}" not in self.arithmetic:
             return self._of_token(exact(x, weights), key)
         self.met.add(key)
-        if f"scale.{key}" in self.arithmetic:
-            scale = self.arithmetic[f"scale.{key}"].expand(len(x), x.shape[1])
-        else:
-            scale = _scale_a_block(x, int(self.arithmetic[f"block.{key}"]))
+        # The input is rounded as QuantizeLinear does, to uint8 with 128 for zero.
+        scale = self.arithmetic[f"scale.{key}"]
         self._note_margin(x / scale)
         rounded = torch.clamp(torch.round(x / scale), -128, 127) * scale
         return exact(rounded, self.arithmetic[f"weights.{key}"])
@@ -76,12 +73,3 @@ class Rounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if place not in self.keys:
             self.keys[place] = key_of(matrix.detach().contiguous().numpy())
         return self.keys[place]
-
-
-def _scale_a_block(x: Float[Tensor, "batch inputs"], block: int) -> Float[Tensor, "batch inputs"]:
-    """What MatMulNBits divides its input by at accuracy level 4: each block of each row by its largest number."""
-    parts = []
-    for part in torch.split(x, block, dim=1):
-        scale = part.abs().amax(dim=1, keepdim=True) / 127
-        parts.append(torch.where(scale == 0, torch.ones_like(scale), scale).expand_as(part))
-    return torch.cat(parts, dim=1)
