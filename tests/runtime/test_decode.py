@@ -66,3 +66,10 @@ def test_the_last_bytes_wait_for_the_rest_of_their_character() -> None:
     *first, last = TOKENIZERS["bpe"].encode("漢").ids
     assert [fed.feed([token]) for token in first] == [""] * len(first)
     assert fed.feed([last]) == "漢"
+
+
+def test_bytes_that_no_others_can_make_a_character_do_not_wait() -> None:
+    """Half of a surrogate: UTF-8 has no such character, so the text shows it at once, as a browser does."""
+    fed, tokenizer = decoder("bpe"), TOKENIZERS["bpe"]
+    ids = [tokenizer.token_to_id(character) for character in "í¡A"]  # as byte-level tokens write ED A1 41
+    assert [fed.feed([token]) for token in ids] == ["", "\ufffd\ufffd", "A"]

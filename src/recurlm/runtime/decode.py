@@ -26,7 +26,13 @@ class ByteDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, ids: Sequence[int]) -> str:
-        return self._utf8.decode(bytes_of(self.tokenizer, ids))
+        text = self._utf8.decode(bytes_of(self.tokenizer, ids))
+        waiting, _ = self._utf8.getstate()
+        # Half of a surrogate, which is no character whatever follows: Python waits for its third byte all the same.
+        if len(waiting) == 2 and waiting[0] == 0xED and waiting[1] >= 0xA0:
+            self._utf8.reset()
+            text += "\ufffd\ufffd"
+        return text
 
 
 class JoiningDecoder:
