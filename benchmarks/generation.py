@@ -5,7 +5,7 @@ In turns, in one process, medians over rounds:
     loop            the lesson's: nn.LSTM, called token after token, softmax, torch.multinomial
     exported LSTM   the same model's one step by torch.onnx.export, called from Python, sampled with numpy
     step.onnx       the bundle's one step in fp32, called from Python, sampled with numpy
-    generator.onnx  one call, in fp32, int8 and int4
+    generator.onnx  one call, in fp32, int8 and int4, these also where they need not be the same on every machine
 
 A token cannot come sooner than its weights are read: the table has the bytes that a token reads, the rate at which this
 machine reads so many bytes again and again, and the share of that rate which generator.onnx reaches.
@@ -33,12 +33,18 @@ import onnxruntime
 import torch
 from torch import nn
 
-from recurlm.config import Export, Sampling, Variant
+from recurlm.config import Export, Precision, Sampling, Variant
 from recurlm.export.bundle import write_graphs
 from recurlm.export.proof.sessions import Graphs
 from recurlm.model import build
 
-PRECISIONS = ("fp32", "int8", "int4")
+BUNDLES: dict[str, tuple[Precision, Export]] = {
+    "fp32": ("fp32", Export()),
+    "int8": ("int8", Export()),
+    "int4": ("int4", Export()),
+    "int8, same_everywhere: false": ("int8", Export(same_everywhere=False)),
+    "int4, same_everywhere: false": ("int4", Export(same_everywhere=False)),
+}
 CALLED = ("loop", "exported LSTM", "step.onnx")
 TOKENS = {1: 200, 8: 80, 64: 24}  # batch → tokens of a row in a measurement; the loops make a fifth of them
 PROMPT = 32
@@ -240,22 +246,22 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        for precision in PRECISIONS:
-            (root / precision).mkdir()
-            write_graphs(root / precision, "lstm", model, manifest, Export(), precision, text)
+        for name, (precision, settings) in BUNDLES.items():
+            (root / name).mkdir()
+            write_graphs(root / name, "lstm", model, manifest, settings, precision, text)
         for threads in (1, 2):
-            graphs = {precision: Graphs(root / precision, threads) for precision in PRECISIONS}
+            graphs = {name: Graphs(root / name, threads) for name in BUNDLES}
             contenders: dict[str, Run] = {
                 "loop": loop(lesson),
                 "exported LSTM": exported_lstm(lesson, threads),
                 "step.onnx": step(graphs["fp32"], model.recurrence.state_spec),
-                **{f"generator.onnx {precision}": generator(graphs[precision]) for precision in PRECISIONS},
+                **{f"generator.onnx {name}": generator(graphs[name]) for name in BUNDLES},
             }
             for batch in TOKENS:
                 found = measure(contenders, batch, threads, arguments.repeats)
                 figures["microseconds"][f"batch {batch}, threads {threads}"] = found
                 print(f"batch {batch}, {threads} thread{'s' * (threads > 1)}: measured", flush=True)
-        figures["bundle"] = {precision: one_bundle(root / precision, arguments) for precision in PRECISIONS}
+        figures["bundle"] = {name: one_bundle(root / name, arguments) for name in BUNDLES}
     one = figures["microseconds"]["batch 1, threads 1"]
     for precision, bundle in figures["bundle"].items():
         bundle["times_the_loop"] = one["loop"] / one[f"generator.onnx {precision}"]

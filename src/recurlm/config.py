@@ -129,6 +129,7 @@ class Export(Section):
     largest_table_megabytes: Annotated[float, Field(ge=0)] = 16.0
     calibration_tokens: Annotated[int, Field(ge=64)] = 8192
     int4_block: Literal[16, 32, 64, 128, 256] = 128
+    same_everywhere: bool = True  # int8 and int4 give the same tokens on every machine
 
 
 class Sampling(Section):

@@ -120,6 +120,14 @@ def test_another_machine_comes_to_the_same_bits(made: Made) -> None:
         state = {name.removeprefix("next_"): value for name, value in zip(names[1:], found[1:], strict=True)}
 
 
+def test_who_wants_it_quicker_gets_sigmoid_and_tanh_in_fp32(tmp_path: Path, traces: dict[str, Traces]) -> None:
+    made = Made("lstm", "int8", tmp_path, traces["lstm"], Export(same_everywhere=False))
+    step = onnx.load(tmp_path / "step.onnx").graph
+    assert {"Sigmoid", "Tanh"} <= {node.op_type for node in step.node}
+    assert not [node for node in step.node if node.op_type == "Cast" and node.attribute[0].i == onnx.TensorProto.DOUBLE]
+    assert rounded_steps(made.reference, made.rounded, made.graphs, text_of(300), tolerance=1e-4).compared == 3 * 128
+
+
 def test_weights_of_4_bits_are_unpacked_once_and_outside_of_the_loops(made: Made) -> None:
     if made.precision != "int4":
         return

