@@ -8,11 +8,11 @@ import type { Bundle, Description } from "../../playground/src/runtime/bundle.ts
 import { InputError } from "../../playground/src/runtime/errors.ts";
 import { Filler } from "../../playground/src/runtime/filler.ts";
 import { generate } from "../../playground/src/runtime/generator.ts";
-import { booleans, floats, Graph, integers, numbers } from "../../playground/src/runtime/graph.ts";
+import { Graph } from "../../playground/src/runtime/graph.ts";
 import { forBrowser } from "../../playground/src/runtime/onnx.ts";
 import { Uniform } from "../../playground/src/runtime/random.ts";
 import { type Mark, readCloze, Reader } from "../../playground/src/runtime/reader.ts";
-import { type Sampling, samplingFeeds, seedOf } from "../../playground/src/runtime/sampling.ts";
+import { type Sampling, seedOf } from "../../playground/src/runtime/sampling.ts";
 import { Vocabulary } from "../../playground/src/runtime/vocabulary.ts";
 
 const bundles = new Map<string, Bundle>();
