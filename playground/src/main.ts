@@ -145,7 +145,7 @@ function finished(how: string): void {
 
 /** What is known of the chosen bundle, and how fast each has run here. */
 function facts(): void {
-  const { path, parameters, metrics, files, causal, proof, precision } = form.bundle;
+  const { path, parameters, metrics, files, causal, proof } = form.bundle;
   const bytes = files[causal ? "generator.onnx" : "filler.onnx"]!.bytes;
   const bits = metrics[causal ? "bits_per_byte" : "pseudo_bits_per_byte"];
   const rate = measured.get(path);
@@ -155,7 +155,6 @@ function facts(): void {
     typeof bits === "number" ? `${bits.toFixed(3)} ${causal ? "" : "pseudo-"}bits a byte on unseen text` : "",
     proof.passed ? "proven against PyTorch" : "",
     rate ? `${rounded(rate)} tokens/s in this browser` : "",
-    precision === "fp32" ? "the same text as in Python" : "text may part from Python's on the edge of a rounding",
   ];
   element("facts").textContent = `${parts.filter(Boolean).join(" · ")}.`;
 }
