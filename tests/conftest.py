@@ -21,22 +21,19 @@ os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(CHECKOUT / ".cache"))
 (CHECKOUT / ".cache").mkdir(exist_ok=True)
 
 
-# What costs most comes first, so that no process is left with it at the end.
-TOGETHER = ("playground", "serving")
+COSTLY = ("playground", "serving")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes (`-n`), tests that share something costly run in one of them."""
+    """What costs most comes first, so that no process (`-n`) is left with it at the end."""
 
-    def group(item: pytest.Item) -> str:
-        if "reproduced" in getattr(item, "fixturenames", ()):
-            return "project"
+    def place(item: pytest.Item) -> int:
         folder = item.path.parent.name
-        return folder if folder in TOGETHER else item.path.name
+        if "reproduced" in getattr(item, "fixturenames", ()):
+            return 0
+        return 1 + COSTLY.index(folder) if folder in COSTLY else 1 + len(COSTLY)
 
-    items.sort(key=lambda item: ["project", *TOGETHER, group(item)].index(group(item)))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
