@@ -21,21 +21,6 @@ os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(CHECKOUT / ".cache"))
 (CHECKOUT / ".cache").mkdir(exist_ok=True)
 
 
-COSTLY = ("playground", "serving")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What costs most comes first, so that no process (`-n`) is left with it at the end."""
-
-    def place(item: pytest.Item) -> int:
-        folder = item.path.parent.name
-        if "reproduced" in getattr(item, "fixturenames", ()):
-            return 0
-        return 1 + COSTLY.index(folder) if folder in COSTLY else 1 + len(COSTLY)
-
-    items.sort(key=place)
-
-
 @pytest.fixture(scope="session")
 def cloned(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The tiny project before anything ran."""

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from tiny_project import CHECKOUT, Project
 
+pytestmark = pytest.mark.xdist_group("project")
+
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from tiny_project import Project
 
+pytestmark = pytest.mark.xdist_group("project")
+
 FOLDERS = ("perplexity", "diagnostics", "samples")
 
 

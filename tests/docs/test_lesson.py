@@ -15,6 +15,8 @@ from tiny_project import CHECKOUT, Project
 from recurlm.report.lesson.marks import OPENED, fill
 from recurlm.report.lesson.measured import read
 
+pytestmark = pytest.mark.xdist_group("project")
+
 PAGE = CHECKOUT / "docs/lesson.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE))

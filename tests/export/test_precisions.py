@@ -122,6 +122,7 @@ def test_another_machine_comes_to_the_same_bits(made: Made) -> None:
 
 def test_who_wants_it_quicker_gets_sigmoid_and_tanh_in_fp32(tmp_path: Path, traces: dict[str, Traces]) -> None:
     made = Made("lstm", "int8", tmp_path, traces["lstm"], Export(same_everywhere=False))
+    assert read_json(tmp_path / "graphs.json")["same_everywhere"] is False
     step = onnx.load(tmp_path / "step.onnx").graph
     assert {"Sigmoid", "Tanh"} <= {node.op_type for node in step.node}
     assert not [node for node in step.node if node.op_type == "Cast" and node.attribute[0].i == onnx.TensorProto.DOUBLE]
@@ -220,6 +221,7 @@ def test_calibration_reads_text_of_the_length_that_it_is_told(traces: dict[str, 
 def test_graphs_json_says_how_many_products_are_in_which_precision(made: Made) -> None:
     description = read_json(made.folder / "graphs.json")
     assert description["precision"] == made.precision
+    assert description["same_everywhere"] is True
     assert description["products"] == {made.precision: made.products[made.precision]}
 
 

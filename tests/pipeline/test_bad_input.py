@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from tiny_project import Project
 
+pytestmark = pytest.mark.xdist_group("project")
+
 Refuses = Callable[[subprocess.CompletedProcess[str], str], None]
 
 

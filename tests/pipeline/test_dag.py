@@ -12,7 +12,10 @@ import pytest
 import yaml
 from tiny_project import TINY_VARIANT, Project
 
+pytestmark = pytest.mark.xdist_group("project")
+
 VARIANTS = ("gru", "bilstm")
+MIRRORED = {"pipeline, bpe 300, 1 epoch": sorted(VARIANTS)}
 STAGES = ("train", "evaluate", "export", "verify", "diagnose")
 
 
@@ -20,16 +23,17 @@ def stages_of(*variants: str) -> set[str]:
     return {f"{stage}@{variant}" for stage in STAGES for variant in variants}
 
 
-def live_runs(project: Project) -> list[str]:
-    """The names of the variants' runs in the project's MLflow store, which has one run of the pipeline above them."""
+def live_runs(project: Project) -> dict[str, list[str]]:
+    """The runs in the project's MLflow store: the name of a pipeline's or an experiment's run → those under it."""
     query = """
-        select name, value from runs left join tags on tags.run_uuid = runs.run_uuid and key = 'mlflow.parentRunId'
-        where lifecycle_stage = 'active' order by name
+        select runs.name, above.name from runs
+        left join tags on tags.run_uuid = runs.run_uuid and key = 'mlflow.parentRunId'
+        left join runs as above on above.run_uuid = value
+        where runs.lifecycle_stage = 'active' order by runs.name
     """
     with sqlite3.connect(project.folder / ".mlflow/mlflow.db") as store:
         found = store.execute(query).fetchall()
-    assert sum(parent is None for _, parent in found) == 1
-    return [name for name, parent in found if parent is not None]
+    return {name: [below for below, above in found if above == name] for name, above in found if above is None}
 
 
 def results(project: Project) -> dict[str, bytes]:
@@ -59,7 +63,7 @@ def test_one_repro_makes_every_output_of_every_variant(reproduced: Project) -> N
             assert maker in bundle["files"]
             assert (data / f"onnx/{variant}/{precision}" / maker).is_file()
     assert list((data / "report").glob("*.html"))
-    assert live_runs(reproduced) == sorted(VARIANTS)
+    assert live_runs(reproduced) == MIRRORED
 
 
 def test_a_repro_leaves_git_clean_but_for_the_lock_and_the_metrics(reproduced: Project) -> None:
@@ -80,7 +84,7 @@ def test_a_second_repro_runs_nothing_but_the_report_and_is_quick(reproduced: Pro
     assert reproduced.repro() == {"report"}
     assert time.monotonic() - start < 15, "5 seconds on a machine that does nothing else"
     assert reproduced.git("status", "--porcelain") == ""
-    assert live_runs(reproduced) == sorted(VARIANTS)
+    assert live_runs(reproduced) == MIRRORED
 
 
 def test_everything_run_again_elsewhere_gives_the_same_bytes(project: Project) -> None:
@@ -90,12 +94,18 @@ def test_everything_run_again_elsewhere_gives_the_same_bytes(project: Project) -
     assert results(project) == before
 
 
-def test_an_edited_block_makes_only_its_own_stages_stale(project: Project) -> None:
+def test_an_experiment_runs_the_stages_of_the_edited_block_alone_and_is_a_run_of_its_own(project: Project) -> None:
+    assert project.repro() == {"report"}
     change = "variants.gru.hidden_size=24"
-    ran = project.stages_run_by("dvc", "exp", "run", "--set-param", change, "evaluate@gru")
-    assert ran == {"train@gru", "evaluate@gru"}
-    assert project.repro("--dry", "--force-downstream") == {"export@gru", "verify@gru", "diagnose@gru", "report"}
+    ran = project.stages_run_by("dvc", "exp", "run", "--name", "wider", "--set-param", change)
+    assert ran == {"report", *stages_of("gru")}
+    assert live_runs(project) == MIRRORED | {"wider": ["gru"]}
+    shown = json.loads(project.run("dvc", "exp", "show", "--json").stdout)
+    assert "wider" in [
+        row["name"] for commit in shown for found in commit["experiments"] or [] for row in found["revs"]
+    ]
     assert "variants.gru.hidden_size" in project.run("dvc", "params", "diff").stdout
+    assert project.repro() == {"report"}
 
 
 def test_a_new_variant_is_one_file_one_line_in_the_registry_and_one_block(project: Project) -> None:
@@ -131,7 +141,7 @@ def test_deleted_outputs_and_a_deleted_store_come_back_without_training(project:
 
     assert project.repro() == {"report"}
     assert results(project) == before
-    assert live_runs(project) == sorted(VARIANTS)
+    assert live_runs(project) == MIRRORED
     assert list((project.folder / "data/report").glob("*.html"))
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from tiny_project import Project
 
+pytestmark = pytest.mark.xdist_group("project")
+
 
 @pytest.fixture
 def clone(cloned: Project, tmp_path: Path) -> Project:

@@ -19,6 +19,8 @@ from tiny_bundles import TinyBundles
 from recurlm.runtime import Bundle, Filler, Generator
 from recurlm.variants import REGISTRY
 
+pytestmark = pytest.mark.xdist_group("playground")
+
 PROMPT = "king or night\nthe sea"
 BLANKS = "king or ___ the sea ___ night"
 SETTINGS = {"temperature": 1.0, "top_k": 50, "top_p": 0.95, "seed": 3}

@@ -19,6 +19,8 @@ from recurlm.runtime.blanks import Kinds
 from recurlm.runtime.sampling import numbers, uniform
 from recurlm.variants import REGISTRY
 
+pytestmark = pytest.mark.xdist_group("playground")
+
 CAUSAL = [name for name, kind in REGISTRY.items() if kind.causal]
 CLOZE = [name for name, kind in REGISTRY.items() if not kind.causal]
 KINDS = ["bpe", "char", "word"]

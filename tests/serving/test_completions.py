@@ -11,6 +11,8 @@ from server_process import Server
 
 from recurlm.runtime import Generator
 
+pytestmark = pytest.mark.xdist_group("serving")
+
 PROMPTS = ["", "the king", "storm", "to be or not to be, that is the night sea crown ghost " * 4]
 CAUSAL = ["lstm", "int8", "int4", "gru", "char", "word"]
 

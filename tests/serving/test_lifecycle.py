@@ -20,6 +20,8 @@ from tiny_bundles import TinyBundles
 
 from recurlm.runtime import Filler, Generator, Scorer
 
+pytestmark = pytest.mark.xdist_group("serving")
+
 Refuses = Callable[[subprocess.CompletedProcess[str], str], None]
 
 LONG: dict[str, Any] = {

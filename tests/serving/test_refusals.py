@@ -13,6 +13,8 @@ import pytest
 from server_process import Server
 from tiny_bundles import TinyBundles
 
+pytestmark = pytest.mark.xdist_group("serving")
+
 JSON = {"Content-Type": "application/json"}
 
 

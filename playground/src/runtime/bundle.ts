@@ -10,6 +10,7 @@ export interface Description {
   path: string; // relative to the page
   variant: string;
   precision: string;
+  same_everywhere?: boolean; // its tokens do not depend on the machine
   causal: boolean; // true: predicts what comes next. false: predicts a token from both sides.
   parameters: number;
   vocabulary_size: number;

@@ -77,6 +77,7 @@ def write_graphs(
         "variant": variant,
         "causal": model.causal,
         "precision": precision,
+        "same_everywhere": rounding is not None and settings.same_everywhere,
         "products": {kind: count for kind, count in products.items() if count},
         "vocabulary_size": model.vocabulary_size,
         "vocabulary_sha256": tokens["tokenizer_sha256"],

@@ -51,6 +51,7 @@ def facts(results: Results, result: Result, shipped: Shipped, key: str) -> dict[
         KEY: result.key,
         "variant": result.name,
         "precision": shipped.precision,
+        "same_everywhere": (shipped.bundle or {}).get("same_everywhere"),
         "proof": "passed" if proof.get("passed") is True else "failed",
         "proof_tokens_identical": proof.get("greedy_tokens_identical", 0) + proof.get("sampled_tokens_identical", 0),
         "proof_near_ties": proof.get("near_ties"),
