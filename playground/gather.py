@@ -21,7 +21,7 @@ from recurlm.storage import whole_file, whole_folder
 
 GRAPHS = {True: "generator.onnx", False: "filler.onnx"}  # causal → the graph that writes
 ALSO = ["step.onnx", "tokenizer.json"]
-# The first is what the page starts with: fp32 runs fastest in onnxruntime-web, and gives Python's tokens.
+# The first is what the page starts with: fp32 runs fastest in onnxruntime-web.
 PRECISIONS = ["fp32", "int8", "int4"]
 
 
