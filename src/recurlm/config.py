@@ -110,6 +110,7 @@ class Train(Section):
     document_reset: bool = True
     forget_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     blank_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    sampled_softmax: Annotated[int, Field(ge=0)] = 0  # tokens drawn besides a step's targets; 0: the whole vocabulary
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
 
 

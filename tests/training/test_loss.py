@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recurlm.training import loss
-from recurlm.training.loss import linear_cross_entropy
+from recurlm.training.loss import linear_cross_entropy, sampled_cross_entropy
 
 
 def task(positions: int, vocabulary: int, width: int = 6) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -72,3 +72,44 @@ def test_under_autocast_the_products_are_bf16_and_the_sums_fp32() -> None:
     assert rounded != exact
     torch.testing.assert_close(rounded, exact, rtol=0.01, atol=0)
     assert torch.autograd.grad(rounded, weight)[0].dtype == torch.float32
+
+
+def test_drawing_every_token_is_the_plain_loss() -> None:
+    x, weight, bias, targets = task(positions=9, vocabulary=30)
+    whole = linear_cross_entropy(x, weight, bias, targets)
+    for drawn in (30 - len(targets.unique()), 1000):
+        sampled = sampled_cross_entropy(x, weight, bias, targets, drawn)
+        torch.testing.assert_close(sampled, whole)
+        expected = torch.autograd.grad(whole, (x, weight, bias), retain_graph=True)
+        for one, other in zip(torch.autograd.grad(sampled, (x, weight, bias)), expected, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_the_softmax_sum_over_drawn_tokens_is_right_on_average() -> None:
+    """Of one position the loss is log(sum) - logit: its exponential has the sum's own mean."""
+    torch.manual_seed(0)
+    x, weight, bias, targets = (value.detach() for value in task(positions=1, vocabulary=40, width=2))
+    whole = linear_cross_entropy(x, weight, bias, targets).exp()
+    losses = torch.stack([sampled_cross_entropy(x, weight, bias, targets, 8) for _ in range(4000)])
+    error = losses.exp().std() / len(losses) ** 0.5
+    assert error < 0.02 * whole
+    assert abs(losses.exp().mean() - whole) < 4 * error
+    assert losses.mean() < whole.log()  # the logarithm of an uncertain sum is too low
+
+
+def test_tokens_that_were_not_drawn_get_no_gradient() -> None:
+    x, weight, bias, targets = task(positions=5, vocabulary=100)
+    sampled_cross_entropy(x, weight, bias, targets, 20).backward()
+    moved = weight.grad.abs().sum(1) > 0
+    assert moved[targets].all()
+    assert moved.sum() == 20 + len(targets.unique())
+
+
+def test_the_same_seed_draws_the_same_tokens() -> None:
+    x, weight, bias, targets = task(positions=5, vocabulary=100)
+
+    def drawn(seed: int) -> float:
+        torch.manual_seed(seed)
+        return sampled_cross_entropy(x, weight, bias, targets, 20).item()
+
+    assert drawn(1) == drawn(1) != drawn(2)

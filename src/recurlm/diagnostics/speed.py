@@ -64,7 +64,7 @@ def _train(model: LanguageModel, rows: int, length: int, kind: str) -> None:
     try:
         with torch.autocast(device.type, torch.bfloat16, enabled=kind == "bf16"):
             features, _ = model.features(tokens[:, :-1], model.initial_state(rows))
-            loss = cross_entropy(model, features, tokens[:, 1:])
+            loss = cross_entropy(model, features, tokens[:, 1:], sampled=0)
         torch.autograd.grad(loss, list(model.parameters()))
     finally:
         for weight, want in zip(model.parameters(), wanted, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -24,6 +25,36 @@ def linear_cross_entropy(
     slices are fp32.
     """
     return _LinearCrossEntropy.apply(x, weight, bias, targets)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def sampled_cross_entropy(
+    x: Float[Tensor, "positions width"],
+    weight: Float[Tensor, "vocabulary width"],
+    bias: Float[Tensor, "vocabulary"],
+    targets: Int[Tensor, "positions"],
+    drawn: int,
+) -> Float[Tensor, ""]:
+    """The same from a part of the vocabulary: all targets, and some of the other tokens, drawn at random.
+
+    A drawn token stands for the others that were not: its exponential counts for as many. So the softmax's sum is
+    right on average, and its logarithm, the loss, on average a little too low (importance sampling: Bengio & Senécal
+    2003; Jean et al. 2015, section 3).
+
+    Args:
+        drawn: how many; where there are no more others than that, all are taken and the loss is exact.
+    """
+    present = torch.zeros(len(weight), dtype=torch.bool, device=targets.device)
+    present[targets] = True
+    others = (~present).nonzero()[:, 0]
+    # Drawn on the CPU: the same on any device.
+    some = torch.randperm(len(others))[:drawn].to(others.device)
+    taken = torch.cat((present.nonzero()[:, 0], others[some]))
+    place = torch.empty_like(present, dtype=torch.long)
+    place[taken] = torch.arange(len(taken), device=taken.device)
+    stands_for = torch.zeros(len(taken), device=bias.device, dtype=bias.dtype)
+    if len(some):
+        stands_for[-len(some) :] = math.log(len(others) / len(some))
+    return linear_cross_entropy(x, weight[taken], bias[taken] + stands_for, place[targets])
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

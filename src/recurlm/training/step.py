@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from recurlm.config import Train, Variant
 from recurlm.model import LanguageModel
-from recurlm.training.loss import linear_cross_entropy
+from recurlm.training.loss import linear_cross_entropy, sampled_cross_entropy
 from recurlm.training.regularize import activation_penalty, weight_drop
 from recurlm.variants.base import State
 
@@ -37,7 +37,7 @@ def update(
         begins: on the CPU; where an input is the first of a document, and the state before it is therefore zero.
 
     Returns:
-        The mean cross-entropy in nats per token, penalties apart, and the state to go on from.
+        The mean cross-entropy in nats per token (see `cross_entropy`), penalties apart, and the state to go on from.
     """
     inputs, targets = task[0][:rows], task[1][:rows]
     begins, state = begins[:rows], {name: value[:rows] for name, value in state.items()}
@@ -46,7 +46,7 @@ def update(
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bf16"):
             y, after = read(model, inputs, begins, state)
             dropped = model.output_dropout(y)
-            loss = cross_entropy(model, model.projection(dropped), targets)
+            loss = cross_entropy(model, model.projection(dropped), targets, recipe.sampled_softmax)
         penalty = activation_penalty(y, dropped, recipe.activation_regularization, recipe.temporal_regularization)
         (loss + penalty).backward()  # type: ignore[no-untyped-call]
     clip_grad_norm_(model.parameters(), recipe.gradient_clip)
@@ -57,11 +57,13 @@ def update(
 
 
 def cross_entropy(
-    model: LanguageModel, features: Float[Tensor, "batch time width"], targets: Int[Tensor, "batch time"]
+    model: LanguageModel, features: Float[Tensor, "batch time width"], targets: Int[Tensor, "batch time"], sampled: int
 ) -> Float[Tensor, ""]:
-    """Mean nats per token."""
-    decoder = model.decoder
-    return linear_cross_entropy(features.flatten(0, 1), decoder.weight, decoder.bias, targets.flatten())
+    """Mean nats per token; with `sampled` above zero an estimate from so many tokens besides the targets."""
+    x, decoder = features.flatten(0, 1), model.decoder
+    if sampled:
+        return sampled_cross_entropy(x, decoder.weight, decoder.bias, targets.flatten(), sampled)
+    return linear_cross_entropy(x, decoder.weight, decoder.bias, targets.flatten())
 
 
 def make_task(model: LanguageModel, window: Int[Tensor, "batch window"], blank: int, blank_share: float) -> Task:
