@@ -16,19 +16,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 VOCABULARY = 84
+PARAMS = Path(__file__).parents[1] / "params.yaml"
 PLAIN = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 Step = Callable[[], None]
 
 
 def recurlm_step(variant: str, hidden: int, batch: int, time_steps: int) -> tuple[Step, float]:
-    """A whole step as the stage `train` makes it: forward, backward, clip, Muon and AdamW."""
-    from recurlm.config import Train, Variant
+    """A whole step as the stage `train` makes it, with its recipe: forward, backward, clip, Muon and AdamW."""
+    from recurlm.config import Variant, load
     from recurlm.model import build, count_parameters
     from recurlm.training.memory import keep_freed_memory
     from recurlm.training.recipe import optimizers, precision
@@ -39,7 +41,7 @@ def recurlm_step(variant: str, hidden: int, batch: int, time_steps: int) -> tupl
     torch.utils.deterministic.fill_uninitialized_memory = False
     size = hidden // 2 if variant == "bilstm" else hidden
     block = Variant(cell=variant, embedding_size=hidden, hidden_size=size, layers=2)
-    model, recipe = build(variant, block, VOCABULARY), Train()
+    model, recipe = build(variant, block, VOCABULARY), load(PARAMS).train
     updates = optimizers(model, recipe, block.learning_rate, block.rest_learning_rate)
     arithmetic = precision("auto", torch.device("cpu"))
     begins = torch.zeros(batch, time_steps, dtype=torch.bool)

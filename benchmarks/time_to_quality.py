@@ -73,7 +73,14 @@ SETTINGS: dict[str, dict[float, tuple[dict, dict]]] = {
     },
     "words": {
         0: (
-            {"batch_size": 32, "sequence_length": 35, "momentum": 0.9, "muon_every": 2, "sampled_softmax": 500},
+            {
+                "batch_size": 32,
+                "sequence_length": 35,
+                "momentum": 0.9,
+                "muon_every": 2,
+                "weight_decay": 0.3,
+                "sampled_softmax": 500,
+            },
             {"hidden_size": 192, "embedding_size": 96, "learning_rate": 0.01, "rest_learning_rate": 0.02},
         ),
     },

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from recurlm import config, model
 from recurlm.errors import InputError, exit_cleanly
-from recurlm.export.bundle import write_graphs
-from recurlm.export.graphs import Traces
+from recurlm.export.bundle import never_drawn, write_graphs
+from recurlm.export.graphs import Kept
+from recurlm.export.sampler import traced_beside
 from recurlm.storage import read_json, whole_folder
 from recurlm.tokens.files import open_tokens
 
@@ -27,13 +28,15 @@ def main() -> None:
     trained = model.load(Path("data/models") / variant)
     tokens = read_json(Path("data/tokens/manifest.json"))
     text = open_tokens(Path("data/tokens"), "train").ids
-    traces: Traces = {}
-    with whole_folder(Path("data/graphs") / variant) as folder:
+    suppressed = never_drawn(tokens["special"], trained.causal)
+    with (
+        traced_beside(trained.vocabulary_size, suppressed, params.export.opset) as sampler,
+        whole_folder(Path("data/graphs") / variant) as folder,
+    ):
+        kept = Kept(sampler=sampler)
         for precision in params.export.precisions:
             (folder / precision).mkdir()
-            products = write_graphs(
-                folder / precision, variant, trained, tokens, params.export, precision, text, traces
-            )
+            products = write_graphs(folder / precision, variant, trained, tokens, params.export, precision, text, kept)
             told = ", ".join(f"{count} in {kind}" for kind, count in products.items() if count)
             print(f"{variant} {precision}: products of all graphs: {told}; none in another precision", flush=True)
 

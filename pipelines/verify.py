@@ -15,10 +15,9 @@ from pathlib import Path
 from recurlm import config, model
 from recurlm.errors import InputError, exit_cleanly
 from recurlm.export.bundle import write_bundle
-from recurlm.export.proof.prove import prove
+from recurlm.export.proof.side_by_side import prove_all
 from recurlm.export.proof.speed import measure
 from recurlm.storage import read_json, sha256_of, whole_folder, write_json
-from recurlm.tokens.files import open_tokens
 
 
 def main() -> None:
@@ -29,22 +28,22 @@ def main() -> None:
     data = Path("data")
     trained = model.load(data / "models" / variant)
     metrics = read_json(data / "metrics" / f"{variant}.json")
-    test = open_tokens(data / "tokens", "test")
+    precisions = params.export.precisions
+    proven = prove_all(data, variant, precisions, metrics["test"], params.verify, params.evaluate)
     proofs, timings = {}, {}
     with whole_folder(data / "onnx" / variant) as folder:
-        for precision in params.export.precisions:
+        for precision in precisions:
             graphs, bundle = data / "graphs" / variant / precision, folder / precision
-            proof = prove(variant, trained, graphs, test, metrics["test"], params.verify, params.evaluate)
             facts = {
                 "parameters": metrics["parameters"],
                 "model_sha256": sha256_of(data / "models" / variant / "model.safetensors"),
                 "metrics": {"protocol": metrics["protocol"], **metrics["test"]},
-                "proof": proof,
+                "proof": proven[precision],
             }
             bundle.mkdir()
             write_bundle(bundle, graphs, data / "tokens" / "tokenizer.json", facts)
             size = sum(file.stat().st_size for file in bundle.iterdir())
-            proofs[precision] = proof | {"bundle_bytes": size}
+            proofs[precision] = proven[precision] | {"bundle_bytes": size}
             timings[precision] = {
                 "bundle_sha256": sha256_of(bundle / "bundle.json"),
                 **measure(graphs, trained.causal),

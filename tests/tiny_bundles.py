@@ -9,7 +9,7 @@ import torch
 
 from recurlm.config import Export, Precision, Tokenize, Variant
 from recurlm.export.bundle import write_bundle, write_graphs
-from recurlm.export.graphs import Traces
+from recurlm.export.graphs import Kept
 from recurlm.model import LanguageModel, build
 from recurlm.storage import sha256_of
 from recurlm.tokens.special import special_ids
@@ -38,7 +38,7 @@ class TinyBundles:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.models: dict[str, LanguageModel] = {}
-        self.traces: dict[tuple[str, int], Traces] = {}
+        self.kept: dict[tuple[str, int], Kept] = {}
 
     def __call__(
         self, variant: str, kind: str = "bpe", precision: Precision = "fp32", settings: Export = USUAL
@@ -71,8 +71,8 @@ class TinyBundles:
             special = {"start": 0, "blank": 1, "unknown": None, "end_of_line": None}
             manifest = {"special": special, "tokenizer_sha256": "", "kind": "", "corpus": {}}
             text = np.random.default_rng(0).integers(0, VOCABULARY, 500)
-            traces = self.traces.setdefault((variant, settings.opset), {})
-            write_graphs(folder, variant, model, manifest, settings, precision, text, traces)
+            kept = self.kept.setdefault((variant, settings.opset), Kept())
+            write_graphs(folder, variant, model, manifest, settings, precision, text, kept)
         return folder
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from recurlm.config import Export, Variant
 from recurlm.export.bundle import write_graphs
-from recurlm.export.graphs import Traces
+from recurlm.export.graphs import Kept
 from recurlm.export.proof.sessions import Graphs
 from recurlm.export.sampling import sample, suppression
 from recurlm.model import LanguageModel, build
@@ -72,12 +72,12 @@ def bundles(
     """A variant's graphs by precision and size."""
     found = {}
     for size in SIZES:
-        model, traces = random_model(request.param, *size), {}
+        model, kept = random_model(request.param, *size), Kept()
         for precision in PRECISIONS:
             folder = tmp_path_factory.mktemp(f"{request.param}-{precision}")
             text = np.random.default_rng(0).integers(2, VOCABULARY, 600)
             options = Export(int4_block=16, largest_table_megabytes=0.0 if size[2] == 1 else 16.0)
-            write_graphs(folder, request.param, model, MANIFEST, options, precision, text, traces)
+            write_graphs(folder, request.param, model, MANIFEST, options, precision, text, kept)
             found[precision, size[0]] = (model, Graphs(folder, threads=1))
     return found
 
@@ -227,11 +227,11 @@ def test_draws_of_the_graph_follow_the_softmax(tmp_path: Path) -> None:
     for name, parameter in model.named_parameters():
         if name != "decoder.bias":
             parameter.zero_()
-    traces: Traces = {}
+    shared = Kept()
     for precision in PRECISIONS:
         folder = tmp_path / precision
         folder.mkdir()
-        write_graphs(folder, "rnn", model, MANIFEST, Export(), precision, np.arange(2, 30), traces)
+        write_graphs(folder, "rnn", model, MANIFEST, Export(), precision, np.arange(2, 30), shared)
         uniform = np.random.default_rng(5).random((100, 1000), np.float32)
         call = {"prompt": np.full((100, 1), 3), "prompt_length": np.ones(100, np.int64)}
         found = Graphs(folder).call(

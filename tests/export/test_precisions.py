@@ -16,7 +16,7 @@ from recurlm.config import Evaluate, Export, PerplexityLoss, Precision, Sampling
 from recurlm.evaluation.metrics import describe
 from recurlm.evaluation.perplexity import score
 from recurlm.export.bundle import ROUNDING, write_graphs
-from recurlm.export.graphs import Builder, Traces
+from recurlm.export.graphs import Builder, Kept
 from recurlm.export.precision import rounding_for
 from recurlm.export.proof.checks import GREEDY, ProofError, chunked_calls
 from recurlm.export.proof.prove import prove
@@ -54,24 +54,24 @@ def random_model(name: str) -> LanguageModel:
 class Made:
     """A model's graphs in a precision, and PyTorch that rounds likewise."""
 
-    def __init__(self, name: str, precision: Precision, folder: Path, traces: Traces, settings: Export) -> None:
+    def __init__(self, name: str, precision: Precision, folder: Path, kept: Kept, settings: Export) -> None:
         self.name, self.precision, self.folder = name, precision, folder
         self.model = random_model(name)
-        self.products = write_graphs(folder, name, self.model, MANIFEST, settings, precision, TEXT, traces)
+        self.products = write_graphs(folder, name, self.model, MANIFEST, settings, precision, TEXT, kept)
         self.reference = Reference(self.model, [1] if self.model.causal else [0, 1])
         self.graphs = Graphs(folder)
         self.rounded = Rounded(load_file(folder / ROUNDING))
 
 
 @pytest.fixture(scope="module")
-def traces() -> dict[str, Traces]:
-    return {name: {} for name in REGISTRY}
+def kept() -> dict[str, Kept]:
+    return {name: Kept() for name in REGISTRY}
 
 
 @pytest.fixture(scope="module", params=[(name, precision) for name in REGISTRY for precision in ROUNDED], ids="-".join)
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, traces: dict[str, Traces]) -> Made:
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, kept: dict[str, Kept]) -> Made:
     name, precision = request.param
-    return Made(name, precision, tmp_path_factory.mktemp(name), traces[name], Export(int4_block=16))
+    return Made(name, precision, tmp_path_factory.mktemp(name), kept[name], Export(int4_block=16))
 
 
 def text_of(length: int) -> np.ndarray:
@@ -120,8 +120,8 @@ def test_another_machine_comes_to_the_same_bits(made: Made) -> None:
         state = {name.removeprefix("next_"): value for name, value in zip(names[1:], found[1:], strict=True)}
 
 
-def test_who_wants_it_quicker_gets_sigmoid_and_tanh_in_fp32(tmp_path: Path, traces: dict[str, Traces]) -> None:
-    made = Made("lstm", "int8", tmp_path, traces["lstm"], Export(same_everywhere=False))
+def test_who_wants_it_quicker_gets_sigmoid_and_tanh_in_fp32(tmp_path: Path, kept: dict[str, Kept]) -> None:
+    made = Made("lstm", "int8", tmp_path, kept["lstm"], Export(same_everywhere=False))
     assert read_json(tmp_path / "graphs.json")["same_everywhere"] is False
     step = onnx.load(tmp_path / "step.onnx").graph
     assert {"Sigmoid", "Tanh"} <= {node.op_type for node in step.node}
@@ -160,7 +160,7 @@ def test_a_large_table_is_rounded_too(tmp_path: Path, monkeypatch: pytest.Monkey
     for number, settings in enumerate((Export(int4_block=16), Export(int4_block=16, largest_table_megabytes=0))):
         folder = tmp_path / str(number)
         folder.mkdir()
-        made = Made("gru", "int8", folder, {}, settings)
+        made = Made("gru", "int8", folder, Kept(), settings)
         found = rounded_steps(made.reference, made.rounded, made.graphs, text_of(300), tolerance=1e-4)
         assert found.largest_difference < 1e-4
         assert any(key.startswith("error.") for key in made.rounded.arithmetic)
@@ -175,10 +175,10 @@ def test_a_large_table_is_rounded_too(tmp_path: Path, monkeypatch: pytest.Monkey
         ]
 
 
-def test_the_same_text_gives_the_same_bytes(traces: dict[str, Traces], tmp_path: Path) -> None:
+def test_the_same_text_gives_the_same_bytes(kept: dict[str, Kept], tmp_path: Path) -> None:
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
-        Made("lstm", "int4", folder, traces["lstm"], Export(int4_block=16))
+        Made("lstm", "int4", folder, kept["lstm"], Export(int4_block=16))
     for file in sorted((tmp_path / "a").iterdir()):
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
 
@@ -209,11 +209,11 @@ def test_the_proof_states_the_loss_of_perplexity_and_fails_past_its_bound(made: 
     assert proof["greedy_tokens_identical"] + proof["sampled_tokens_identical"] + proof["near_ties"] == 120
 
 
-def test_calibration_reads_text_of_the_length_that_it_is_told(traces: dict[str, Traces]) -> None:
+def test_calibration_reads_text_of_the_length_that_it_is_told(kept: dict[str, Kept]) -> None:
     model = random_model("gru")
     settings = Export(calibration_tokens=64, int4_block=16)
-    assert rounding_for(model, settings, "fp32", TEXT, traces["gru"]) is None
-    short = rounding_for(model, settings, "int8", TEXT[:10], traces["gru"])
+    assert rounding_for(model, settings, "fp32", TEXT, Kept()) is None
+    short = rounding_for(model, settings, "int8", TEXT[:10], Kept(kept["gru"].traces))
     assert short is not None
     assert len(short.products) == 5  # layer 0's U; layer 1's W and U; the projection and the decoder
 

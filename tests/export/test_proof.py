@@ -16,11 +16,13 @@ from recurlm.export.proof.checks import GREEDY, ProofError, largest_logit_differ
 from recurlm.export.proof.prove import prove
 from recurlm.export.proof.reference import Reference
 from recurlm.export.proof.sessions import Graphs
-from recurlm.model import LanguageModel, build
-from recurlm.storage import read_json, sha256_of
+from recurlm.export.proof.side_by_side import prove_all
+from recurlm.model import LanguageModel, build, save
+from recurlm.storage import read_json, sha256_of, write_json
 from recurlm.tokens.files import TokenFile
 
 VOCABULARY = 23
+BLOCK = Variant(cell="gru", embedding_size=7, hidden_size=8)
 SCORING = Evaluate(batch_size=3, section_tokens=40, warmup_tokens=10)
 VERIFY = Verify(tokens=60, sampling=(Sampling(temperature=0.8, top_k=5), Sampling(temperature=1.0, top_p=0.9)))
 MANIFEST = {
@@ -41,8 +43,7 @@ def held_out() -> TokenFile:
 
 def random_model(name: str) -> LanguageModel:
     torch.manual_seed(2)
-    block = Variant(cell=name, embedding_size=7, hidden_size=8)
-    return build(name, block, VOCABULARY).eval().requires_grad_(False)
+    return build(name, BLOCK.model_copy(update={"cell": name}), VOCABULARY).eval().requires_grad_(False)
 
 
 def metrics_of(model: LanguageModel, tokens: TokenFile) -> dict:
@@ -118,3 +119,36 @@ def test_a_bundle_names_the_hash_of_each_of_its_files(proven: tuple[LanguageMode
     assert len(files) == 4
     for name, entry in told["files"].items():
         assert entry == {"sha256": sha256_of(folder / name), "bytes": (folder / name).stat().st_size}
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_proofs_side_by_side_are_those_of_one_after_the_other(tmp_path: Path, decay: float) -> None:
+    """And what fails in another process fails here, by the same one line."""
+    model, tokens = random_model("gru"), held_out()
+    write_held_out(tmp_path / "tokens", tokens)
+    for precision in ("fp32", "int8"):
+        folder = tmp_path / "graphs" / "gru" / precision
+        folder.mkdir(parents=True)
+        write_graphs(folder, "gru", model, MANIFEST, Export(), precision, tokens.ids)
+    metrics = metrics_of(model, tokens)
+    model.decoder.bias[5] += decay
+    (tmp_path / "models" / "gru").mkdir(parents=True)
+    save(tmp_path / "models" / "gru", model, "gru", BLOCK)
+    if decay:
+        with pytest.raises(ProofError, match="differ by"):
+            prove_all(tmp_path, "gru", ("fp32", "int8"), metrics, VERIFY, SCORING)
+        return
+    found = prove_all(tmp_path, "gru", ("fp32", "int8"), metrics, VERIFY, SCORING)
+    assert list(found) == ["fp32", "int8"]
+    for precision, proof in found.items():
+        alone = prove("v", model, tmp_path / "graphs" / "gru" / precision, tokens, metrics, VERIFY, SCORING)
+        counts = ("passed", "greedy_tokens_identical", "sampled_tokens_identical", "near_ties")
+        assert {name: proof[name] for name in counts} == {name: alone[name] for name in counts}
+
+
+def write_held_out(folder: Path, tokens: TokenFile) -> None:
+    folder.mkdir()
+    tokens.ids.tofile(folder / "test.bin")
+    np.save(folder / "test.starts.npy", tokens.starts)
+    hashes = {"sha256": sha256_of(folder / "test.bin"), "starts_sha256": sha256_of(folder / "test.starts.npy")}
+    write_json(folder / "manifest.json", {**MANIFEST, "dtype": "uint16", "splits": {"test": tokens.counts | hashes}})

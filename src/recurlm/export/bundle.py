@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from recurlm.config import Export, Precision
 from recurlm.export.assemble import to_model
-from recurlm.export.graphs import Builder, Traces
+from recurlm.export.graphs import Builder, Kept
 from recurlm.export.precision import rounding_for
 from recurlm.export.quantize import count_products
 from recurlm.model import LanguageModel
@@ -32,7 +32,7 @@ def write_graphs(
     settings: Export,
     precision: Precision = "fp32",
     text: Integer[np.ndarray, "time"] | None = None,
-    traces: Traces | None = None,
+    kept: Kept | None = None,
 ) -> dict[str, int]:
     """Write the graphs of a model into an existing folder, and `graphs.json` about them: a bundle not yet proven.
 
@@ -41,7 +41,7 @@ def write_graphs(
     Args:
         tokens: the manifest of data/tokens, for the special tokens and the vocabulary's hash.
         text: of the train split, to calibrate on; needed below fp32.
-        traces: kept from one precision of the same model to the next.
+        kept: from one precision to the next of the same model, settings and text.
 
     Returns:
         How many products the graphs compute in each precision.
@@ -49,12 +49,12 @@ def write_graphs(
     Raises:
         ValueError: some product would have stayed in fp32 without a word.
     """
-    traces = {} if traces is None else traces
+    kept = Kept() if kept is None else kept
     rounding = None
     if precision != "fp32":
         if text is None:
             raise ValueError(f"{precision} needs text to calibrate on")
-        rounding = rounding_for(model, settings, precision, text, traces)
+        rounding = rounding_for(model, settings, precision, text, kept)
     suppressed = never_drawn(tokens["special"], model.causal)
     state = {name: list(shape) for name, shape in model.recurrence.state_spec.items()}
     metadata = {
@@ -63,7 +63,7 @@ def write_graphs(
         "states": json.dumps(list(state)),
     }
     products: Counter[str] = Counter()
-    for name, graph in Builder(model, suppressed, settings, rounding, traces).graphs().items():
+    for name, graph in Builder(model, suppressed, settings, rounding, kept).graphs().items():
         counts = count_products(graph)
         if any(count for kind, count in counts.items() if kind != precision):
             raise ValueError(f"{variant}: {name} was to be {precision} throughout, and has products {counts}")

@@ -19,7 +19,7 @@ import onnx
 from onnx import TensorProto
 
 from recurlm.export.assemble import Carried, Graph, Shape, Trip
-from recurlm.export.sampler import Sampler, Settings
+from recurlm.export.sampler import Settings
 
 if TYPE_CHECKING:
     from recurlm.export.graphs import Builder
@@ -35,6 +35,7 @@ class GeneratorGraph:
 
     def __init__(self, builder: Builder) -> None:
         self.builder = builder
+        self.read = builder.read()  # before the sampler, whose parts may still be in the making
         self.size = builder.model.vocabulary_size
         self.graph = graph = Graph()
         self.prompt = graph.input("prompt", INT, ["batch", "prompt_time"])
@@ -50,7 +51,7 @@ class GeneratorGraph:
         seen = graph.input("seen", BOOL, ["seen_batch", self.size], default=np.zeros((1, self.size), bool))
         self.seen = builder.for_batch(graph, seen, self.length, (self.size,))
         self.state = builder.state_inputs(graph, self.length)
-        self.sampler = Sampler(self.size, builder.suppressed, builder.opset)
+        self.sampler = builder.sampler()
         self.settings: Settings = self.sampler.settings(graph, temperature, top_k, top_p, min_p)
         thresholds = self.sampler.thresholds(graph, uniform, self.settings)
         # [time, batch, 1]: what one trip reads lies together.
@@ -98,7 +99,7 @@ class GeneratorGraph:
         position = graph.op("Range", graph.constant(0), time, graph.constant(1))
         shifted = graph.op("Sub", position, graph.op("Unsqueeze", padding, graph.constant([1])))
         aligned = graph.op("GatherElements", self.prompt, graph.op("Max", shifted, graph.constant(0)), axis=1)
-        read = self.builder.read()
+        read = self.read
 
         def read_one(body: Graph, trip: str, values: Values) -> Trip:
             token = body.op("Gather", aligned, trip, axis=1)

@@ -5,6 +5,7 @@ No variant has export code of its own: everything rests on `Recurrence.step` and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,9 +17,10 @@ from torch import Tensor
 
 from recurlm.config import Export
 from recurlm.export.assemble import Carried, Graph, Trip
+from recurlm.export.calibrate import Inputs
 from recurlm.export.generator import GeneratorGraph, next_state, prefixed
 from recurlm.export.quantize import Rounding
-from recurlm.export.sampler import Sampler
+from recurlm.export.sampler import Parts, Sampler, traced_parts
 from recurlm.export.steps import Decode, Half, LogProb, Read, Score, Step
 from recurlm.export.sums import simplify
 from recurlm.export.trace import trace
@@ -28,8 +30,16 @@ from recurlm.model import LanguageModel
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 
 
-Traces = dict[str, onnx.GraphProto]
-"""What torch's exporter made of a model's modules. To trace takes seconds, and is the same in each precision."""
+@dataclass
+class Kept:
+    """What takes seconds to find, and is the same in each precision of a model."""
+
+    traces: dict[str, onnx.GraphProto] = field(default_factory=dict)
+    """What torch's exporter made of the model's modules."""
+    inputs: dict[str, Inputs] = field(default_factory=dict)
+    """Of its products, while it read the text that it is calibrated on."""
+    sampler: Callable[[], Parts] | None = None
+    """Gives the sampler's parts, traced elsewhere; left out, they are traced when they are needed."""
 
 
 @dataclass(frozen=True)
@@ -40,21 +50,21 @@ class Builder:
     suppressed: list[int]  # tokens that are never drawn
     settings: Export
     rounding: Rounding | None = None  # left out, all is written in fp32
-    traces: Traces = field(default_factory=dict)
+    kept: Kept = field(default_factory=Kept)
 
     @property
     def opset(self) -> int:
         return self.settings.opset
 
     def graphs(self) -> dict[str, onnx.GraphProto]:
-        """File name → graph, as the bundle of this kind of model holds them."""
+        """File name → graph, as the bundle of this kind of model holds them. Those that draw come last: see `Kept`."""
         if self.model.causal:
             return {
                 "step.onnx": self.step(),
-                "generator.onnx": GeneratorGraph(self).proto(),
                 "scorer.onnx": self.scorer(),
+                "generator.onnx": GeneratorGraph(self).proto(),
             }
-        return {"step.onnx": self.step(), "filler.onnx": self.filler(), "scorer.onnx": self.cloze_scorer()}
+        return {"step.onnx": self.step(), "scorer.onnx": self.cloze_scorer(), "filler.onnx": self.filler()}
 
     def _trace(self, module: torch.nn.Module, before: dict[str, Tensor], outputs: list[str]) -> onnx.GraphProto:
         """Trace one token's work of a module that takes `before` and then the states that it names."""
@@ -72,9 +82,19 @@ class Builder:
 
     def _traced(self, module: torch.nn.Module, inputs: dict[str, Tensor], outputs: list[str]) -> onnx.GraphProto:
         name = f"{type(module).__name__} {' '.join(outputs)}"
-        if name not in self.traces:
-            self.traces[name] = trace(module, inputs, outputs, self.opset)
-        return self.traces[name]
+        traces = self.kept.traces
+        if name not in traces:
+            traces[name] = trace(module, inputs, outputs, self.opset)
+        return traces[name]
+
+    def sampler(self) -> Sampler:
+        size = self.model.vocabulary_size
+        elsewhere = self.kept.sampler
+        return Sampler(size, elsewhere() if elsewhere else traced_parts(size, tuple(self.suppressed), self.opset))
+
+    def _log_prob(self) -> onnx.GraphProto:
+        rows = _rows(self.model.vocabulary_size)
+        return self._traced(LogProb(), {"logits": rows, "token": _TOKEN}, ["log_prob"])
 
     def step(self) -> onnx.GraphProto:
         """step.onnx: one token."""
@@ -137,14 +157,14 @@ class Builder:
             graph.op("Reshape", graph.op("Expand", graph.op("Unsqueeze", value, column), shape), flat)
             for value in (temperature, top_k, top_p)
         ]
-        sampler = Sampler(self.model.vocabulary_size, self.suppressed, self.opset)
+        sampler = self.sampler()
         min_p = graph.op("Mul", repeated[2], graph.constant(0.0, np.float32))
         settings = sampler.settings(graph, repeated[0], repeated[1], repeated[2], min_p)
         logits = self._cloze_logits(graph, tokens, length)
         numbers = graph.op("Unsqueeze", graph.op("Reshape", uniform, flat), column)
         scaled = sampler.cut(graph, sampler.scale(graph, logits, settings), settings)
         drawn = sampler.draw(graph, scaled, sampler.thresholds(graph, numbers, settings))
-        log_prob = graph.inline(_log_prob(self.model.vocabulary_size, self.opset), {"logits": logits, "token": drawn})
+        log_prob = graph.inline(self._log_prob(), {"logits": logits, "token": drawn})
         graph.output(graph.op("Reshape", drawn, shape), "filled", INT, ["batch", "time"])
         graph.output(graph.op("Reshape", log_prob["log_prob"], shape), "log_prob", FLOAT, ["batch", "time"])
         return graph.proto("filler")
@@ -156,7 +176,7 @@ class Builder:
         shape = graph.op("Shape", tokens)
         flat = graph.op("Reshape", tokens, graph.constant([-1]))
         logits = self._cloze_logits(graph, tokens, length)
-        scored = graph.inline(_log_prob(self.model.vocabulary_size, self.opset), {"logits": logits, "token": flat})
+        scored = graph.inline(self._log_prob(), {"logits": logits, "token": flat})
         log_prob = graph.op("Reshape", scored["log_prob"], shape)
         time = graph.op("Gather", shape, graph.constant(1))
         position = graph.op("Range", graph.constant(0), time, graph.constant(1))
@@ -217,10 +237,6 @@ class Builder:
     def state_outputs(self, graph: Graph, final: dict[str, str]) -> None:
         for name, shape in self.model.recurrence.state_spec.items():
             graph.output(final[name], f"next_state.{name}", FLOAT, ["batch", *shape])
-
-
-def _log_prob(vocabulary_size: int, opset: int) -> onnx.GraphProto:
-    return trace(LogProb(), {"logits": _rows(vocabulary_size), "token": _TOKEN}, ["log_prob"], opset)
 
 
 _TOKEN = torch.zeros(2, dtype=torch.int64)

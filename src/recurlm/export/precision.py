@@ -9,7 +9,7 @@ from jaxtyping import Int, Integer
 
 from recurlm.config import Export, Precision
 from recurlm.export.calibrate import Inputs, Observer
-from recurlm.export.graphs import Builder, Traces
+from recurlm.export.graphs import Builder, Kept
 from recurlm.export.quantize import Product, Rounding
 from recurlm.export.rounding import eight_bits, four_bits
 from recurlm.model import LanguageModel
@@ -18,23 +18,26 @@ ROWS = 32  # of text, read side by side
 
 
 def rounding_for(
-    model: LanguageModel, settings: Export, precision: Precision, ids: Integer[np.ndarray, "time"], traces: Traces
+    model: LanguageModel, settings: Export, precision: Precision, ids: Integer[np.ndarray, "time"], kept: Kept
 ) -> Rounding | None:
     """How to write `model` in a precision; None for fp32.
 
     Args:
         ids: text to calibrate on, of which `settings.calibration_tokens` are read.
+        kept: from one precision to the next of the same model, settings and text.
     """
     if precision == "fp32":
         return None
-    builder = Builder(model, [], settings, traces=traces)
-    observer = Observer(settings.opset, settings.ir_version)
-    rows = _rows(ids, settings.calibration_tokens)
-    if model.causal:
-        _read(builder, observer, rows)
-    else:
-        _read_both_sides(builder, observer, rows)
-    return Rounding({key: _rounded(found, settings, precision) for key, found in observer.inputs.items()})
+    if not kept.inputs:
+        builder = Builder(model, [], settings, kept=kept)
+        observer = Observer(settings.opset, settings.ir_version)
+        rows = _rows(ids, settings.calibration_tokens)
+        if model.causal:
+            _read(builder, observer, rows)
+        else:
+            _read_both_sides(builder, observer, rows)
+        kept.inputs = observer.inputs
+    return Rounding({key: _rounded(found, settings, precision) for key, found in kept.inputs.items()})
 
 
 def _rounded(inputs: Inputs, settings: Export, precision: Precision) -> Product:

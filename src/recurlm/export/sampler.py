@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing import get_context
 
 import numpy as np
 import onnx
@@ -17,6 +21,9 @@ from recurlm.export.trace import trace
 
 FLOAT, INT, BOOL, DOUBLE = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.DOUBLE
 NUCLEUS = 256  # tokens ranked at first where top-p alone is asked for; all are, if these don't hold enough
+
+
+Parts = dict[str, onnx.GraphProto]
 
 
 @dataclass(frozen=True)
@@ -34,10 +41,10 @@ class Settings:
 class Sampler:
     """Draws tokens in a graph."""
 
-    def __init__(self, vocabulary_size: int, suppressed: list[int], opset: int) -> None:
+    def __init__(self, vocabulary_size: int, parts: Parts) -> None:
         self.vocabulary_size = vocabulary_size
         self.shape: Shape = ["rows", vocabulary_size]
-        self._parts = _parts(vocabulary_size, tuple(suppressed), opset)
+        self._parts = parts
 
     def settings(self, graph: Graph, temperature: str, top_k: str, top_p: str, min_p: str) -> Settings:
         """What the settings of a call come to, before anything is drawn; each is [rows]."""
@@ -104,9 +111,23 @@ class Sampler:
         return graph.inline(self._parts["remember"], {"seen": seen, "token": token})["remembered"]
 
 
+@contextmanager
+def traced_beside(vocabulary_size: int, suppressed: list[int], opset: int) -> Iterator[Callable[[], Parts]]:
+    """Trace the parts of a sampler in a process of their own; what is given waits for them.
+
+    No variant shapes them, and they take as long as all else that is traced of a model.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn")) as helper:
+        yield helper.submit(traced_parts, vocabulary_size, tuple(suppressed), opset).result
+
+
 @cache
-def _parts(vocabulary_size: int, suppressed: tuple[int, ...], opset: int) -> dict[str, onnx.GraphProto]:
-    """The functions of `sampling`, traced."""
+def traced_parts(vocabulary_size: int, suppressed: tuple[int, ...], opset: int) -> Parts:
+    """The functions of `sampling`, traced.
+
+    Args:
+        suppressed: tokens that are never drawn.
+    """
     rows, one = torch.zeros(2, vocabulary_size), torch.ones(2)
     token = torch.zeros(2, dtype=torch.int64)
     seen = torch.zeros(2, vocabulary_size, dtype=torch.bool)

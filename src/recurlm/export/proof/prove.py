@@ -46,6 +46,7 @@ def prove(
     metrics: dict[str, Any],
     settings: Verify,
     scoring: Evaluate,
+    line: int = 0,
 ) -> dict[str, Any]:
     """Compare the graphs in `folder` with the model that they were made from.
 
@@ -55,16 +56,17 @@ def prove(
     Args:
         held_out: the test split.
         metrics: what the evaluate stage found of this model on that split, with the settings `scoring`.
+        line: of the terminal, that the bar stands on: several proofs may run side by side.
 
     Raises:
         ProofError: something differs by more than float error.
     """
     description = read_json(folder / "graphs.json")
-    graphs, precision = Graphs(folder), description["precision"]
+    graphs, precision = Graphs(folder, torch.get_num_threads()), description["precision"]
     reference = Reference(model, description["suppressed"])
     text = np.asarray(held_out.ids[: max(settings.tokens, 256)], np.int64)
     numbers = np.random.default_rng(1).random((1 + len(settings.sampling), settings.tokens), np.float32)
-    found = _nats_per_token(graphs, model.causal, held_out, scoring, f"{variant} {precision}")
+    found = _nats_per_token(graphs, model.causal, held_out, scoring, f"{variant} {precision}", line)
     scorer = _check_scorer(
         found, metrics["nats_per_token" if model.causal else "pseudo_nats_per_token"], precision, settings
     )
@@ -148,9 +150,18 @@ def _tokens(
     return compare(reference, graphs, read, uniform, sampling, error)
 
 
-def _nats_per_token(graphs: Graphs, causal: bool, held_out: TokenFile, scoring: Evaluate, variant: str) -> float:
+def _nats_per_token(
+    graphs: Graphs, causal: bool, held_out: TokenFile, scoring: Evaluate, told: str, line: int
+) -> float:
     sections = cut(held_out.starts, scoring.section_tokens, scoring.warmup_tokens, both_sides=not causal)
-    every = 0.1 if sys.stderr.isatty() else 10
-    with tqdm(total=sections.tokens, desc=f"verify {variant}", unit="token", unit_scale=True, mininterval=every) as bar:
+    terminal = sys.stderr.isatty()
+    with tqdm(
+        total=sections.tokens,
+        desc=f"verify {told}",
+        unit="token",
+        unit_scale=True,
+        mininterval=0.1 if terminal else 10,
+        position=line if terminal else None,
+    ) as bar:
         score = total(batches(held_out.ids, sections, scoring.batch_size), onnx_scorer(graphs, causal), bar.update)
     return score.nats / score.tokens

@@ -1,0 +1,70 @@
+"""The bundles of a model are proven side by side, each in a process and on a thread of its own.
+
+Most of a proof reads token by token, which a second thread does not make quicker; and so its figures are the same
+whatever the number of cores.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from recurlm import model
+from recurlm.config import Evaluate, Precision, Verify
+from recurlm.export.proof.prove import prove
+from recurlm.tokens.files import open_tokens
+
+
+def prove_all(
+    data: Path,
+    variant: str,
+    precisions: tuple[Precision, ...],
+    metrics: dict[str, Any],
+    settings: Verify,
+    scoring: Evaluate,
+) -> dict[Precision, dict[str, Any]]:
+    """`prove` for the graphs of each precision, on the test split.
+
+    Args:
+        data: the folder that holds models/, tokens/ and graphs/.
+        metrics: what the evaluate stage found of this model on the test split, with the settings `scoring`.
+
+    Raises:
+        ProofError: something differs by more than float error.
+    """
+    context = get_context("spawn")  # a fork of a process in which torch has threads may hang
+    workers = max(1, min(len(precisions), torch.get_num_threads()))
+    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(context.RLock(),)) as pool:
+        proofs = [
+            pool.submit(_prove, data, variant, precision, metrics, settings, scoring, line)
+            for line, precision in enumerate(precisions)
+        ]
+        try:
+            return {precision: proof.result() for precision, proof in zip(precisions, proofs, strict=True)}
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _begin(lock: Any) -> None:
+    tqdm.set_lock(lock)  # their bars share a terminal
+    torch.set_num_threads(1)
+
+
+def _prove(
+    data: Path,
+    variant: str,
+    precision: Precision,
+    metrics: dict[str, Any],
+    settings: Verify,
+    scoring: Evaluate,
+    line: int,
+) -> dict[str, Any]:
+    trained = model.load(data / "models" / variant)
+    test = open_tokens(data / "tokens", "test")
+    return prove(variant, trained, data / "graphs" / variant / precision, test, metrics, settings, scoring, line)
