@@ -121,8 +121,8 @@ def test_a_bundle_names_the_hash_of_each_of_its_files(proven: tuple[LanguageMode
         assert entry == {"sha256": sha256_of(folder / name), "bytes": (folder / name).stat().st_size}
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.01])
-def test_proofs_side_by_side_are_those_of_one_after_the_other(tmp_path: Path, decay: float) -> None:
+@pytest.mark.parametrize("moved", [0.0, 0.01])
+def test_proofs_side_by_side_are_those_of_one_after_the_other(tmp_path: Path, moved: float) -> None:
     """And what fails in another process fails here, by the same one line."""
     model, tokens = random_model("gru"), held_out()
     write_held_out(tmp_path / "tokens", tokens)
@@ -131,10 +131,10 @@ def test_proofs_side_by_side_are_those_of_one_after_the_other(tmp_path: Path, de
         folder.mkdir(parents=True)
         write_graphs(folder, "gru", model, MANIFEST, Export(), precision, tokens.ids)
     metrics = metrics_of(model, tokens)
-    model.decoder.bias[5] += decay
+    model.decoder.bias[5] += moved
     (tmp_path / "models" / "gru").mkdir(parents=True)
     save(tmp_path / "models" / "gru", model, "gru", BLOCK)
-    if decay:
+    if moved:
         with pytest.raises(ProofError, match="differ by"):
             prove_all(tmp_path, "gru", ("fp32", "int8"), metrics, VERIFY, SCORING)
         return
