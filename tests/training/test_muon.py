@@ -61,3 +61,13 @@ def test_a_matrix_without_a_gradient_stays() -> None:
     matrix = nn.Parameter(torch.ones(3, 3))
     Muon([matrix], lr=0.1, momentum=0.9, weight_decay=0.5).step()
     assert bool((matrix == 1).all())
+
+
+@pytest.mark.parametrize("supported", [False, True])
+def test_products_are_in_bf16_only_where_the_machine_multiplies_in_it(
+    supported: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported)
+    x = torch.randn(12, 8, generator=torch.Generator().manual_seed(1))
+    rounded = orthogonal(x).bfloat16().float()  # what bf16 holds stays what it is
+    assert torch.equal(rounded, orthogonal(x)) == supported

@@ -16,6 +16,13 @@ from torch.optim import Optimizer
 A, B, C, TIMES = 3.4445, -4.7750, 2.0315, 5
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether the machine multiplies in bf16, rather than imitating it."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
 class Muon(Optimizer):
     """Nesterov momentum, each matrix's update orthogonal and scaled to the size of AdamW's (arXiv:2502.16982).
 
@@ -48,9 +55,13 @@ class Muon(Optimizer):
 
 
 def orthogonal(x: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
-    """About U Vᵀ of x = U S Vᵀ, in bf16, by Newton–Schulz iterations."""
+    """About U Vᵀ of x = U S Vᵀ, by Newton–Schulz iterations, in bf16 where the machine multiplies in it.
+
+    Elsewhere bf16 products are emulated, element by element: 170 times as slow as fp32 on a Zen 3.
+    """
     wide = x.T if len(x) > x.shape[1] else x
-    y: Tensor = (wide / wide.norm().clamp(min=1e-7)).bfloat16().contiguous()
+    dtype = torch.bfloat16 if has_bf16(x.device) else torch.float32
+    y: Tensor = (wide / wide.norm().clamp(min=1e-7)).to(dtype).contiguous()
     for _ in range(TIMES):
         gram = y @ y.T
         # Not addmm: with factors other than 1 its bf16 product is a slow one on some machines.

@@ -12,7 +12,7 @@ from torch.optim import AdamW, Optimizer
 from recurlm.config import Train
 from recurlm.errors import InputError
 from recurlm.model import LanguageModel
-from recurlm.training.muon import Muon
+from recurlm.training.muon import Muon, has_bf16
 
 
 def optimizers(model: LanguageModel, recipe: Train, learning_rate: float, rest_learning_rate: float) -> list[Optimizer]:
@@ -60,11 +60,7 @@ def precision(wanted: Literal["auto", "fp32", "bf16"], device: torch.device) -> 
     Raises:
         InputError: bf16 was asked for and the machine lacks it.
     """
-    has_it: bool = (
-        torch.cuda.is_bf16_supported(including_emulation=False)
-        if device.type == "cuda"
-        else torch.cpu._is_avx512_bf16_supported()
-    )
+    has_it = has_bf16(device)
     if wanted == "bf16" and not has_it:
         raise InputError("params.yaml: train.precision is 'bf16', and this machine has none: use 'auto' or 'fp32'")
     return "bf16" if wanted != "fp32" and has_it else "fp32"
