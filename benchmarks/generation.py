@@ -48,7 +48,7 @@ BUNDLES: dict[str, tuple[Precision, Export]] = {
 CALLED = ("loop", "exported LSTM", "step.onnx")
 TOKENS = {1: 200, 8: 80, 64: 24}  # batch → tokens of a row in a measurement; the loops make a fifth of them
 PROMPT = 32
-SPECIAL = {"start": 0, "blank": 1, "unknown": None, "end_of_line": None}
+SPECIAL = {"bos": 0, "mask": 1, "unk": None, "eol": None}
 Run = Callable[[int, int], object]  # (batch, tokens) → whatever
 
 

@@ -122,7 +122,7 @@ def encode(training: list[str], scored: list[str], kind: Tokenize) -> Text:
     special = special_ids(tokenizer)
 
     def ids(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        parts = [np.array([special["start"], *encoding.ids]) for encoding in tokenizer.encode_batch_fast(texts)]
+        parts = [np.array([special["bos"], *encoding.ids]) for encoding in tokenizer.encode_batch_fast(texts)]
         return np.concatenate(parts), np.cumsum([0, *map(len, parts)])
 
     scored_ids, starts = ids(scored)
@@ -132,7 +132,7 @@ def encode(training: list[str], scored: list[str], kind: Tokenize) -> Text:
 def cold(model: LanguageModel, ids: np.ndarray) -> float:
     """Mean nats per token over all whole windows, each read from a zero state."""
     count = (len(ids) - 2) // WINDOW
-    tokens = torch.from_numpy(ids[1 : 2 + count * WINDOW].astype(np.int64))  # <start> is no part of a window
+    tokens = torch.from_numpy(ids[1 : 2 + count * WINDOW].astype(np.int64))  # <bos> is no part of a window
     inputs, targets = tokens[:-1].view(count, WINDOW), tokens[1:].view(count, WINDOW)
     total, training = 0.0, model.training
     model.eval()

@@ -101,7 +101,7 @@ def write_variant(data: Path, name: str, number: int) -> None:
         "variant": name,
         "causal": not pseudo,
         "tokenizer_kind": "bpe",
-        "special": {"start": 0, "blank": 1},
+        "special": {"bos": 0, "mask": 1},
         "state": {"h": [8]},
         "model_sha256": sha(weights),
         "files": files,

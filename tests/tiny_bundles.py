@@ -67,8 +67,8 @@ class TinyBundles:
         if not folder.exists():
             folder.mkdir(parents=True)
             model = self.models.setdefault(variant, random_model(variant))
-            # Whatever the tokenizer, tokens 0 and 1 are `<start>` and `<blank>`.
-            special = {"start": 0, "blank": 1, "unknown": None, "end_of_line": None}
+            # Whatever the tokenizer, tokens 0 and 1 are `<bos>` and `<mask>`.
+            special = {"bos": 0, "mask": 1, "unk": None, "eol": None}
             manifest = {"special": special, "tokenizer_sha256": "", "kind": "", "corpus": {}}
             text = np.random.default_rng(0).integers(0, VOCABULARY, 500)
             kept = self.kept.setdefault((variant, settings.opset), Kept())

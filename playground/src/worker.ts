@@ -90,7 +90,7 @@ async function fill(request: Of<"write">, tell: (answer: Told) => void): Promise
 async function read({ ids, run }: Of<"read">, tell: (answer: Told) => void): Promise<void> {
   const { bundle, graph } = ready();
   if (!bundle.description.causal) {
-    const marks = await readCloze(bundle, graph, [bundle.vocabulary.start, ...ids]);
+    const marks = await readCloze(bundle, graph, [bundle.vocabulary.bos, ...ids]);
     tell({ kind: "marks", marks: marks.slice(1) });
     return;
   }

@@ -19,7 +19,7 @@ from recurlm.tokens.pieces import safe_pieces
 from recurlm.tokens.tokenizer import KINDS
 from recurlm.training.loop import Trained
 
-SPECIAL = {"start": 0, "blank": 1}
+SPECIAL = {"bos": 0, "mask": 1}
 RECIPE = Train(seed=3, batch_size=4, sequence_length=16, precision="fp32", device="cpu")
 
 

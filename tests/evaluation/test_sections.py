@@ -19,7 +19,7 @@ either = st.booleans()
 
 
 def starts_of(lengths: list[int]) -> np.ndarray:
-    """Where documents of so many text tokens begin, each with its `<start>`, and where the last one ends."""
+    """Where documents of so many text tokens begin, each with its `<bos>`, and where the last one ends."""
     return np.concatenate([[0], np.cumsum(np.array(lengths, dtype=np.int64) + 1)]).astype(np.int64)
 
 

@@ -26,7 +26,7 @@ from recurlm.variants import REGISTRY
 
 VOCABULARY = 37
 MANIFEST = {
-    "special": {"start": 0, "blank": 1, "unknown": None, "end_of_line": None},
+    "special": {"bos": 0, "mask": 1, "unk": None, "eol": None},
     "tokenizer_sha256": "0" * 64,
     "kind": "char",
     "corpus": {},

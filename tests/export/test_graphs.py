@@ -22,7 +22,7 @@ from recurlm.model import LanguageModel, build
 from recurlm.variants import REGISTRY
 
 VOCABULARY = 41
-SPECIAL = {"start": 0, "blank": 1, "unknown": 2, "end_of_line": None}
+SPECIAL = {"bos": 0, "mask": 1, "unk": 2, "eol": None}
 MANIFEST = {"special": SPECIAL, "tokenizer_sha256": "0" * 64, "kind": "char", "corpus": {}}
 SETTINGS = Export(opset=18, ir_version=8)
 SAMPLINGS = [

@@ -26,7 +26,7 @@ BLOCK = Variant(cell="gru", embedding_size=7, hidden_size=8)
 SCORING = Evaluate(batch_size=3, section_tokens=40, warmup_tokens=10)
 VERIFY = Verify(tokens=60, sampling=(Sampling(temperature=0.8, top_k=5), Sampling(temperature=1.0, top_p=0.9)))
 MANIFEST = {
-    "special": {"start": 0, "blank": 1, "unknown": None, "end_of_line": None},
+    "special": {"bos": 0, "mask": 1, "unk": None, "eol": None},
     "tokenizer_sha256": "0" * 64,
     "kind": "char",
     "corpus": {},

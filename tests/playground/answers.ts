@@ -67,7 +67,7 @@ const ANSWERS: Record<string, (...given: any[]) => unknown> = {
       const reader = new Reader(bundle, graph);
       for (const id of ids) marks.push(await reader.read(id));
     } else {
-      marks = (await readCloze(bundle, graph, [bundle.vocabulary.start, ...ids])).slice(1);
+      marks = (await readCloze(bundle, graph, [bundle.vocabulary.bos, ...ids])).slice(1);
     }
     return marks.map((mark) => ({ ...mark, state: [...mark.state] }));
   },

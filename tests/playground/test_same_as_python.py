@@ -44,7 +44,7 @@ HARD = [
     "１２３ ½ Ⅷ ৩ 12a3 _x_ --",
     "日本語、テスト。 العربية עברית",
     "\x00\x1c\x1d\x1e\x1f\x85\xa0\u2028\u2029\u3000\ufeff\u200b",
-    "<eos> <unk> <start of text> <blank to fill>",
+    "<eol> <unk> <bos> <mask>",
     "\ud800",
 ]
 EVERY_TEXT = st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from(" \n\t'aeking.,12\x85\xa0\ufeff\x1c")))

@@ -26,7 +26,7 @@ def generator(bundles: TinyBundles) -> Generator:
 
 
 def in_one_call(path: Path, prompt: str, count: int, temperature: float, top_k: int, top_p: float, seed: int) -> str:
-    """The reference: generator.onnx asked once, up to the first `<start>`, and the tokenizer's own decoder."""
+    """The reference: generator.onnx asked once, up to the first `<bos>`, and the tokenizer's own decoder."""
     bundle = Bundle.open(path)
     tokenizer = bundle.vocabulary.tokenizer
     ids = tokenizer.encode(prompt).ids

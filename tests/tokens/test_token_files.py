@@ -33,7 +33,7 @@ class Texts(list[str]):
 
 
 SPLITS = {
-    "train": Texts(["one two one\n", "", "two one <start>\nthree one", "naïve"]),
+    "train": Texts(["one two one\n", "", "two one <bos>\nthree one", "naïve"]),
     "validation": Texts(["one\n"]),
     "test": Texts(["one ÜÜ\nfour", "\t", ""]),
 }
@@ -55,7 +55,7 @@ def test_every_document_is_its_start_and_its_tokens(kind: str, tmp_path: Path) -
         assert tokens.starts[-1] == len(tokens.ids)
         for document, text in enumerate(texts):
             start, *ids = tokens.ids[tokens.starts[document] : tokens.starts[document + 1]]
-            assert start == tokens.manifest["special"]["start"]
+            assert start == tokens.manifest["special"]["bos"]
             assert ids == tokenizer.encode(text).ids
         assert tokens.counts["tokens"] == len(tokens.ids) - len(texts)
 
@@ -70,7 +70,7 @@ def test_a_manifest_says_all_there_is_to_know(tmp_path: Path) -> None:
         "vocabulary_size": 9,
         "lowercase": False,
         "dtype": "uint16",
-        "special": {"start": 0, "blank": 1, "unknown": 2, "end_of_line": 3},
+        "special": {"bos": 0, "mask": 1, "unk": 2, "eol": 3},
         "corpus": {"name": "a test", "licence": "MIT", "revision": None},
     }
     assert {len(splits["test"].pop(key)) for key in ("sha256", "starts_sha256")} == {64}

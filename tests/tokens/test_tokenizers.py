@@ -13,19 +13,19 @@ from tokenizers import Tokenizer
 
 from recurlm.config import Tokenize
 from recurlm.errors import InputError
-from recurlm.tokens.special import BLANK, END_OF_LINE, START, UNKNOWN, special_ids
+from recurlm.tokens.special import MASK, EOL, BOS, UNK, special_ids
 from recurlm.tokens.tokenizer import KINDS, learn_tokenizer, load_tokenizer
 
-SPECIALS = [START, BLANK, UNKNOWN, END_OF_LINE]
+SPECIALS = [BOS, MASK, UNK, EOL]
 # Text that holds the names of the special tokens, so that a merge could make them if any could.
-TEXT = "the king's men, the king's 12 horses\nthe <start> of it <|x|> naïve\n" * 3 + " ".join(
-    [*SPECIALS, "<start>"] * 9
+TEXT = "the king's men, the king's 12 horses\nthe <bos> of it <|x|> naïve\n" * 3 + " ".join(
+    [*SPECIALS, "<bos>"] * 9
 )
 
 # Any text, and text made of what the tokenizers and their special tokens are touchy about.
 TEXTS = st.text() | st.lists(
     st.sampled_from(
-        [*SPECIALS, "<start>", "<|x|>", "<", ">", "Ġ", "Ċ", "'s", "\x1c", "\xa0", "é", "e\u0301", "語", "\x00"]
+        [*SPECIALS, "<bos>", "<|x|>", "<", ">", "Ġ", "Ċ", "'s", "\x1c", "\xa0", "é", "e\u0301", "語", "\x00"]
     )
     | st.text(max_size=3)
 ).map("".join)
@@ -43,9 +43,9 @@ BPE, CHAR, WORD = learn("bpe"), learn("char"), learn("word")
 
 
 @given(TEXTS)
-@example("<start>")
+@example("<bos>")
 @example("<|x|>")
-@example(START + BLANK + UNKNOWN)
+@example(BOS + MASK + UNK)
 def test_bpe_gives_every_text_back(text: str) -> None:
     assert BPE.decode(ids(BPE, text)) == text
 
@@ -61,35 +61,35 @@ def test_no_text_becomes_the_start_or_the_blank(text: str) -> None:
 def test_a_character_is_a_token_and_a_new_one_is_unknown(text: str) -> None:
     known = set(TEXT)
     assert len(ids(CHAR, text)) == len(text)
-    assert CHAR.decode(ids(CHAR, text)) == "".join(c if c in known else UNKNOWN for c in text)
+    assert CHAR.decode(ids(CHAR, text)) == "".join(c if c in known else UNK for c in text)
 
 
 @given(TEXTS)
 def test_words_are_those_of_str_split_and_a_line_ends_with_eos(text: str) -> None:
     tokens = [WORD.id_to_token(id) for id in ids(WORD, text)]
-    words = text.replace("\n", f" {END_OF_LINE} ").split()
-    assert tokens == [word if word in WORD.get_vocab() else UNKNOWN for word in words]
+    words = text.replace("\n", f" {EOL} ").split()
+    assert tokens == [word if word in WORD.get_vocab() else UNK for word in words]
 
 
 def test_words_are_joined_by_a_space_and_eos_by_a_line_end() -> None:
-    tokenizer = learn("word", "\n a  b \n\n<eos>c a\tb a")
-    assert tokenizer.decode(ids(tokenizer, "\n a  b \n\n<eos>c a\t?")) == "\na b\n\n<eos>c a <unk>"
+    tokenizer = learn("word", "\n a  b \n\n<eol>c a\tb a")
+    assert tokenizer.decode(ids(tokenizer, "\n a  b \n\n<eol>c a\t?")) == "\na b\n\n<eol>c a <unk>"
 
 
 def test_special_tokens_come_first() -> None:
-    assert special_ids(BPE) == {"start": 0, "blank": 1, "unknown": None, "end_of_line": None}
-    assert special_ids(CHAR) == {"start": 0, "blank": 1, "unknown": 2, "end_of_line": None}
-    assert special_ids(WORD) == {"start": 0, "blank": 1, "unknown": 2, "end_of_line": 3}
+    assert special_ids(BPE) == {"bos": 0, "mask": 1, "unk": None, "eol": None}
+    assert special_ids(CHAR) == {"bos": 0, "mask": 1, "unk": 2, "eol": None}
+    assert special_ids(WORD) == {"bos": 0, "mask": 1, "unk": 2, "eol": 3}
 
 
 def test_characters_stand_in_the_order_of_their_code_points_whatever_the_size() -> None:
     tokenizer = learn("char", "ba\n𝄞é" * 300, size=260)
     vocabulary = tokenizer.get_vocab()
-    assert sorted(vocabulary, key=vocabulary.__getitem__) == [START, BLANK, UNKNOWN, "\n", "a", "b", "é", "𝄞"]
+    assert sorted(vocabulary, key=vocabulary.__getitem__) == [BOS, MASK, UNK, "\n", "a", "b", "é", "𝄞"]
 
 
 def test_frequent_words_come_first_and_ties_go_by_word() -> None:
-    tokenizer = learn("word", "b c a c <unk> c b a\n<eos>")
+    tokenizer = learn("word", "b c a c <unk> c b a\n<eol>")
     vocabulary = tokenizer.get_vocab()
     assert sorted(vocabulary, key=vocabulary.__getitem__)[4:] == ["c", "a", "b"]
 
@@ -104,7 +104,7 @@ def test_the_vocabulary_size_counts_special_tokens() -> None:
 def test_lower_case_joins_words_that_differ_in_nothing_else() -> None:
     tokenizer = learn("word", "The the ΣΑΣ", lowercase=True)
     assert ids(tokenizer, "THE the The") == [ids(tokenizer, "the")[0]] * 3
-    assert UNKNOWN not in tokenizer.encode("ΣΑΣ").tokens
+    assert UNK not in tokenizer.encode("ΣΑΣ").tokens
 
 
 @pytest.mark.parametrize("kind", ["bpe", "char"])

@@ -18,7 +18,7 @@ from recurlm.training.progress import Trained
 from recurlm.training.step import carry
 from recurlm.variants import REGISTRY
 
-SPECIAL = {"start": 0, "blank": 1}
+SPECIAL = {"bos": 0, "mask": 1}
 VOCABULARY = 12
 
 

@@ -27,7 +27,7 @@ def run(size):
     model = build("lstm", block, 50)
     small = Train(batch_size=size, sequence_length=256, precision="fp32", optimizer="adamw", epochs=size / 4000)
     stream = Stream(np.arange(200_000) % 50, size, 256)
-    return train(model, stream, {"start": 0, "blank": 1}, small, block, lambda model: 0.0)
+    return train(model, stream, {"bos": 0, "mask": 1}, small, block, lambda model: 0.0)
 
 run(4)  # whatever is loaded once is loaded now
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

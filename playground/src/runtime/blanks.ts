@@ -65,11 +65,11 @@ export class Blanks {
 
   /** The text's tokens with `sizes[b]` hidden ones for blank b; those of the blanks in `fill` are to be filled. */
   row(sizes: number[], fill: number[]): Row {
-    const row: Row = { ids: [this.vocabulary.start, ...this.ids[0]!], blanks: [], open: new Map(), logProb: 0 };
+    const row: Row = { ids: [this.vocabulary.bos, ...this.ids[0]!], blanks: [], open: new Map(), logProb: 0 };
     sizes.forEach((size, blank) => {
       const positions = Array.from({ length: size }, (_, at) => row.ids.length + at);
       row.blanks.push(positions);
-      row.ids.push(...positions.map(() => this.vocabulary.blank), ...this.ids[blank + 1]!);
+      row.ids.push(...positions.map(() => this.vocabulary.mask), ...this.ids[blank + 1]!);
       if (!fill.includes(blank)) return;
       for (const position of positions) row.open.set(position, this.kinds.further);
       row.open.set(positions[0]!, this.takesSpace[blank] ? this.kinds.afterSpace : this.kinds.first);

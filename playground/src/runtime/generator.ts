@@ -51,7 +51,7 @@ export async function* generate(
     const after = await graph.run(["tokens", ...carried.map((name) => `next_${name}`)], feeds);
     const milliseconds = performance.now() - before;
     const tokens = numbers(after.tokens!);
-    const end = tokens.indexOf(vocabulary.start);
+    const end = tokens.indexOf(vocabulary.bos);
     const alive = end < 0 ? tokens : tokens.slice(0, end);
     yield { ids: alive, texts: alive.map(decode), milliseconds };
     if (end >= 0) return;
@@ -65,5 +65,5 @@ export async function* generate(
 
 /** The tokens that a model reads of a prompt. */
 export function promptIds(bundle: Bundle, prompt: string): number[] {
-  return [bundle.vocabulary.start, ...bundle.vocabulary.knownIds(prompt, "the prompt")];
+  return [bundle.vocabulary.bos, ...bundle.vocabulary.knownIds(prompt, "the prompt")];
 }

@@ -36,7 +36,7 @@ export class Reader {
   }
 
   async read(id: number): Promise<Mark> {
-    this.logits ??= await this.step(this.bundle.vocabulary.start);
+    this.logits ??= await this.step(this.bundle.vocabulary.bos);
     const before = this.logits;
     this.logits = await this.step(id);
     return { ...judged(this.bundle, before, id), state: shownState(this.state, lastHidden(this.bundle)) };

@@ -12,9 +12,13 @@ const GPT2 = new RegExp(
   "gu",
 );
 const BETWEEN_WORDS = new RegExp(`[${S}\\x1c-\\x1f]+`, "u");
-const END_OF_LINE = "<eos>";
+const EOL = "<eol>";
 const LOWERCASE = JSON.stringify({ type: "Lowercase" });
-const LINES = JSON.stringify({ type: "Replace", pattern: { String: "\n" }, content: ` ${END_OF_LINE} ` });
+const replace = (pattern: string, content: string) =>
+  JSON.stringify({ type: "Replace", pattern: { String: pattern }, content });
+// A text that spells out a special token does not become one.
+const RESERVED = [replace("<bos>", "<unk>"), replace("<mask>", "<unk>")];
+const LINES = replace("\n", ` ${EOL} `);
 
 export type Kind = "bpe" | "char" | "word";
 
@@ -57,7 +61,8 @@ export class Tokenizer {
         return this.looked(Array.from(text));
       case "word": {
         const lower = this.lowercase ? Array.from(text, (character) => character.toLowerCase()).join("") : text;
-        const words = lower.replaceAll("\n", ` ${END_OF_LINE} `).split(BETWEEN_WORDS);
+        const plain = lower.replaceAll("<bos>", "<unk>").replaceAll("<mask>", "<unk>");
+        const words = plain.replaceAll("\n", ` ${EOL} `).split(BETWEEN_WORDS);
         return this.looked(words.filter((word) => word !== ""));
       }
     }
@@ -67,7 +72,7 @@ export class Tokenizer {
   decode(ids: Iterable<number>): string {
     const tokens = Array.from(ids, (id) => this.tokens[id] ?? "");
     if (this.kind === "char") return tokens.join("");
-    const joined = tokens.map((token) => (token === END_OF_LINE ? "\n" : ` ${token}`)).join("");
+    const joined = tokens.map((token) => (token === EOL ? "\n" : ` ${token}`)).join("");
     return joined.replaceAll("\n ", "\n").replace(/^ /, "");
   }
 
@@ -112,8 +117,7 @@ function checkedSteps(file: TokenizerFile, kind: Kind): boolean {
     char: () => model.type === "WordLevel" && !normalizer && split.pattern?.Regex === "[\\s\\S]",
     word: () =>
       model.type === "WordLevel" &&
-      steps.length === (lowercase ? 2 : 1) &&
-      steps.at(-1) === LINES &&
+      JSON.stringify(lowercase ? steps.slice(1) : steps) === JSON.stringify([...RESERVED, LINES]) &&
       split.pattern?.Regex === "[\\s\\x1c-\\x1f]+",
   };
   if (!fits[kind]?.() || file.added_tokens.length || split.use_regex === false)

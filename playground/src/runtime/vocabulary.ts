@@ -9,10 +9,10 @@ const NAMED = 10; // missing characters or words that a message names
 const ENDS_IN_SPACE = /[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]$/u;
 
 export interface Special {
-  start: number | null;
-  blank: number | null;
-  unknown: number | null;
-  end_of_line: number | null;
+  bos: number | null;
+  mask: number | null;
+  unk: number | null;
+  eol: number | null;
 }
 
 /** Fed a text's tokens one by one, it returns that text in portions of whole characters. */
@@ -21,18 +21,18 @@ export type Decoder = (id: number) => string;
 export class Vocabulary {
   readonly kind: Kind;
   readonly size: number;
-  readonly start: number; // what a text begins with; drawn, it means that the text has ended
-  readonly blank: number; // what a cloze model reads where a token is hidden
+  readonly bos: number; // what a text begins with; drawn, it means that the text has ended
+  readonly mask: number; // what a cloze model reads where a token is hidden
   readonly special: Special;
   private readonly tokenizer: Tokenizer;
 
   constructor(file: TokenizerFile, kind: Kind, special: Special) {
-    if (special.start === null || special.blank === null)
-      throw new InputError("the bundle's vocabulary has no start or no blank token: export it again");
+    if (special.bos === null || special.mask === null)
+      throw new InputError("the bundle's vocabulary has no <bos> or no <mask> token: export it again");
     this.kind = kind;
     this.special = special;
-    this.start = special.start;
-    this.blank = special.blank;
+    this.bos = special.bos;
+    this.mask = special.mask;
     this.tokenizer = new Tokenizer(file, kind);
     this.size = this.tokenizer.tokens.length;
   }
@@ -59,8 +59,8 @@ export class Vocabulary {
 
   /** A token as it is shown by itself. */
   shown(id: number): string {
-    if (id === this.start) return "end of text";
-    if (id === this.blank) return "blank";
+    if (id === this.bos) return "end of text";
+    if (id === this.mask) return "mask";
     if (this.kind === "word") return this.tokenizer.tokens[id] ?? "";
     const bytes = this.kind === "bpe" ? bytesOf(this.tokenizer.tokens[id] ?? "") : [];
     const text = this.text([id]);
@@ -76,7 +76,7 @@ export class Vocabulary {
       return (id) => utf8.decode(Uint8Array.from(bytesOf(this.tokenizer.tokens[id] ?? "")), { stream: true });
     }
     let endsInSpace = ENDS_IN_SPACE.test(before) && !ENDS_IN_SPACE.test(this.text([last]));
-    if (last === this.start && this.kind === "word") endsInSpace = true; // no space before a text's first word
+    if (last === this.bos && this.kind === "word") endsInSpace = true; // no space before a text's first word
     return (id) => {
       const text = this.tokenizer.decode([last, id]).slice(this.tokenizer.decode([last]).length);
       const joined = endsInSpace ? text.replace(/^ /, "") : text;

@@ -23,7 +23,7 @@ def by_position(
 ) -> list[dict[str, Any]]:
     """Loss by the number of tokens read before, since the state was zero, of tokens in cold windows.
 
-    The first window of a document begins with `<start>`, the others with the last token of the window before: each
+    The first window of a document begins with `<bos>`, the others with the last token of the window before: each
     has read one token when it predicts its first.
 
     Args:

@@ -15,7 +15,7 @@ from recurlm.model import LanguageModel
 
 
 class Read(NamedTuple):
-    """What a model says of each token of a split; `<start>` is never predicted, and has NaN."""
+    """What a model says of each token of a split; `<bos>` is never predicted, and has NaN."""
 
     nats: Float[np.ndarray, "tokens"]
     features: Float[np.ndarray, "tokens width"] | None
@@ -25,7 +25,7 @@ class Read(NamedTuple):
 
     @property
     def text(self) -> Bool[np.ndarray, "tokens"]:
-        """Where a token of text stands, and no `<start>`."""
+        """Where a token of text stands, and no `<bos>`."""
         mask = np.ones(len(self.nats), bool)
         mask[self.starts[:-1]] = False
         return mask

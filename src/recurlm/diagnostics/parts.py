@@ -20,7 +20,7 @@ SHORTEST = 2048  # tokens that are read of a document at least, where it has the
 
 @dataclass(frozen=True)
 class Part:
-    """The beginnings of documents, as the files of a split hold them: `<start>` first."""
+    """The beginnings of documents, as the files of a split hold them: `<bos>` first."""
 
     ids: Integer[np.ndarray, "tokens"]
     starts: Int[np.ndarray, "boundaries"]
@@ -28,7 +28,7 @@ class Part:
 
     @property
     def tokens(self) -> int:
-        """How many tokens of text there are, `<start>` not counted."""
+        """How many tokens of text there are, `<bos>` not counted."""
         return len(self.ids) - len(self.documents)
 
     def lengths(self) -> list[int]:

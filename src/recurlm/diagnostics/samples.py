@@ -1,8 +1,8 @@
 """Texts drawn at several temperatures, and what they are like; beside them held-out text of the same length.
 
 A causal model goes on from passages of the validation split. All temperatures draw with the same uniform numbers, so
-that nothing but the temperature differs. Neither `<start>` nor `<blank>` is drawn: texts have equally many tokens.
-A cloze model doesn't write: of each passage every n-th token is hidden behind `<blank>`, all at once, and drawn.
+that nothing but the temperature differs. Neither `<bos>` nor `<mask>` is drawn: texts have equally many tokens.
+A cloze model doesn't write: of each passage every n-th token is hidden behind `<mask>`, all at once, and drawn.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def fill(
     blank: int,
     never: list[int],
 ) -> Passages:
-    """What a cloze model draws at the hidden places of each passage: its first token is `<start>`'s place, and read."""
+    """What a cloze model draws at the hidden places of each passage: its first token is `<bos>`'s place, and read."""
     with exact(model):
         tokens = _tensor(model, passages).clone()  # on a CPU it is the caller's own memory
         tokens[:, hidden] = blank
@@ -182,11 +182,11 @@ def measure(
         train: the documents in which copies are looked for, and words that are real.
     """
     copies = Copies(train)
-    never = [special["start"], special["blank"]]
+    never = [special["bos"], special["mask"]]
     common = (model, passages, tokenizer, copies, never)
     rows: list[dict[str, Any]] = []
     if len(passages):
-        rows = continued(*common, settings, seed) if model.causal else filled(*common, special["blank"], settings, seed)
+        rows = continued(*common, settings, seed) if model.causal else filled(*common, special["mask"], settings, seed)
     truth = passages[:, settings.prompt_tokens :] if model.causal else passages
     return {
         "protocol": "continued" if model.causal else "filled",

@@ -2,7 +2,7 @@
 
 A long document is cut into sections that are scored side by side. A section deeper in a document is read from a zero
 state, so it is warmed up on the tokens before it, which are read and not scored. With 8 tokens a section and 3 of
-warm-up (s: `<start>`, ~: read, #: read and scored):
+warm-up (s: `<bos>`, ~: read, #: read and scored):
 
     document        s a b c d e f g h i j k l m n o p q r
     section 1       ~ # # # # # # # #
@@ -10,7 +10,7 @@ warm-up (s: `<start>`, ~: read, #: read and scored):
     section 3                                   ~ ~ ~ # #
     in cloze, 2                 ~ ~ ~ # # # # # # # # ~ ~
 
-So every text token stands in exactly one section, and `<start>` in none. A cloze model reads on both sides of the
+So every text token stands in exactly one section, and `<bos>` in none. A cloze model reads on both sides of the
 token that it scores: its sections are warmed up from the right as well.
 """
 
@@ -46,7 +46,7 @@ class Sections:
 class Batch(NamedTuple):
     """Sections side by side, padded at the right to the longest; `length` says where each row's own tokens end.
 
-    `scored` belongs to the tokens after the first of a row: that one is `<start>` or warm-up, and never scored.
+    `scored` belongs to the tokens after the first of a row: that one is `<bos>` or warm-up, and never scored.
     """
 
     tokens: Int[np.ndarray, "batch time"]
@@ -70,7 +70,7 @@ def cut(
     A token can only be predicted from at least one before it, so the left warm-up is never shorter than one token.
     """
     starts = np.asarray(starts, dtype=np.int64)
-    count = -(-(np.diff(starts) - 1) // section_tokens)  # of each document's sections; rounded up, <start> not counted
+    count = -(-(np.diff(starts) - 1) // section_tokens)  # of each document's sections; rounded up, <bos> not counted
     document = np.repeat(np.arange(len(count)), count)
     number = np.arange(len(document)) - np.repeat(np.cumsum(count) - count, count)  # within its document
     first = starts[document] + 1 + number * section_tokens

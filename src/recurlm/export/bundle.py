@@ -94,8 +94,8 @@ def write_graphs(
 
 
 def never_drawn(special: dict[str, int | None], causal: bool) -> list[int]:
-    """Special tokens that are no text. A generator may draw `<start>`, which says that the text has ended."""
-    names = ("blank", "unknown") if causal else ("start", "blank", "unknown")
+    """Special tokens that are no text. A generator may draw `<bos>`, which says that the text has ended."""
+    names = ("mask", "unk") if causal else ("bos", "mask", "unk")
     found = (special[name] for name in names)
     return sorted(token for token in found if token is not None)
 

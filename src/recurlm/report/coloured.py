@@ -91,7 +91,7 @@ def write(folder: Path, coloured: Coloured) -> None:
 
 
 def _stretch(folder: Path) -> list[int]:
-    """The start of the longest document, `<start>` first."""
+    """The start of the longest document, `<bos>` first."""
     split = open_tokens(folder, "validation")
     lengths = np.diff(split.starts)
     if not len(lengths) or lengths.max() < 2:
@@ -109,7 +109,7 @@ def _line_start(bundle: Bundle, tokens: Sequence[int], first: int) -> int:
 
 def _texts(bundle: Bundle, tokens: Sequence[int], shown: slice) -> list[str]:
     """Each token's text; one that ends within a character is shown with the token that ends it."""
-    decoder = bundle.vocabulary.decoder("", bundle.vocabulary.start)
+    decoder = bundle.vocabulary.decoder("", bundle.vocabulary.bos)
     pieces = [decoder.feed([token]) for token in tokens[1 : shown.stop]]
     return pieces[shown.start - 1 :]
 

@@ -97,11 +97,11 @@ class Blanks:
 
     def row(self, sizes: Sequence[int], fill: Sequence[int]) -> Row:
         """The text's tokens with `sizes[b]` hidden ones for blank b; those of the blanks in `fill` are to be filled."""
-        row = Row([self.vocabulary.start, *self.ids[0]], [])
+        row = Row([self.vocabulary.bos, *self.ids[0]], [])
         for blank, size in enumerate(sizes):
             positions = range(len(row.ids), len(row.ids) + size)
             row.blanks.append(positions)
-            row.ids += [self.vocabulary.blank] * size + self.ids[blank + 1]
+            row.ids += [self.vocabulary.mask] * size + self.ids[blank + 1]
             if blank in fill:
                 row.open |= dict.fromkeys(positions, self.kinds.further)
                 row.open[positions[0]] = self.kinds.after_space if self.takes_space[blank] else self.kinds.first

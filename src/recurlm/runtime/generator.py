@@ -132,8 +132,8 @@ class Generator:
                 new = []
                 for row, tokens in enumerate(drawn.tolist()):
                     alive = [] if ended[row] else tokens
-                    if vocabulary.start in alive:
-                        alive = alive[: alive.index(vocabulary.start)]
+                    if vocabulary.bos in alive:
+                        alive = alive[: alive.index(vocabulary.bos)]
                         ended[row] = True
                     new.append(decoders[row].feed(alive))
                 yield new
@@ -149,7 +149,7 @@ class Generator:
             InputError: the prompt holds what the vocabulary lacks.
         """
         vocabulary = self.bundle.vocabulary
-        return [vocabulary.start, *vocabulary.known_ids(prompt, "the prompt")]
+        return [vocabulary.bos, *vocabulary.known_ids(prompt, "the prompt")]
 
     def run(self, outputs: Sequence[str], feeds: dict[str, Any]) -> list[Any]:
         """One call of generator.onnx, with rows of the caller's own making."""

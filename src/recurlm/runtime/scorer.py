@@ -30,7 +30,7 @@ class Score:
 
     protocol: str
     nats: float
-    tokens: int  # of the text: `<start>` is read and not scored
+    tokens: int  # of the text: `<bos>` is read and not scored
     words: int  # separated by white space
     characters: int
     bytes: int
@@ -130,7 +130,7 @@ class Scorer:
 
     def _streamed(self, pieces: Iterable[list[int]]) -> Iterator[tuple[list[int], Any]]:
         outputs = ["log_prob", *(f"next_state.{name}" for name in self.bundle.state)]
-        last = self.bundle.vocabulary.start
+        last = self.bundle.vocabulary.bos
         state: dict[str, Any] = {}
         for ids in pieces:
             for at in range(0, len(ids), CHUNK):
@@ -142,7 +142,7 @@ class Scorer:
                 state = {f"state.{name}": value for name, value in zip(self.bundle.state, after, strict=True)}
 
     def _cloze(self, pieces: Iterable[list[int]]) -> Iterator[tuple[list[int], Any]]:
-        for tokens, scored in windows(self.bundle.vocabulary.start, pieces):
+        for tokens, scored in windows(self.bundle.vocabulary.bos, pieces):
             (log_prob,) = self._session.run(["log_prob"], _text(np.array([tokens], np.int64)))
             yield tokens[scored], log_prob[0, scored]
 
@@ -184,10 +184,10 @@ class _Counts:
         for piece in pieces:
             ids = self.vocabulary.ids(piece, self.what)
             words = piece.split()
-            unknown = ids.count(self.vocabulary.unknown) if self.vocabulary.unknown is not None else 0
+            unknown = ids.count(self.vocabulary.unk) if self.vocabulary.unk is not None else 0
             if unknown:
                 encoded = self.vocabulary.tokenizer.encode_batch(words, add_special_tokens=False)
-                self.out_of_vocabulary_words += sum(self.vocabulary.unknown in word.ids for word in encoded)
+                self.out_of_vocabulary_words += sum(self.vocabulary.unk in word.ids for word in encoded)
             self.tokens += len(ids)
             self.words += len(words)
             self.characters += len(piece)

@@ -23,18 +23,18 @@ class Vocabulary:
     special: Mapping[str, int | None]
 
     @property
-    def start(self) -> int:
+    def bos(self) -> int:
         """What a text begins with; drawn, it means that the text has ended."""
-        return self._special("start")
+        return self._special("bos")
 
     @property
-    def blank(self) -> int:
+    def mask(self) -> int:
         """What a cloze model reads where a token is hidden."""
-        return self._special("blank")
+        return self._special("mask")
 
     @property
-    def unknown(self) -> int | None:
-        return self.special["unknown"]
+    def unk(self) -> int | None:
+        return self.special["unk"]
 
     def _special(self, role: str) -> int:
         token = self.special[role]
@@ -62,12 +62,12 @@ class Vocabulary:
             InputError: it lacks some characters or words, which are named.
         """
         ids = self.ids(text, what)
-        if self.unknown not in ids:
+        if self.unk not in ids:
             return ids
         offsets = self.tokenizer.encode(text, add_special_tokens=False).offsets
-        unknown = (text[begin:end] for id, (begin, end) in zip(ids, offsets, strict=True) if id == self.unknown)
+        unknown = (text[begin:end] for id, (begin, end) in zip(ids, offsets, strict=True) if id == self.unk)
         # Written in the text as it is in Penn Treebank files, the unknown token is a word like any other.
-        lacking = [part for part in dict.fromkeys(unknown) if self.tokenizer.token_to_id(part) != self.unknown]
+        lacking = [part for part in dict.fromkeys(unknown) if self.tokenizer.token_to_id(part) != self.unk]
         if lacking:
             named = ", ".join(repr(part) for part in lacking[:NAMED])
             more = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
@@ -79,7 +79,7 @@ class Vocabulary:
         if self.kind == "bpe":
             return ByteDecoder(self.tokenizer)
         ends_in_space = before[-1:].isspace() and not self.text([last])[-1:].isspace()
-        if last == self.start and self.kind == "word":
+        if last == self.bos and self.kind == "word":
             ends_in_space = True  # no space stands between the start of a text and its first word
         return JoiningDecoder(self.tokenizer, last, ends_in_space)
 

@@ -66,7 +66,7 @@ class Batch:
         self.independent = independent
         self.rows: list[Row] = []
         bundle = generator.bundle
-        self._end = bundle.vocabulary.start
+        self._end = bundle.vocabulary.bos
         zeros = {f"state.{name}": np.zeros((1, *shape), np.float32) for name, shape in bundle.state.items()}
         self._carried = {f"next_{name}": name for name in zeros}
         self._zeros = zeros | {"seen": np.zeros((1, bundle.vocabulary.tokenizer.get_vocab_size()), bool)}

@@ -192,13 +192,13 @@ def _read(prompt: str | list[int], model: Loaded, limits: Limits) -> tuple[str, 
     """A prompt as text, and as tokens behind the start of a text."""
     vocabulary = model.bundle.vocabulary
     if isinstance(prompt, str):
-        ids = [vocabulary.start, *vocabulary.known_ids(prompt, "the prompt")]
+        ids = [vocabulary.bos, *vocabulary.known_ids(prompt, "the prompt")]
         text = prompt
     else:
         size = vocabulary.tokenizer.get_vocab_size()
         if max(prompt) >= size:
             raise ApiError(400, f"prompt: there is no token {max(prompt)}: 0 to {size - 1}", "prompt")
-        ids = [vocabulary.start, *prompt]
+        ids = [vocabulary.bos, *prompt]
         text = vocabulary.text(prompt)
     if len(ids) - 1 > limits.prompt_tokens:
         raise ApiError(400, f"prompt: {len(ids) - 1} tokens, at most {limits.prompt_tokens}", "prompt")

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from recurlm.tokens.special import BLANK, START
+from recurlm.tokens.special import MASK, BOS
 
 # Merges stay inside the matches of GPT-2's pattern,
 #     's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
@@ -32,7 +32,7 @@ def learn(texts: Iterable[str], vocabulary_size: int, lowercase: bool) -> Tokeni
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size,
         min_frequency=2,
-        special_tokens=[START, BLANK],
+        special_tokens=[BOS, MASK],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from recurlm.tokens.special import BLANK, START, UNKNOWN
+from recurlm.tokens.special import MASK, BOS, UNK
 
 CUT = ""  # anywhere: no token is longer than a character
 
@@ -16,8 +16,8 @@ def learn(texts: Iterable[str], vocabulary_size: int, lowercase: bool) -> Tokeni
     characters: set[str] = set()
     for text in texts:
         characters.update(text)
-    vocabulary = {token: id for id, token in enumerate([START, BLANK, UNKNOWN, *sorted(characters)])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    vocabulary = {token: id for id, token in enumerate([BOS, MASK, UNK, *sorted(characters)])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return tokenizer

@@ -14,7 +14,7 @@ class Counts:
     """Counts a split while it is read; a word that is cut in two by the end of a piece counts once."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self.unknown = special_ids(tokenizer)["unknown"]
+        self.unknown = special_ids(tokenizer)["unk"]
         self.documents = self.tokens = self.words = self.characters = self.bytes = 0
         self.unknown_tokens = self.out_of_vocabulary_words = 0
         self._word_goes_on = self._counted_as_unknown = False
@@ -27,7 +27,7 @@ class Counts:
 
     @property
     def ids(self) -> int:
-        """Tokens of the text, and one `<start>` a document."""
+        """Tokens of the text, and one `<bos>` a document."""
         return self.documents + self.tokens
 
     def start_document(self) -> None:

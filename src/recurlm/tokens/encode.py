@@ -82,9 +82,9 @@ def _text_of(train: Documents, cut: str, progress: Progress) -> Iterator[str]:
 def _write_split(
     folder: Path, split: str, documents: Documents, tokenizer: Tokenizer, cut: str, dtype: np.dtype, progress: Progress
 ) -> dict[str, Any]:
-    """Append each document, `<start>` first, to one file of ids, and note in another where it starts."""
+    """Append each document, `<bos>` first, to one file of ids, and note in another where it starts."""
     counts = Counts(tokenizer)
-    start = np.array([special_ids(tokenizer)["start"]], dtype).tobytes()
+    start = np.array([special_ids(tokenizer)["bos"]], dtype).tobytes()
     ids_path, starts_path = folder / f"{split}.bin", folder / f"{split}.starts.npy"
     with ids_path.open("wb") as ids_file, starts_path.open("wb") as starts_file:
         header = {"descr": "<i8", "fortran_order": False, "shape": (len(documents) + 1,)}

@@ -14,7 +14,7 @@ from recurlm.storage import check_sha256, read_json
 
 @dataclass(frozen=True)
 class TokenFile:
-    """One split: `ids[starts[d] : starts[d + 1]]` is document d, `<start>` first."""
+    """One split: `ids[starts[d] : starts[d + 1]]` is document d, `<bos>` first."""
 
     ids: np.ndarray  # uint16 or uint32, mapped: only what is looked at is read
     starts: np.ndarray  # int64 [documents + 1]

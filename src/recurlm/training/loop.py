@@ -23,7 +23,7 @@ from recurlm.training.step import forget, make_task, update
 
 Validate = Callable[[LanguageModel], float]  # nats per token of the validation split
 Report = Callable[[int, float], object]  # hears of each step's number of tokens and its loss
-Special = dict[str, int]  # the ids of the tokens "start" and "blank"
+Special = dict[str, int]  # the ids of the tokens "bos" and "mask"
 DIVERGED = 4.0  # times the loss of a model that finds every token equally likely
 
 
@@ -76,8 +76,8 @@ def train(
         if epoch_begins:
             place.state = model.initial_state(stream.batch_size)
         state = forget({name: value[rows] for name, value in place.state.items()}, recipe.forget_share)
-        begins = (window[:, :-1] == special["start"]) & recipe.document_reset
-        task = make_task(model, window.to(device), special["blank"], recipe.blank_share)
+        begins = (window[:, :-1] == special["bos"]) & recipe.document_reset
+        task = make_task(model, window.to(device), special["mask"], recipe.blank_share)
         rate_share = rate(recipe.schedule, share, task[0].numel() / total, recipe.warmup_share)
         _set_rates(updates, rate_share)
         step = partial(update, model, task, begins, state, recipe, block, updates, run.precision)

@@ -70,7 +70,7 @@ def make_task(model: LanguageModel, window: Int[Tensor, "batch window"], blank: 
     """Inputs and targets: the next token, or for a cloze model the token itself, some of the others hidden.
 
     A blank that is to be filled may stand beside another blank: a cloze model has to know what a hidden neighbour
-    looks like, so a share of its inputs is replaced by `<blank>`. Its targets stay.
+    looks like, so a share of its inputs is replaced by `<mask>`. Its targets stay.
     """
     if model.causal:
         return window[:, :-1], window[:, 1:]
