@@ -42,8 +42,8 @@ BUNDLES: dict[str, tuple[Precision, Export]] = {
     "fp32": ("fp32", Export()),
     "int8": ("int8", Export()),
     "int4": ("int4", Export()),
-    "int8, same_everywhere: false": ("int8", Export(same_everywhere=False)),
-    "int4, same_everywhere: false": ("int4", Export(same_everywhere=False)),
+    "int8, portable: false": ("int8", Export(portable=False)),
+    "int4, portable: false": ("int4", Export(portable=False)),
 }
 CALLED = ("loop", "exported LSTM", "step.onnx")
 TOKENS = {1: 200, 8: 80, 64: 24}  # batch → tokens of a row in a measurement; the loops make a fifth of them
@@ -181,7 +181,7 @@ def reader(size: int) -> Callable[[], object]:
     return min(ways, key=lambda way: min(seconds(way) for _ in range(50)))
 
 
-def share_of_the_bound(run: Run, size: int, repeats: int) -> tuple[float, float]:
+def fraction_of_the_bound(run: Run, size: int, repeats: int) -> tuple[float, float]:
     """How near generation comes to reading its weights alone: the two in turns, and medians.
 
     Returns:
@@ -293,9 +293,9 @@ def one_bundle(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
             seconds(lambda g=graphs: g.generate(prompt, np.zeros((1, 1), np.float32), Sampling()))  # type: ignore[misc]
             for _ in range(10)
         ]
-    share, rate = share_of_the_bound(generator(graphs), size, arguments.repeats)
+    share, rate = fraction_of_the_bound(generator(graphs), size, arguments.repeats)
     return {
-        "share_of_the_bound": share,
+        "fraction_of_the_bound": share,
         "file_bytes": (folder / "generator.onnx").stat().st_size,
         "weight_bytes_a_token": size,
         "cache_read_bytes_a_second": rate,
@@ -322,7 +322,7 @@ def print_tables(figures: dict[str, Any]) -> None:
         print(
             f"| {precision} | {bundle['times_the_loop']:.1f} | {bundle['times_exported_LSTM']:.2f} | "
             f"{bundle['times_step.onnx']:.2f} | {spent:.0f} | {bundle['weight_bytes_a_token'] / 1e6:.2f} MB | "
-            f"{bundle['cache_read_bytes_a_second'] / 1e9:.0f} GB/s | {bundle['share_of_the_bound']:.0%} | "
+            f"{bundle['cache_read_bytes_a_second'] / 1e9:.0f} GB/s | {bundle['fraction_of_the_bound']:.0%} | "
             f"{bundle['file_bytes'] / 1e6:.1f} MB | {bundle['load_milliseconds']:.0f} ms | "
             f"{bundle['first_token_milliseconds']:.1f} ms |"
         )

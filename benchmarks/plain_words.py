@@ -35,12 +35,12 @@ POINTS = 4  # of an epoch, at which weights are kept
 class Model(nn.Module):
     """Embedding, LSTM and a decoder that shares the embedding's weights."""
 
-    def __init__(self, vocabulary_size: int) -> None:
+    def __init__(self, vocab_size: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary_size, UNITS)
+        self.embedding = nn.Embedding(vocab_size, UNITS)
         self.lstm = nn.LSTM(UNITS, UNITS, LAYERS, dropout=DROPOUT)
         self.drop = nn.Dropout(DROPOUT)
-        self.decoder = nn.Linear(UNITS, vocabulary_size)
+        self.decoder = nn.Linear(UNITS, vocab_size)
         self.decoder.weight = self.embedding.weight
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         nn.init.zeros_(self.decoder.bias)
@@ -76,7 +76,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     text = words(arguments.corpus, arguments.words, tune=False)
-    model = Model(text.vocabulary_size)
+    model = Model(text.vocab_size)
     length = len(text.training) // ROWS
     columns = torch.from_numpy(text.training[: length * ROWS].astype(np.int64)).view(ROWS, length).T.contiguous()
     windows = range(0, length - 1, TIME)

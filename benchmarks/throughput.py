@@ -32,17 +32,17 @@ def recurlm_step(variant: str, hidden: int, batch: int, time_steps: int) -> tupl
     """A whole step as the stage `train` makes it, with its recipe: forward, backward, clip, Muon and AdamW."""
     from recurlm.config import Variant, load
     from recurlm.model import build, count_parameters
-    from recurlm.training.memory import keep_freed_memory
+    from recurlm.training.memory import tune_malloc
     from recurlm.training.recipe import optimizers, precision
     from recurlm.training.step import make_task, update
 
-    keep_freed_memory()
+    tune_malloc()
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     size = hidden // 2 if variant == "bilstm" else hidden
     block = Variant(cell=variant, embedding_size=hidden, hidden_size=size, layers=2)
     model, recipe = build(variant, block, VOCABULARY), load(PARAMS).train
-    updates = optimizers(model, recipe, block.learning_rate, block.rest_learning_rate)
+    updates = optimizers(model, recipe, block.muon_lr, block.adamw_lr)
     arithmetic = precision("auto", torch.device("cpu"))
     begins = torch.zeros(batch, time_steps, dtype=torch.bool)
     window = torch.randint(2, VOCABULARY, (batch, time_steps + 1))
@@ -51,7 +51,7 @@ def recurlm_step(variant: str, hidden: int, batch: int, time_steps: int) -> tupl
 
     def step() -> None:
         nonlocal state
-        task = make_task(model, window, 1, recipe.blank_share)
+        task = make_task(model, window, 1, recipe.mask_prob)
         _, state = update(model, task, begins, state, recipe, block, updates, arithmetic, batch)
 
     return step, 6.0 * count_parameters(model) * batch * time_steps

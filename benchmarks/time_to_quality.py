@@ -55,15 +55,15 @@ from recurlm.tokens.batches import Stream  # noqa: E402
 from recurlm.tokens.special import special_ids  # noqa: E402
 from recurlm.tokens.tokenizer import learn_tokenizer  # noqa: E402
 from recurlm.training.loop import train  # noqa: E402
-from recurlm.training.memory import keep_freed_memory  # noqa: E402
+from recurlm.training.memory import tune_malloc  # noqa: E402
 
 WINDOW = 256
 
 # The settings of the largest budget that is not above the one asked for. Those of a minute, and of words, were chosen
 # by trials with --tune, those of ten minutes by one such trial; larger ones are guesses from there. Windows are scored
 # from a zero state, so a quarter of the states are forgotten at each step.
-STEPS = {"batch_size": 32, "sequence_length": 64, "momentum": 0.9, "muon_every": 2, "forget_share": 0.25}
-BLOCK = {"embedding_size": 64, "learning_rate": 0.02, "rest_learning_rate": 0.008}
+STEPS = {"batch_size": 32, "sequence_length": 64, "momentum": 0.9, "orthogonalize_every": 2, "state_reset_prob": 0.25}
+BLOCK = {"embedding_size": 64, "muon_lr": 0.02, "adamw_lr": 0.008}
 SETTINGS: dict[str, dict[float, tuple[dict, dict]]] = {
     "characters": {
         0: (STEPS, {**BLOCK, "hidden_size": 192}),
@@ -77,11 +77,11 @@ SETTINGS: dict[str, dict[float, tuple[dict, dict]]] = {
                 "batch_size": 32,
                 "sequence_length": 35,
                 "momentum": 0.9,
-                "muon_every": 2,
+                "orthogonalize_every": 2,
                 "weight_decay": 0.3,
                 "sampled_softmax": 500,
             },
-            {"hidden_size": 192, "embedding_size": 96, "learning_rate": 0.01, "rest_learning_rate": 0.02},
+            {"hidden_size": 192, "embedding_size": 96, "muon_lr": 0.01, "adamw_lr": 0.02},
         ),
     },
 }
@@ -93,7 +93,7 @@ class Text(NamedTuple):
     training: np.ndarray
     scored: np.ndarray
     starts: np.ndarray  # of the scored documents, and their end
-    vocabulary_size: int
+    vocab_size: int
     special: dict[str, int]
 
 
@@ -106,7 +106,7 @@ def characters(path: Path, tune: bool) -> Text:
     return encode([text], [rest], Tokenize(kind="char"))
 
 
-def words(folder: Path, vocabulary_size: int, tune: bool) -> Text:
+def words(folder: Path, vocab_size: int, tune: bool) -> Text:
     """The train and validation splits of a corpus that `fetch` made."""
     training, validation = (
         ["".join(pieces) for pieces in open_split(folder, split).documents()] for split in ("train", "validation")
@@ -114,7 +114,7 @@ def words(folder: Path, vocabulary_size: int, tune: bool) -> Text:
     if tune:
         held_out = max(1, len(training) // 20)
         training, validation = training[:-held_out], training[-held_out:]
-    return encode(training, validation, Tokenize(kind="word", vocabulary_size=vocabulary_size))
+    return encode(training, validation, Tokenize(kind="word", vocab_size=vocab_size))
 
 
 def encode(training: list[str], scored: list[str], kind: Tokenize) -> Text:
@@ -169,8 +169,8 @@ def settings(kind: str, budget: float, changes: list[str]) -> tuple[Train, Varia
     """The recipe of a budget, and what the command line changes in it: KEY=VALUE of `train` or of a variant's block."""
     table = SETTINGS[kind]
     recipe, block = table[max(least for least in table if least <= budget)]
-    recipe = {"validations": 6 if budget < 300 else 12, **recipe}
-    block = {"cell": "lstm", "layers": 2, "skip": True, **block}
+    recipe = {"num_evals": 6 if budget < 300 else 12, **recipe}
+    block = {"cell": "lstm", "layers": 2, "concat_layers": True, **block}
     for change in changes:
         key, _, value = change.partition("=")
         (recipe if key in Train.model_fields else block)[key] = (
@@ -195,7 +195,7 @@ def main() -> None:
     if not arguments.corpus.exists():
         raise InputError(f"{arguments.corpus}: no such file or folder")
 
-    keep_freed_memory()
+    tune_malloc()
     torch.manual_seed(arguments.seed)
     kind = "words" if arguments.words else "characters"
     if arguments.words:
@@ -203,7 +203,7 @@ def main() -> None:
     else:
         text = characters(arguments.corpus, arguments.tune)
     recipe, block = settings(kind, arguments.budget, arguments.changes)
-    model = build(block.cell, block, text.vocabulary_size)
+    model = build(block.cell, block, text.vocab_size)
     stream = Stream(text.training, recipe.batch_size, recipe.sequence_length, seed=recipe.seed)
     kept: list[tuple[float, int, dict[str, torch.Tensor]]] = []
     steps = 0

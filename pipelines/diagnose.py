@@ -31,7 +31,7 @@ from recurlm.model import LanguageModel
 from recurlm.storage import sha256_of, write_json
 from recurlm.tokens.files import open_tokens
 from recurlm.tokens.tokenizer import load_tokenizer
-from recurlm.training.memory import keep_freed_memory
+from recurlm.training.memory import tune_malloc
 
 DATA = Path("data")
 PARTS = 10
@@ -59,7 +59,7 @@ def main() -> None:
         raise InputError("which variant? python pipelines/diagnose.py VARIANT")
     name, params = sys.argv[1], config.load()
     params.variant(name)
-    keep_freed_memory()
+    tune_malloc()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -70,7 +70,7 @@ def main() -> None:
     for split in (text.validation, text.test):
         if not split.counts["tokens"]:
             raise InputError("data/tokens: the validation or the test split has no tokens: give them a larger share")
-    if trained.vocabulary_size != text.test.manifest["vocabulary_size"]:
+    if trained.vocab_size != text.test.manifest["vocab_size"]:
         raise InputError(f"data/models/{name}: trained with another vocabulary than data/tokens: train it again")
 
     progress = Progress(name)

@@ -32,7 +32,7 @@ def main() -> None:
     params.variant(variant)
     trained = model.load(Path("data/models") / variant).to(model.best_device("auto"))
     splits = {split: open_tokens(TOKENS, split) for split in SPLITS}
-    if trained.vocabulary_size != splits["test"].manifest["vocabulary_size"]:
+    if trained.vocab_size != splits["test"].manifest["vocab_size"]:
         raise InputError(f"data/models/{variant}: trained with another vocabulary than data/tokens: train it again")
     metrics: dict[str, Any] = {
         "variant": variant,

@@ -30,7 +30,7 @@ def main() -> None:
     text = open_tokens(Path("data/tokens"), "train").ids
     suppressed = never_drawn(tokens["special"], trained.causal)
     with (
-        traced_beside(trained.vocabulary_size, suppressed, params.export.opset) as sampler,
+        traced_beside(trained.vocab_size, suppressed, params.export.opset) as sampler,
         whole_folder(Path("data/graphs") / variant) as folder,
     ):
         kept = Kept(sampler=sampler)

@@ -33,7 +33,7 @@ from recurlm.tokens.files import open_tokens
 from recurlm.training.checkpoint import Checkpoint, key_of
 from recurlm.training.load import Load
 from recurlm.training.loop import StoppedError, count_tokens, train
-from recurlm.training.memory import keep_freed_memory
+from recurlm.training.memory import tune_malloc
 from recurlm.training.progress import Point, Trained
 from recurlm.training.recipe import precision
 
@@ -51,17 +51,17 @@ def main() -> None:
     if validation.counts["tokens"] == 0:
         raise InputError("data/tokens: the validation split has no tokens: add text, or give it a larger share")
     stream = Stream(
-        training.ids, recipe.batch_size, recipe.sequence_length, seed=recipe.seed if recipe.stream_offsets else None
+        training.ids, recipe.batch_size, recipe.sequence_length, seed=recipe.seed if recipe.random_offset else None
     )
 
-    keep_freed_memory()
+    tune_malloc()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, CUDA's sums differ from run to run
     torch.use_deterministic_algorithms(True)
     # Nothing here reads memory that it has not written, and filling it took 13 % of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.manual_seed(recipe.seed)
     device = model.best_device(recipe.device)
-    network = model.build(name, block, training.manifest["vocabulary_size"]).to(device)
+    network = model.build(name, block, training.manifest["vocab_size"]).to(device)
     path = Path("data/checkpoints") / f"{name}.safetensors"
     checkpoint = Checkpoint(path, run_key(name, params, device), recipe.checkpoint_seconds)
     stop = stop_on_signals()

@@ -39,7 +39,7 @@ def write_results(root: Path, variants: Sequence[str] = VARIANTS) -> None:
         for split in ("train", "validation", "test")
     }
     corpus = {"source": "packaged", "name": "two <plays>", "revision": None, "licence": "MIT", "splits": splits}
-    tokens = {"kind": "bpe", "vocabulary_size": 300, "tokenizer_sha256": sha(b"tokenizer"), "splits": splits}
+    tokens = {"kind": "bpe", "vocab_size": 300, "tokenizer_sha256": sha(b"tokenizer"), "splits": splits}
     write(root / "data/corpus/manifest.json", corpus)
     write(root / "data/tokens/manifest.json", tokens)
     for number, name in enumerate(variants):
@@ -50,7 +50,7 @@ def write_results(root: Path, variants: Sequence[str] = VARIANTS) -> None:
 
 def block(name: str) -> dict[str, Any]:
     cell = name.removeprefix("bi")
-    return {"cell": cell, "embedding_size": 4, "hidden_size": 8, "layers": 2, "learning_rate": 0.01}
+    return {"cell": cell, "embedding_size": 4, "hidden_size": 8, "layers": 2, "muon_lr": 0.01}
 
 
 def write_variant(data: Path, name: str, number: int) -> None:
@@ -173,7 +173,7 @@ def write_diagnosis(data: Path, name: str) -> None:
             "to": high,
             "share": 0.5,
             "nats_per_token": 4.0,
-            "interval_over_sections": [3.0, 5.0],
+            "interval_over_windows": [3.0, 5.0],
         }
         for low, high in ((1, 1), (2, 8))
     ]
@@ -196,7 +196,7 @@ def write_diagnosis(data: Path, name: str) -> None:
     ]
     best = {"best_validation_nats_per_token": 4.0, "best_at_step": 5}
     runs = [{"dropout": share, "problem": None, "points": points, "gap": 1.0 - share, **best} for share in (0.0, 0.4)]
-    gate = {"layer": "layer0", "gate": "forget", "mean": 0.5, "share_closed": 0.25, "share_open": 0.125}
+    gate = {"layer": "layer0", "gate": "forget", "mean": 0.5, "fraction_closed": 0.25, "fraction_open": 0.125}
     diagnostics = {
         "lesson": {
             "gates": 3,
@@ -242,7 +242,7 @@ def write_diagnosis(data: Path, name: str) -> None:
 
     text = {"prompt": "<b>KING", "text": "</script><script>alert(1)</script>"}
     parts = {"parts": [{"text": "<i>to be ", "filled": False}, {"text": "</pre>", "filled": True}]}
-    quality = {"real_words_share": 0.5}
+    quality = {"real_word_fraction": 0.5}
     quality |= {"distinct_2": 0.75, "longest_copied_words": 4, "mean_longest_copied_words": 2.5} if causal else {}
     temperatures = [{"temperature": each, **quality, "texts": [text if causal else parts] * 2} for each in (0.5, 1.0)]
     write(data / "metrics/samples" / f"{name}.json", head | {"temperatures": temperatures, "held_out_text": quality})
@@ -264,5 +264,5 @@ def scored(pseudo: str, loss: float) -> dict[str, Any]:
         f"{pseudo}bits_per_character": loss / 2,
         "tokens": 40,
         "out_of_vocabulary_rate": 0.0,
-        "intervals_over_sections": {f"{pseudo}perplexity_per_token": [perplexity - 1, perplexity + 1]},
+        "intervals_over_windows": {f"{pseudo}perplexity_per_token": [perplexity - 1, perplexity + 1]},
     }

@@ -42,7 +42,7 @@ def test_the_table_says_what_was_measured(variant: str) -> None:
 @pytest.mark.parametrize("variant", ["rnn", "gru", "lstm", "bilstm"])
 def test_the_table_of_precisions_says_what_was_proven(variant: str) -> None:
     proofs = json.loads((CHECKOUT / f"data/metrics/proof/{variant}.json").read_bytes())
-    losses = [f"{100 * proofs[precision]['perplexity_loss']:+.2f} %" for precision in ("int8", "int4")]
+    losses = [f"{100 * proofs[precision]['perplexity_increase']:+.2f} %" for precision in ("int8", "int4")]
     same = [
         f"{proofs[precision]['greedy_tokens_identical'] + proofs[precision]['sampled_tokens_identical']:,}"
         for precision in ("int8", "int4")

@@ -27,9 +27,7 @@ TEXTS = {
     # 4 special tokens and 296 words.
     "word": [" ".join([*WORDS, *(f"word{number}" for number in range(282))])],
 }
-TOKENIZERS = {
-    kind: learn_tokenizer(texts, Tokenize(kind=kind, vocabulary_size=VOCABULARY)) for kind, texts in TEXTS.items()
-}
+TOKENIZERS = {kind: learn_tokenizer(texts, Tokenize(kind=kind, vocab_size=VOCABULARY)) for kind, texts in TEXTS.items()}
 
 
 class TinyBundles:
@@ -54,7 +52,7 @@ class TinyBundles:
             facts = {
                 "tokenizer_kind": kind,
                 "special": special_ids(learned),
-                "vocabulary_sha256": sha256_of(tokenizer),
+                "tokenizer_sha256": sha256_of(tokenizer),
                 "parameters": 0,
                 "metrics": {},
                 "proof": {},

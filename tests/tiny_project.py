@@ -21,10 +21,10 @@ TINY_VARIANT = {"embedding_size": 16, "hidden_size": 16, "layers": 1}
 # What the tiny project changes in params.yaml; the rest of the real file stands. Of the variants, one that reads from
 # the left and one that reads both sides: the others differ in their equations alone, which have tests of their own.
 TINY: dict[str, Any] = {
-    "fetch": {"source": "files", "files": {"validation_share": 0.2, "test_share": 0.2}},
-    "tokenize": {"kind": "bpe", "vocabulary_size": 300},
-    "train": {"epochs": 1, "batch_size": 4, "sequence_length": 32, "validations": 2},
-    "evaluate": {"batch_size": 4, "section_tokens": 64, "warmup_tokens": 32},
+    "fetch": {"source": "files", "files": {"val_fraction": 0.2, "test_fraction": 0.2}},
+    "tokenize": {"kind": "bpe", "vocab_size": 300},
+    "train": {"epochs": 1, "batch_size": 4, "sequence_length": 32, "num_evals": 2},
+    "evaluate": {"batch_size": 4, "window_tokens": 64, "context_tokens": 32},
     "verify": {
         "tokens": 40,
         "sampling": [{"temperature": 0.7, "top_k": 0, "top_p": 1.0}, {"temperature": 1.2, "top_k": 20, "top_p": 0.9}],
@@ -32,7 +32,7 @@ TINY: dict[str, Any] = {
     "diagnose": {
         "bootstrap_samples": 50,
         "cold_window_tokens": 32,
-        "cache": {"test_tokens": 500, "validation_tokens": 300, "sizes": [50], "shares": [0.1, 0.3]},
+        "cache": {"test_tokens": 500, "validation_tokens": 300, "window": [50], "lambda": [0.1, 0.3]},
         "dynamic": {"test_tokens": 300, "validation_tokens": 200, "statistics_tokens": 256},
         "gradients": {"windows": 4, "reach": 20},
         "context": {"windows": 8, "tokens": 32, "cut": [1, 5, 20], "beyond": [5]},

@@ -145,7 +145,7 @@ function finished(how: string): void {
 
 /** What is known of the chosen bundle, and how fast each has run here. */
 function facts(): void {
-  const { path, parameters, metrics, files, causal, proof, same_everywhere } = form.bundle;
+  const { path, parameters, metrics, files, causal, proof, portable } = form.bundle;
   const bytes = files[causal ? "generator.onnx" : "filler.onnx"]!.bytes;
   const bits = metrics[causal ? "bits_per_byte" : "pseudo_bits_per_byte"];
   const rate = measured.get(path);
@@ -154,7 +154,7 @@ function facts(): void {
     `${(bytes / 1e6).toFixed(1)} MB to load`,
     typeof bits === "number" ? `${bits.toFixed(3)} ${causal ? "" : "pseudo-"}bits a byte on unseen text` : "",
     proof.passed ? "proven against PyTorch" : "",
-    same_everywhere ? "a seed's text is the same on every machine" : "",
+    portable ? "a seed's text is the same on every machine" : "",
     rate ? `${rounded(rate)} tokens/s in this browser` : "",
   ];
   element("facts").textContent = `${parts.filter(Boolean).join(" · ")}.`;

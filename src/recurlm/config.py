@@ -19,7 +19,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True
+    )
 
 
 class Packaged(Section):
@@ -38,16 +40,16 @@ class Files(Section):
     split: Literal["documents", "position", "explicit"] = "documents"
     validation_path: str | None = None
     test_path: str | None = None
-    validation_share: Share = 0.05
-    test_share: Share = 0.05
+    val_fraction: Share = 0.05
+    test_fraction: Share = 0.05
     seed: Seed = 1
 
     @model_validator(mode="after")
     def _explicit_splits_are_named(self) -> Files:
         if self.split == "explicit" and not (self.validation_path and self.test_path):
             raise ValueError("split 'explicit' needs validation_path and test_path")
-        if self.validation_share + self.test_share >= 1:
-            raise ValueError("validation_share and test_share leave nothing to train on")
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("val_fraction and test_fraction leave nothing to train on")
         return self
 
 
@@ -77,7 +79,7 @@ class Fetch(Section):
 
 class Tokenize(Section):
     kind: Literal["char", "bpe", "word"] = "bpe"
-    vocabulary_size: Annotated[int, Field(ge=260, le=1_000_000)] = 2048
+    vocab_size: Annotated[int, Field(ge=260, le=1_000_000)] = 2048
     lowercase: bool = False
 
 
@@ -92,32 +94,32 @@ class Train(Section):
     sequence_length: Annotated[int, Field(ge=2)] = 64  # tokens
     optimizer: Literal["muon", "adamw"] = "muon"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95  # of muon
-    muon_every: Count = 1  # steps between two orthogonalizations of a matrix
+    orthogonalize_every: Count = 1  # steps between two orthogonalizations of a matrix
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    gradient_clip: Annotated[float, Field(gt=0)] = 1.0  # largest norm
-    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.05  # of the run
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0  # largest norm
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.05  # of the run
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    average: Literal["none", "ema", "triggered"] = "none"
+    average: Literal["none", "ema", "asgd"] = "none"
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.998
-    trigger_patience: Count = 3  # validations
-    activation_regularization: Annotated[float, Field(ge=0)] = 0.0
-    temporal_regularization: Annotated[float, Field(ge=0)] = 0.0
+    asgd_patience: Count = 3  # validations
+    ar: Annotated[float, Field(ge=0)] = 0.0
+    tar: Annotated[float, Field(ge=0)] = 0.0
     ramp_share: Annotated[float, Field(ge=0, le=1)] = 0.0  # of the run, in which steps are smaller
     ramp_batch: Power = 1  # parts of a batch at the start of the ramp
     ramp_time: Power = 1  # parts of a window
-    validations: Count = 6
-    stream_offsets: bool = True
-    document_reset: bool = True
-    forget_share: Annotated[float, Field(ge=0, le=1)] = 0.05
-    blank_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    num_evals: Count = 6
+    random_offset: bool = True
+    reset_at_bos: bool = True
+    state_reset_prob: Annotated[float, Field(ge=0, le=1)] = 0.05
+    mask_prob: Annotated[float, Field(ge=0, lt=1)] = 0.1
     sampled_softmax: Annotated[int, Field(ge=0)] = 0  # tokens drawn besides a step's targets; 0: the whole vocabulary
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
 
 
 class Evaluate(Section):
     batch_size: Count = 32  # sections
-    section_tokens: Count = 1024
-    warmup_tokens: Annotated[int, Field(ge=0)] = 256
+    window_tokens: Count = 1024
+    context_tokens: Annotated[int, Field(ge=0)] = 256
 
 
 Precision = Literal["fp32", "int8", "int4"]
@@ -127,10 +129,10 @@ class Export(Section):
     opset: Annotated[int, Field(ge=18, le=23)] = 18
     ir_version: Annotated[int, Field(ge=8, le=11)] = 8
     precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32", "int8", "int4")
-    largest_table_megabytes: Annotated[float, Field(ge=0)] = 16.0
+    max_folded_table_mb: Annotated[float, Field(ge=0)] = 16.0
     calibration_tokens: Annotated[int, Field(ge=64)] = 8192
-    int4_block: Literal[16, 32, 64, 128, 256] = 128
-    same_everywhere: bool = True  # int8 and int4 give the same tokens on every machine
+    group_size: Literal[16, 32, 64, 128, 256] = 128
+    portable: bool = True  # int8 and int4 give the same tokens on every machine
 
 
 class Sampling(Section):
@@ -141,7 +143,7 @@ class Sampling(Section):
     top_p: Probability = 1.0
 
 
-class PerplexityLoss(Section):
+class MaxPerplexityIncrease(Section):
     """How much more perplexity than PyTorch in fp32 a bundle may have, as a share."""
 
     int8: Annotated[float, Field(ge=0)] = 0.005
@@ -152,7 +154,7 @@ class Verify(Section):
     tokens: Count = 1000
     logit_tolerance: Annotated[float, Field(gt=0)] = 1e-4
     nats_tolerance: Annotated[float, Field(gt=0)] = 1e-5
-    perplexity_loss: PerplexityLoss = PerplexityLoss()
+    max_perplexity_increase: MaxPerplexityIncrease = MaxPerplexityIncrease()
     sampling: tuple[Sampling, ...] = (Sampling(),)
 
 
@@ -172,9 +174,9 @@ class Cache(Section):
 
     test_tokens: Count = 131_072  # at most so many of the split
     validation_tokens: Count = 16_384
-    sizes: Annotated[tuple[Count, ...], Field(min_length=1)] = (500, 2000)  # tokens that are remembered
-    flatness: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] = (0.0, 6.0, 12.0, 24.0)
-    shares: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.05, 0.1, 0.2, 0.3, 0.4)
+    window: Annotated[tuple[Count, ...], Field(min_length=1)] = (500, 2000)  # tokens that are remembered
+    theta: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] = (0.0, 6.0, 12.0, 24.0)
+    lambda_: Annotated[tuple[Share, ...], Field(min_length=1, alias="lambda")] = (0.05, 0.1, 0.2, 0.3, 0.4)
 
 
 class Dynamic(Section):
@@ -200,7 +202,7 @@ class Context(Section):
     tokens: Annotated[int, Field(ge=2)] = 256  # of context where nothing is cut
     cut: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 5, 10, 20, 50, 100, 200)
     beyond: Annotated[tuple[Count, ...], Field(min_length=1)] = (5, 20, 50)
-    drop_share: Share = 0.5  # of the tokens beyond
+    drop_fraction: Share = 0.5  # of the tokens beyond
     tolerance_nats: Annotated[float, Field(gt=0)] = 0.05  # above the whole context's loss, for the effective context
 
 
@@ -235,8 +237,8 @@ class Text(Section):
     samples: Count = 8  # at each temperature
     tokens: Count = 200  # of a sample
     prompt_tokens: Count = 16  # of held-out text, that a sample goes on from
-    repeated_words: Count = 4  # n of the n-grams that count as a repetition
-    hidden_every: Annotated[int, Field(ge=2)] = 8  # cloze models: every so many tokens one is hidden and drawn
+    ngram_size: Count = 4  # n of the n-grams that count as a repetition
+    mask_every: Annotated[int, Field(ge=2)] = 8  # cloze models: every so many tokens one is hidden and drawn
 
 
 class Diagnose(Section):
@@ -266,11 +268,11 @@ class Variant(BaseModel):
     dropout: Drop = 0.0  # between layers, and of inputs and outputs unless they have their own
     input_dropout: Drop | None = None
     output_dropout: Drop | None = None
-    embedding_dropout: Drop = 0.0  # tokens hidden as inputs
+    embed_dropout: Drop = 0.0  # tokens hidden as inputs
     weight_drop: Drop = 0.0  # weights of the recurrent matrices
-    tied: bool = True
-    learning_rate: Annotated[float, Field(gt=0)] = 0.01
-    rest_learning_rate: Annotated[float, Field(gt=0)] = 0.004  # with muon
+    tie_weights: bool = True
+    muon_lr: Annotated[float, Field(gt=0)] = 0.01
+    adamw_lr: Annotated[float, Field(gt=0)] = 0.004  # with muon
 
     @property
     def own(self) -> dict[str, Any]:

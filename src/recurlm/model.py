@@ -36,25 +36,25 @@ class LanguageModel(nn.Module):
     def __init__(
         self,
         recurrence: Recurrence,
-        vocabulary_size: int,
+        vocab_size: int,
         embedding_size: int,
-        tied: bool = True,
+        tie_weights: bool = True,
         input_dropout: float = 0.0,
         output_dropout: float = 0.0,
-        embedding_dropout: float = 0.0,
+        embed_dropout: float = 0.0,
     ) -> None:
         """The shares are those of training: of features that a row hides, and of tokens whose embedding is hidden."""
         super().__init__()
         self.recurrence = recurrence
-        self.embedding = nn.Embedding(vocabulary_size, embedding_size)
+        self.embedding = nn.Embedding(vocab_size, embedding_size)
         self.input_dropout, self.output_dropout = LockedDropout(input_dropout), LockedDropout(output_dropout)
-        self.embedding_dropout = embedding_dropout
-        width = embedding_size if tied else recurrence.output_size
+        self.embed_dropout = embed_dropout
+        width = embedding_size if tie_weights else recurrence.output_size
         self.projection = nn.Identity() if width == recurrence.output_size else nn.Linear(recurrence.output_size, width)
-        self.decoder = nn.Linear(width, vocabulary_size)
+        self.decoder = nn.Linear(width, vocab_size)
         nn.init.normal_(self.embedding.weight, std=embedding_size**-0.5)
         nn.init.zeros_(self.decoder.bias)
-        if tied:
+        if tie_weights:
             self.decoder.weight = self.embedding.weight
 
     @property
@@ -62,7 +62,7 @@ class LanguageModel(nn.Module):
         return self.recurrence.causal
 
     @property
-    def vocabulary_size(self) -> int:
+    def vocab_size(self) -> int:
         return self.embedding.num_embeddings
 
     def initial_state(self, batch_size: int) -> State:
@@ -98,10 +98,10 @@ class LanguageModel(nn.Module):
         recurrence they would be next to nothing (Vaswani et al. 2017, section 3.4, do the same).
         """
         rows: Tensor = self.embedding(tokens)
-        if self.training and self.embedding_dropout:
+        if self.training and self.embed_dropout:
             # A token is hidden wherever it stands (Gal & Ghahramani 2016); as an output it stays.
-            kept = torch.rand(self.vocabulary_size, device=rows.device) >= self.embedding_dropout
-            rows = rows * (kept / (1 - self.embedding_dropout))[tokens][..., None]
+            kept = torch.rand(self.vocab_size, device=rows.device) >= self.embed_dropout
+            rows = rows * (kept / (1 - self.embed_dropout))[tokens][..., None]
         return rows * math.sqrt(self.embedding.embedding_dim)
 
     def decode(self, y: Float[Tensor, "*batch output"]) -> Float[Tensor, "*batch vocabulary"]:
@@ -110,7 +110,7 @@ class LanguageModel(nn.Module):
         return logits
 
 
-def build(name: str, block: Variant, vocabulary_size: int) -> LanguageModel:
+def build(name: str, block: Variant, vocab_size: int) -> LanguageModel:
     """The model of one block of params.yaml, with fresh weights from torch's random state.
 
     Raises:
@@ -125,12 +125,12 @@ def build(name: str, block: Variant, vocabulary_size: int) -> LanguageModel:
     )
     return LanguageModel(
         recurrence,
-        vocabulary_size,
+        vocab_size,
         block.embedding_size,
-        block.tied,
+        block.tie_weights,
         block.dropout if block.input_dropout is None else block.input_dropout,
         block.dropout if block.output_dropout is None else block.output_dropout,
-        block.embedding_dropout,
+        block.embed_dropout,
     )
 
 
@@ -173,7 +173,7 @@ def save(folder: Path, model: LanguageModel, name: str, block: Variant) -> None:
     path.write_bytes(to_bytes(weights))
     description = {
         "variant": name,
-        "vocabulary_size": model.vocabulary_size,
+        "vocab_size": model.vocab_size,
         "parameters": count_parameters(model),
         "gates": model.recurrence.gates,
         "block": block.model_dump(),
@@ -189,7 +189,7 @@ def load(folder: Path) -> LanguageModel:
         InputError: a file is missing or corrupted, or the weights do not fit the description.
     """
     description = read_json(folder / "model.json")
-    model = build(description["variant"], Variant(**description["block"]), description["vocabulary_size"])
+    model = build(description["variant"], Variant(**description["block"]), description["vocab_size"])
     path = folder / "model.safetensors"
     check_sha256(path, description["sha256"])
     weights = load_file(path)

@@ -55,10 +55,10 @@ def test_the_project_s_own_params_name_every_knob() -> None:
 
 def test_what_was_written_is_read(raw: dict[str, Any], write: Write) -> None:
     set_at(raw, "train.epochs", 3)
-    set_at(raw, "variants.gru.tied", False)
+    set_at(raw, "variants.gru.tie_weights", False)
     params = config.load(write(raw))
     assert params.train.epochs == 3
-    assert params.variant("gru").tied is False
+    assert params.variant("gru").tie_weights is False
     assert params.model_dump(mode="json") == raw
 
 
@@ -70,7 +70,7 @@ def test_what_was_written_is_read(raw: dict[str, Any], write: Write) -> None:
         ("fetch.packaged.validation_play", "validation_plays"),
         ("fetch.hub.revison", "revision"),
         ("verify.sampling.0.topk", "top_k"),
-        ("evaluate.section", "section_tokens"),
+        ("evaluate.window_token", "window_tokens"),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest(raw: dict[str, Any], write: Write, place: str, near: str) -> None:
@@ -86,16 +86,16 @@ def test_an_unknown_key_is_named_with_the_nearest(raw: dict[str, Any], write: Wr
         ("train.epochs", 0),
         ("train.epochs", float("inf")),
         ("train.epochs", float("nan")),
-        ("train.warmup_share", 1),
+        ("train.warmup_ratio", 1),
         ("train.seed", -1),
         ("train.sequence_length", 1),
-        ("fetch.files.test_share", 1.5),
-        ("tokenize.vocabulary_size", 12),
-        ("evaluate.warmup_tokens", -1),
+        ("fetch.files.test_fraction", 1.5),
+        ("tokenize.vocab_size", 12),
+        ("evaluate.context_tokens", -1),
         ("verify.sampling.0.top_p", 0),
         ("variants.lstm.dropout", 1.0),
         ("variants.lstm.hidden_size", -3),
-        ("variants.lstm.learning_rate", float("inf")),
+        ("variants.lstm.muon_lr", float("inf")),
     ],
 )
 def test_a_value_out_of_range_is_named(raw: dict[str, Any], write: Write, place: str, value: object) -> None:
@@ -146,7 +146,7 @@ def test_an_unknown_choice_is_named_with_the_nearest(
         ("fetch.hub.revision", "main", "revision"),
         ("fetch.hub.preset", None, "name a preset, or an id and its revision"),
         ("fetch.files.split", "explicit", "needs validation_path and test_path"),
-        ("fetch.files.validation_share", 0.97, "leave nothing to train on"),
+        ("fetch.files.val_fraction", 0.97, "leave nothing to train on"),
     ],
 )
 def test_values_that_do_not_go_together_are_named(

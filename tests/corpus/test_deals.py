@@ -31,12 +31,12 @@ def characters(runs: Iterable[Run]) -> dict[str, int]:
 def test_every_document_goes_whole_to_one_split_and_none_stays_empty(
     lengths: np.ndarray, validation: float, test: float, seed: int
 ) -> None:
-    runs = list(deals.by_document_shares(lengths, validation, test, seed))
+    runs = list(deals.by_document_fractions(lengths, validation, test, seed))
     assert [end for _, end in runs] == np.cumsum(lengths).tolist()
     counts = {split: [name for name, _ in runs].count(split) for split in SPLITS}
     assert min(counts.values()) >= 1
     assert abs(counts["validation"] - validation * len(lengths)) <= 1
-    assert runs == list(deals.by_document_shares(lengths, validation, test, seed))
+    assert runs == list(deals.by_document_fractions(lengths, validation, test, seed))
 
 
 def test_the_seed_draws_the_documents() -> None:
@@ -73,4 +73,4 @@ def test_one_document_is_halved_by_position() -> None:
 
 def test_two_documents_cannot_be_drawn_into_three_splits() -> None:
     with pytest.raises(InputError, match=r"set fetch\.files\.split to 'position'"):
-        deals.by_document_shares(np.array([5, 5], np.int64), 0.1, 0.1, seed=1)
+        deals.by_document_fractions(np.array([5, 5], np.int64), 0.1, 0.1, seed=1)

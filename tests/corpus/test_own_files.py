@@ -41,7 +41,7 @@ def test_files_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"aaa")
     (tmp_path / "Z.txt.gz").write_bytes(gzip.compress(b"ZZZ"))
     (tmp_path / "c/d.jsonl").write_bytes(b'{"text": "ddd"}\n')
-    fetch(tmp_path, path=str(tmp_path / "**/*.*"), split="position", validation_share=0.25, test_share=0.25)
+    fetch(tmp_path, path=str(tmp_path / "**/*.*"), split="position", val_fraction=0.25, test_fraction=0.25)
     assert [text(tmp_path, split) for split in ("train", "validation", "test")] == ["ZZZaaa", "bbb", "ddd"]
 
 
@@ -49,7 +49,7 @@ def test_documents_of_every_kind_are_dealt_whole(tmp_path: Path) -> None:
     (tmp_path / "1.txt").write_bytes(b"one\r\n")
     (tmp_path / "2.jsonl").write_bytes(b'{"body": "two"}\n\n{"body": "three\\n"}\n')
     (tmp_path / "3.parquet").write_bytes(parquet({"body": ["four", "five"], "other": [1, 2]}))
-    manifest = fetch(tmp_path, path=str(tmp_path / "[0-9].*"), field="body", validation_share=0.2, test_share=0.4)
+    manifest = fetch(tmp_path, path=str(tmp_path / "[0-9].*"), field="body", val_fraction=0.2, test_fraction=0.4)
     assert [split["documents"] for split in manifest["splits"].values()] == [2, 1, 2]
     together = "".join(text(tmp_path, split) for split in ("train", "validation", "test"))
     for document in ("one\r\n", "two", "three\n", "four", "five"):
@@ -60,14 +60,14 @@ def test_documents_of_every_kind_are_dealt_whole(tmp_path: Path) -> None:
 def test_by_position_documents_are_cut_at_the_very_character(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("é" * 70, encoding="utf-8")
     (tmp_path / "b.txt").write_text("🎭" * 30, encoding="utf-8")
-    manifest = fetch(tmp_path, path=str(tmp_path / "?.txt"), split="position", validation_share=0.1, test_share=0.2)
+    manifest = fetch(tmp_path, path=str(tmp_path / "?.txt"), split="position", val_fraction=0.1, test_fraction=0.2)
     assert [text(tmp_path, split) for split in ("train", "validation", "test")] == ["é" * 70, "🎭" * 10, "🎭" * 20]
     assert [split["documents"] for split in manifest["splits"].values()] == [1, 1, 1]
 
 
 def test_a_path_may_hold_the_marks_of_a_glob(tmp_path: Path) -> None:
     (tmp_path / "my [text].txt").write_bytes(b"0123456789")
-    fetch(tmp_path, path=str(tmp_path / "my [text].txt"), split="position", validation_share=0.1, test_share=0.1)
+    fetch(tmp_path, path=str(tmp_path / "my [text].txt"), split="position", val_fraction=0.1, test_fraction=0.1)
     assert text(tmp_path, "train") == "01234567"
 
 
@@ -135,7 +135,7 @@ def test_too_few_documents_to_draw_from_are_refused_with_the_way_out(tmp_path: P
 def test_a_split_with_nothing_in_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"abc")
     with pytest.raises(InputError, match="the validation split would be empty"):
-        fetch(tmp_path, path=str(tmp_path / "a.txt"), split="position", validation_share=0.01, test_share=0.5)
+        fetch(tmp_path, path=str(tmp_path / "a.txt"), split="position", val_fraction=0.01, test_fraction=0.5)
     assert not (tmp_path / "corpus").exists()
 
 

@@ -66,7 +66,7 @@ def test_a_cloze_model_s_numbers_say_that_they_are_pseudo_and_what_it_cannot_hav
     for block in ("static", "cold_windows"):
         assert "pseudo_nats_per_token" in found[block]
         assert "nats_per_token" not in found[block]
-        assert all(key.startswith("pseudo_") for key in found[block]["intervals_over_sections"])
+        assert all(key.startswith("pseudo_") for key in found[block]["intervals_over_windows"])
     assert load(reproduced, "metrics/samples/bilstm.json")["protocol"] == "filled"
     assert load(reproduced, "timings/diagnose-bilstm.json")["generation"] == []
 

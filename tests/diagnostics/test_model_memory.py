@@ -136,7 +136,7 @@ def test_a_changed_far_context_leaves_the_near_one_alone(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(context, "nats", spy)
     found = text(6, 31)
-    settings = config.Context(windows=6, tokens=30, cut=(5,), beyond=(10,), drop_share=0.25)
+    settings = config.Context(windows=6, tokens=30, cut=(5,), beyond=(10,), drop_fraction=0.25)
     context.measure(make("rnn"), found, settings, DRAWS)
     whole, cut, shuffled, dropped = seen
     np.testing.assert_array_equal(whole, found[:, :30])
@@ -199,8 +199,8 @@ def test_shares_of_saturated_gates_are_counted(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(gates, "activations", lambda model, tokens: {"layer0.forget": values})
     (row,) = gates.measure(make("rnn"), text(1, 2), config.Gates(low=0.1, high=0.9))["rows"]
     assert (row["layer"], row["gate"]) == ("layer0", "forget")
-    assert row["share_closed"] == 2 / 8
-    assert row["share_open"] == 4 / 8
+    assert row["fraction_closed"] == 2 / 8
+    assert row["fraction_open"] == 4 / 8
     assert (row["units_always_closed"], row["units_always_open"]) == (0.25, 0.25)
 
 

@@ -19,8 +19,8 @@ from recurlm.diagnostics.likelihoods import read
 from recurlm.diagnostics.parts import Part, beginnings
 from recurlm.evaluation.perplexity import score
 
-SECTIONS = Evaluate(batch_size=3, section_tokens=40, warmup_tokens=10)
-ONE_STREAM = Evaluate(batch_size=1, section_tokens=10_000, warmup_tokens=0)
+SECTIONS = Evaluate(batch_size=3, window_tokens=40, context_tokens=10)
+ONE_STREAM = Evaluate(batch_size=1, window_tokens=10_000, context_tokens=0)
 DRAWS = Bootstrap(samples=100, confidence=0.9, seed=1)
 
 
@@ -63,7 +63,7 @@ def test_the_cache_is_the_paper_s_formula(rows: int, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(cache, "ROWS", rows)
     random = np.random.default_rng(1)
     h, x = random.normal(size=(50, 4)).astype(np.float32), random.integers(0, 5, 50)
-    found = cache.probabilities(h, x, sizes=[3, 100], thetas=[0.0, 0.7])
+    found = cache.probabilities(h, x, windows=[3, 100], thetas=[0.0, 0.7])
     for row, size in enumerate([3, 100]):
         for column, theta in enumerate([0.0, 0.7]):
             np.testing.assert_allclose(found[row, column], naive_cache(h, x, size, theta), rtol=1e-4, atol=1e-6)
@@ -80,7 +80,7 @@ def test_a_cached_score_is_a_mixture_and_starts_afresh_with_each_document() -> N
     model = make("gru")
     ids, starts = split_of(40, 30)
     found = read(model, ids, starts, ONE_STREAM, keep_features=True)
-    chosen = {"size": 10, "theta": 0.3, "share": 0.25}
+    chosen = {"window": 10, "scaled_theta": 0.3, "lambda": 0.25}
     mixed = cache.evaluate(found, ids, chosen)
     expected = []
     for start, stop in pairwise(starts):
@@ -94,7 +94,7 @@ def test_what_is_tuned_is_the_best_that_was_tried() -> None:
     model = make("rnn")
     ids, starts = split_of(200)
     found = read(model, ids, starts, ONE_STREAM, keep_features=True)
-    grid = config.Cache(sizes=(5, 50), flatness=(0.0, 2.0), shares=(0.05, 0.5))
+    grid = config.Cache(window=(5, 50), theta=(0.0, 2.0), lambda_=(0.05, 0.5))
     chosen, trials = cache.tune(found, ids, grid)
     best = min(trial["nats_per_token"] for trial in trials)
     again = cache.evaluate(found, ids, chosen)
@@ -174,7 +174,7 @@ def test_adapting_to_a_text_that_repeats_itself_helps() -> None:
 def test_positions_and_frequencies_part_the_same_sum() -> None:
     model = make("rnn")
     ids, starts = split_of(100, 7, 55)
-    found = read(model, ids, starts, Evaluate(batch_size=4, section_tokens=16, warmup_tokens=0))
+    found = read(model, ids, starts, Evaluate(batch_size=4, window_tokens=16, context_tokens=0))
     nats, units = found.nats[found.text], np.arange(162) // 16
     lengths = [100, 7, 55]
     tables = {
@@ -195,7 +195,7 @@ def test_positions_and_frequencies_part_the_same_sum() -> None:
 def test_a_cold_window_has_read_one_token_when_it_predicts_its_first() -> None:
     model = make("lstm")
     ids, starts = split_of(20)
-    found = read(model, ids, starts, Evaluate(batch_size=2, section_tokens=5, warmup_tokens=0))
+    found = read(model, ids, starts, Evaluate(batch_size=2, window_tokens=5, context_tokens=0))
     for first in (1, 6, 11, 16):
         logits, _ = model.step(torch.tensor([int(ids[first - 1])]), model.initial_state(1))
         assert found.nats[first] == pytest.approx(

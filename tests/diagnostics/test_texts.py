@@ -103,7 +103,7 @@ def test_what_is_filled_depends_on_nothing_that_was_hidden(name: str) -> None:
 @pytest.mark.parametrize("name", ["gru", "bilstm"])
 def test_samples_of_every_tokenizer_have_texts_and_measures(name: str, kind: str) -> None:
     passages = np.random.default_rng(1).integers(4, VOCABULARY, (3, 20))
-    settings = Text(temperatures=(0.5, 2.0), samples=3, tokens=16, prompt_tokens=4, hidden_every=5)
+    settings = Text(temperatures=(0.5, 2.0), samples=3, tokens=16, prompt_tokens=4, mask_every=5)
     special = {"bos": 0, "mask": 1}
     found = samples.measure(random_model(name), passages, TOKENIZERS[kind], TRAIN, special, settings, seed=1)
     again = samples.measure(random_model(name), passages, TOKENIZERS[kind], TRAIN, special, settings, seed=1)

@@ -55,14 +55,14 @@ def write_tokens(folder: Path) -> None:
             "unknown_tokens": 0,
             "out_of_vocabulary_words": 1,
         }
-    write_json(folder / "manifest.json", {"vocabulary_size": VOCABULARY, "dtype": "uint16", "splits": splits})
+    write_json(folder / "manifest.json", {"vocab_size": VOCABULARY, "dtype": "uint16", "splits": splits})
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A folder with params.yaml, tokens of random numbers, and two untrained models."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params["evaluate"] = {"batch_size": 2, "section_tokens": 20, "warmup_tokens": 7}
+    params["evaluate"] = {"batch_size": 2, "window_tokens": 20, "context_tokens": 7}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     (tmp_path / "data/tokens").mkdir(parents=True)
     write_tokens(tmp_path / "data/tokens")
@@ -144,7 +144,7 @@ def test_a_corrupted_tokens_file_gets_one_line(project: Path, evaluate: Run, fil
 
 def test_a_model_of_another_vocabulary_gets_one_line(project: Path, evaluate: Run) -> None:
     manifest = project / "data/tokens/manifest.json"
-    write_json(manifest, json.loads(manifest.read_text()) | {"vocabulary_size": VOCABULARY + 1})
+    write_json(manifest, json.loads(manifest.read_text()) | {"vocab_size": VOCABULARY + 1})
     assert_refused(project, evaluate("gru"), "another vocabulary")
 
 

@@ -106,7 +106,7 @@ def test_ids_are_read_from_a_mapped_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("both_sides", [False, True])
 def test_the_drawing_in_the_docstring_is_true(both_sides: bool) -> None:
     text = "abcdefghijklmnopqr"
-    sections = cut(np.array([0, len(text) + 1]), section_tokens=8, warmup_tokens=3, both_sides=both_sides)
+    sections = cut(np.array([0, len(text) + 1]), window_tokens=8, context_tokens=3, both_sides=both_sides)
     read = "s" + text
     found = [
         (read[begin:first], read[first:end], read[end:stop])

@@ -76,7 +76,7 @@ def bundles(
         for precision in PRECISIONS:
             folder = tmp_path_factory.mktemp(f"{request.param}-{precision}")
             text = np.random.default_rng(0).integers(2, VOCABULARY, 600)
-            options = Export(int4_block=16, largest_table_megabytes=0.0 if size[2] == 1 else 16.0)
+            options = Export(group_size=16, max_folded_table_mb=0.0 if size[2] == 1 else 16.0)
             write_graphs(folder, request.param, model, MANIFEST, options, precision, text, kept)
             found[precision, size[0]] = (model, Graphs(folder, threads=1))
     return found

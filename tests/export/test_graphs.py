@@ -159,7 +159,7 @@ def test_files_are_self_contained_pinned_and_name_nothing_of_this_machine(export
         onnx.checker.check_model(model, full_check=True)
         assert model.ir_version == SETTINGS.ir_version
         assert {(opset.domain, opset.version) for opset in model.opset_import} == {("", SETTINGS.opset)}
-        assert {entry.key for entry in model.metadata_props} == {"variant", "vocabulary_sha256", "states"}
+        assert {entry.key for entry in model.metadata_props} == {"variant", "tokenizer_sha256", "states"}
         assert not re.search(rb"/[a-z]+/.*\.py|\.py\"", file.read_bytes())
 
 

@@ -12,7 +12,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from safetensors.torch import load_file
 
-from recurlm.config import Evaluate, Export, PerplexityLoss, Precision, Sampling, Variant, Verify
+from recurlm.config import Evaluate, Export, MaxPerplexityIncrease, Precision, Sampling, Variant, Verify
 from recurlm.evaluation.metrics import describe
 from recurlm.evaluation.perplexity import score
 from recurlm.export.bundle import ROUNDING, write_graphs
@@ -39,7 +39,7 @@ MANIFEST = {
 }
 TEXT = np.random.default_rng(0).integers(2, VOCABULARY, 3000).astype(np.uint16)
 SAMPLINGS = [GREEDY, Sampling(), Sampling(temperature=0.7, top_k=5), Sampling(temperature=1.2, top_p=0.8)]
-SCORING = Evaluate(batch_size=3, section_tokens=40, warmup_tokens=10)
+SCORING = Evaluate(batch_size=3, window_tokens=40, context_tokens=10)
 ROUNDED: list[Precision] = ["int8", "int4"]
 
 
@@ -71,7 +71,7 @@ def kept() -> dict[str, Kept]:
 @pytest.fixture(scope="module", params=[(name, precision) for name in REGISTRY for precision in ROUNDED], ids="-".join)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, kept: dict[str, Kept]) -> Made:
     name, precision = request.param
-    return Made(name, precision, tmp_path_factory.mktemp(name), kept[name], Export(int4_block=16))
+    return Made(name, precision, tmp_path_factory.mktemp(name), kept[name], Export(group_size=16))
 
 
 def text_of(length: int) -> np.ndarray:
@@ -121,8 +121,8 @@ def test_another_machine_comes_to_the_same_bits(made: Made) -> None:
 
 
 def test_who_wants_it_quicker_gets_sigmoid_and_tanh_in_fp32(tmp_path: Path, kept: dict[str, Kept]) -> None:
-    made = Made("lstm", "int8", tmp_path, kept["lstm"], Export(same_everywhere=False))
-    assert read_json(tmp_path / "graphs.json")["same_everywhere"] is False
+    made = Made("lstm", "int8", tmp_path, kept["lstm"], Export(portable=False))
+    assert read_json(tmp_path / "graphs.json")["portable"] is False
     step = onnx.load(tmp_path / "step.onnx").graph
     assert {"Sigmoid", "Tanh"} <= {node.op_type for node in step.node}
     assert not [node for node in step.node if node.op_type == "Cast" and node.attribute[0].i == onnx.TensorProto.DOUBLE]
@@ -157,7 +157,7 @@ def test_a_product_that_was_not_seen_is_an_error_and_stays_in_fp32_never() -> No
 
 def test_a_large_table_is_rounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recurlm.export.quantize.SMALLEST_TABLE", 0)
-    for number, settings in enumerate((Export(int4_block=16), Export(int4_block=16, largest_table_megabytes=0))):
+    for number, settings in enumerate((Export(group_size=16), Export(group_size=16, max_folded_table_mb=0))):
         folder = tmp_path / str(number)
         folder.mkdir()
         made = Made("gru", "int8", folder, Kept(), settings)
@@ -178,7 +178,7 @@ def test_a_large_table_is_rounded_too(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_same_text_gives_the_same_bytes(kept: dict[str, Kept], tmp_path: Path) -> None:
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
-        Made("lstm", "int4", folder, kept["lstm"], Export(int4_block=16))
+        Made("lstm", "int4", folder, kept["lstm"], Export(group_size=16))
     for file in sorted((tmp_path / "a").iterdir()):
         assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
 
@@ -197,21 +197,23 @@ def test_the_proof_states_the_loss_of_perplexity_and_fails_past_its_bound(made: 
     name = "nats_per_token" if made.model.causal else "pseudo_nats_per_token"
     if bound == 0.0:
         metrics = metrics | {name: metrics[name] - 0.2}  # as if PyTorch were better by far
-    loss = PerplexityLoss(int8=bound, int4=bound)
-    settings = Verify(tokens=60, sampling=(Sampling(temperature=0.8, top_k=5),), perplexity_loss=loss)
+    loss = MaxPerplexityIncrease(int8=bound, int4=bound)
+    settings = Verify(tokens=60, sampling=(Sampling(temperature=0.8, top_k=5),), max_perplexity_increase=loss)
     if bound == 0.0:
-        with pytest.raises(ProofError, match=rf"{made.precision} raises the perplexity by .*verify\.perplexity_loss"):
+        with pytest.raises(
+            ProofError, match=rf"{made.precision} raises the perplexity by .*verify\.perplexity_increase"
+        ):
             prove("v", made.model, made.folder, tokens, metrics, settings, SCORING)
         return
     proof = prove("v", made.model, made.folder, tokens, metrics, settings, SCORING)
-    assert abs(proof["perplexity_loss"]) < bound
+    assert abs(proof["perplexity_increase"]) < bound
     assert proof["precision"] == made.precision
     assert proof["greedy_tokens_identical"] + proof["sampled_tokens_identical"] + proof["near_ties"] == 120
 
 
 def test_calibration_reads_text_of_the_length_that_it_is_told(kept: dict[str, Kept]) -> None:
     model = random_model("gru")
-    settings = Export(calibration_tokens=64, int4_block=16)
+    settings = Export(calibration_tokens=64, group_size=16)
     assert rounding_for(model, settings, "fp32", TEXT, Kept()) is None
     short = rounding_for(model, settings, "int8", TEXT[:10], Kept(kept["gru"].traces))
     assert short is not None
@@ -221,7 +223,7 @@ def test_calibration_reads_text_of_the_length_that_it_is_told(kept: dict[str, Ke
 def test_graphs_json_says_how_many_products_are_in_which_precision(made: Made) -> None:
     description = read_json(made.folder / "graphs.json")
     assert description["precision"] == made.precision
-    assert description["same_everywhere"] is True
+    assert description["portable"] is True
     assert description["products"] == {made.precision: made.products[made.precision]}
 
 

@@ -23,7 +23,7 @@ from recurlm.tokens.files import TokenFile
 
 VOCABULARY = 23
 BLOCK = Variant(cell="gru", embedding_size=7, hidden_size=8)
-SCORING = Evaluate(batch_size=3, section_tokens=40, warmup_tokens=10)
+SCORING = Evaluate(batch_size=3, window_tokens=40, context_tokens=10)
 VERIFY = Verify(tokens=60, sampling=(Sampling(temperature=0.8, top_k=5), Sampling(temperature=1.0, top_p=0.9)))
 MANIFEST = {
     "special": {"bos": 0, "mask": 1, "unk": None, "eol": None},
@@ -47,7 +47,7 @@ def random_model(name: str) -> LanguageModel:
 
 
 def metrics_of(model: LanguageModel, tokens: TokenFile) -> dict:
-    found = score(model, tokens.ids, tokens.starts, SCORING.section_tokens, SCORING.warmup_tokens, SCORING.batch_size)
+    found = score(model, tokens.ids, tokens.starts, SCORING.window_tokens, SCORING.context_tokens, SCORING.batch_size)
     return describe(found, tokens.counts, model.causal)
 
 

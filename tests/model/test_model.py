@@ -34,7 +34,7 @@ def make(name: str, **changes: object) -> LanguageModel:
 @every_name
 @either_tied
 def test_a_chunk_is_read_as_step_by_step_where_a_model_is_causal(name: str, tied: bool) -> None:
-    model = make(name, tied=tied)
+    model = make(name, tie_weights=tied)
     tokens = torch.randint(VOCABULARY, (3, 7))
     state = {key: torch.randn(3, *shape) for key, shape in model.recurrence.state_spec.items()}
     logits, end = model(tokens, state)
@@ -52,7 +52,7 @@ def test_a_chunk_is_read_as_step_by_step_where_a_model_is_causal(name: str, tied
 @every_name
 @pytest.mark.parametrize("hidden", [5, 7])
 def test_tied_weights_are_one_tensor_and_count_once(name: str, hidden: int) -> None:
-    tied, untied = make(name, hidden_size=hidden), make(name, hidden_size=hidden, tied=False)
+    tied, untied = make(name, hidden_size=hidden), make(name, hidden_size=hidden, tie_weights=False)
     assert tied.decoder.weight is tied.embedding.weight
     recurrent = count_parameters(tied.recurrence)
     width = tied.recurrence.output_size
@@ -64,8 +64,8 @@ def test_tied_weights_are_one_tensor_and_count_once(name: str, hidden: int) -> N
 @every_name
 @either_tied
 def test_a_saved_model_comes_back_the_same_and_ready_to_evaluate(name: str, tied: bool, tmp_path: Path) -> None:
-    model = make(name, tied=tied).requires_grad_(False)
-    save(tmp_path, model, name, block_of(name, tied=tied))
+    model = make(name, tie_weights=tied).requires_grad_(False)
+    save(tmp_path, model, name, block_of(name, tie_weights=tied))
     back = load(tmp_path)
     tokens = torch.randint(VOCABULARY, (2, 6))
     assert torch.equal(back(tokens, back.initial_state(2))[0], model(tokens, model.initial_state(2))[0])

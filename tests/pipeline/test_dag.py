@@ -128,7 +128,7 @@ def add_minimal_gated_unit(project: Project) -> None:
     registry = (variants / "__init__.py").read_text(encoding="utf-8")
     registry = registry.replace("\n\nREGISTRY", "\nfrom recurlm.variants.mgu import MGU\n\nREGISTRY", 1)
     (variants / "__init__.py").write_text(registry.replace("\n}", '\n    "mgu": MGU,\n}'), encoding="utf-8")
-    block = {"mgu": {"cell": "mgu", **TINY_VARIANT, "dropout": 0.0, "tied": True, "learning_rate": 0.01}}
+    block = {"mgu": {"cell": "mgu", **TINY_VARIANT, "dropout": 0.0, "tie_weights": True, "muon_lr": 0.01}}
     with (project.folder / "params.yaml").open("a", encoding="utf-8") as params:
         params.write("".join(f"  {line}\n" for line in yaml.safe_dump(block).splitlines()))
 

@@ -61,13 +61,13 @@ def test_every_document_is_its_start_and_its_tokens(kind: str, tmp_path: Path) -
 
 
 def test_a_manifest_says_all_there_is_to_know(tmp_path: Path) -> None:
-    folder = write(tmp_path / "tokens", "word", vocabulary_size=260)
+    folder = write(tmp_path / "tokens", "word", vocab_size=260)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     splits = manifest.pop("splits")
     assert len(manifest.pop("tokenizer_sha256")) == 64
     assert manifest == {
         "kind": "word",
-        "vocabulary_size": 9,
+        "vocab_size": 9,
         "lowercase": False,
         "dtype": "uint16",
         "special": {"bos": 0, "mask": 1, "unk": 2, "eol": 3},
@@ -107,9 +107,9 @@ def test_a_word_in_two_pieces_counts_once(pieces: list[str]) -> None:
 def test_a_large_vocabulary_takes_four_bytes_an_id(tmp_path: Path) -> None:
     words = " ".join(f"w{number}" for number in range(66_000))
     splits = {"train": Texts([words]), "validation": Texts(["w0"]), "test": Texts([])}
-    folder = write(tmp_path / "tokens", "word", splits, vocabulary_size=70_000)
+    folder = write(tmp_path / "tokens", "word", splits, vocab_size=70_000)
     tokens = open_tokens(folder, "train")
-    assert tokens.manifest["vocabulary_size"] == 66_004
+    assert tokens.manifest["vocab_size"] == 66_004
     assert tokens.ids.dtype == np.uint32
     assert sorted(tokens.ids[1:]) == list(range(4, 66_004))
     assert len(open_tokens(folder, "test").ids) == 0
@@ -184,7 +184,7 @@ class Made:
 
 folder, kind, megabytes = sys.argv[1:]
 train, other = Made(float(megabytes)), Made(0.1)
-section = Tokenize(kind=kind, vocabulary_size=300)
+section = Tokenize(kind=kind, vocab_size=300)
 write_tokens(Path(folder), section, {"train": train, "validation": other, "test": other},
              {"name": "", "licence": None, "revision": None})
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

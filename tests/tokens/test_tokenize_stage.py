@@ -20,7 +20,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "pipelines" / "tokenize_corpus.py
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A folder with params.yaml and data/corpus."""
-    (tmp_path / "params.yaml").write_text("tokenize: {kind: bpe, vocabulary_size: 300}\nvariants: {}\n")
+    (tmp_path / "params.yaml").write_text("tokenize: {kind: bpe, vocab_size: 300}\nvariants: {}\n")
     corpus = tmp_path / "data" / "corpus"
     corpus.mkdir(parents=True)
     splits = {}

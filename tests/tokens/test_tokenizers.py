@@ -13,14 +13,12 @@ from tokenizers import Tokenizer
 
 from recurlm.config import Tokenize
 from recurlm.errors import InputError
-from recurlm.tokens.special import MASK, EOL, BOS, UNK, special_ids
+from recurlm.tokens.special import BOS, EOL, MASK, UNK, special_ids
 from recurlm.tokens.tokenizer import KINDS, learn_tokenizer, load_tokenizer
 
 SPECIALS = [BOS, MASK, UNK, EOL]
 # Text that holds the names of the special tokens, so that a merge could make them if any could.
-TEXT = "the king's men, the king's 12 horses\nthe <bos> of it <|x|> naïve\n" * 3 + " ".join(
-    [*SPECIALS, "<bos>"] * 9
-)
+TEXT = "the king's men, the king's 12 horses\nthe <bos> of it <|x|> naïve\n" * 3 + " ".join([*SPECIALS, "<bos>"] * 9)
 
 # Any text, and text made of what the tokenizers and their special tokens are touchy about.
 TEXTS = st.text() | st.lists(
@@ -32,7 +30,7 @@ TEXTS = st.text() | st.lists(
 
 
 def learn(kind: str, text: str = TEXT, size: int = 400, lowercase: bool = False) -> Tokenizer:
-    return learn_tokenizer([text], Tokenize(kind=kind, vocabulary_size=size, lowercase=lowercase))
+    return learn_tokenizer([text], Tokenize(kind=kind, vocab_size=size, lowercase=lowercase))
 
 
 def ids(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -134,7 +132,7 @@ def test_the_file_alone_is_the_tokenizer(kind: str, tmp_path: Path) -> None:
 def test_every_process_learns_the_same_bytes(kind: str) -> None:
     program = (
         "import sys; from recurlm.config import Tokenize; from recurlm.tokens.tokenizer import learn_tokenizer; "
-        "section = Tokenize(kind=sys.argv[1], vocabulary_size=400); "
+        "section = Tokenize(kind=sys.argv[1], vocab_size=400); "
         "sys.stdout.buffer.write(learn_tokenizer([sys.argv[2]], section).to_str().encode())"
     )
     outputs = {

@@ -41,7 +41,7 @@ def test_a_young_ema_follows_closely() -> None:
 def test_the_triggered_average_begins_once_validation_gets_no_better_and_is_a_plain_mean() -> None:
     torch.manual_seed(1)
     model = nn.Linear(3, 2)
-    average = Average(model, "triggered", decay=0.0, patience=2)
+    average = Average(model, "asgd", decay=0.0, patience=2)
     losses: list[float] = []
     for loss in (3.0, 2.0, 2.5, 1.9, 2.4):  # of the last two, one was always better than all before
         walk(average, model, 3)
@@ -56,7 +56,7 @@ def test_the_triggered_average_begins_once_validation_gets_no_better_and_is_a_pl
     torch.testing.assert_close(average.mean["weight"], torch.stack(places).mean(0))
 
 
-@pytest.mark.parametrize("kind", ["none", "ema", "triggered"])
+@pytest.mark.parametrize("kind", ["none", "ema", "asgd"])
 def test_the_average_is_lent_to_the_model_and_taken_back(kind: str) -> None:
     model = nn.Linear(3, 2)
     average = Average(model, kind, decay=0.9, patience=1)  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["train"] |= {"epochs": 2, "batch_size": 4, "sequence_length": 16, "checkpoint_seconds": 0}
     params["train"] |= {"average": "ema", "ramp_share": 0.3, "ramp_batch": 2, "ramp_time": 4}
     for block in params["variants"].values():
-        block |= {"embedding_size": 8, "hidden_size": 12, "dropout": 0.2, "weight_drop": 0.2, "embedding_dropout": 0.1}
+        block |= {"embedding_size": 8, "hidden_size": 12, "dropout": 0.2, "weight_drop": 0.2, "embed_dropout": 0.1}
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     (folder / "text").mkdir()
     lines = (f"KING. The {number} ships of {number * 7 % 31} lords come home, and sing.\n" for number in range(600))

@@ -23,7 +23,7 @@ VOCABULARY = 12
 
 
 def recipe(**changes: object) -> Train:
-    settings = {"epochs": 2, "batch_size": 4, "sequence_length": 8, "validations": 3, "precision": "fp32"}
+    settings = {"epochs": 2, "batch_size": 4, "sequence_length": 8, "num_evals": 3, "precision": "fp32"}
     return Train(**{**settings, **changes})
 
 
@@ -40,14 +40,14 @@ def fresh(name: str = "lstm", **changes: object) -> LanguageModel:
 
 def run(model: LanguageModel, settings: Train, rates: tuple[float, float] = (0.02, 0.02), validate=None) -> Trained:
     stream = Stream(counting(), settings.batch_size, settings.sequence_length)
-    block = Variant(cell="", embedding_size=1, hidden_size=1, learning_rate=rates[0], rest_learning_rate=rates[1])
+    block = Variant(cell="", embedding_size=1, hidden_size=1, muon_lr=rates[0], adamw_lr=rates[1])
     return train(model, stream, SPECIAL, settings, block, validate or (lambda model: 0.0))
 
 
 @pytest.mark.parametrize("name", REGISTRY)
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_every_variant_learns_a_rule(name: str, optimizer: str) -> None:
-    trained = run(fresh(name), recipe(optimizer=optimizer, epochs=8, validations=8))
+    trained = run(fresh(name), recipe(optimizer=optimizer, epochs=8, num_evals=8))
     losses = [point.train_loss for point in trained.curve]
     assert losses[0] > 1.2
     assert losses[-1] < 0.4 * losses[0]
@@ -107,18 +107,18 @@ def test_a_run_that_diverges_stops_with_one_line() -> None:
     model = fresh("rnn", nonlinearity="relu")
     with torch.no_grad():
         model.decoder.bias.fill_(float("nan"))
-    with pytest.raises(InputError, match=r"diverged at step 1: lower the variant's learning_rate"):
+    with pytest.raises(InputError, match=r"diverged at step 1: lower the variant's muon_lr and adamw_lr"):
         run(model, recipe())
 
 
 @given(st.integers(1, 200), st.integers(1, 12))
-def test_validations_are_spread_evenly_and_the_last_step_is_one(steps: int, validations: int) -> None:
+def test_validations_are_spread_evenly_and_the_last_step_is_one(steps: int, num_evals: int) -> None:
     found: list[int] = []
     for step in range(1, steps + 1):
-        if validation_due(validations, len(found), step / steps):
+        if validation_due(num_evals, len(found), step / steps):
             found.append(step)
     assert found[-1] == steps
-    assert len(found) == min(steps, validations)
+    assert len(found) == min(steps, num_evals)
     gaps = np.diff([0, *found])
     assert gaps.max() - gaps.min() <= 1
 

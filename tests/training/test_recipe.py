@@ -27,7 +27,7 @@ def test_a_constant_rate_stays() -> None:
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_weight_is_updated_by_exactly_one_optimizer(optimizer, tied: bool) -> None:
-    model = build("lstm", Variant(cell="lstm", embedding_size=4, hidden_size=6, tied=tied), 9)
+    model = build("lstm", Variant(cell="lstm", embedding_size=4, hidden_size=6, tie_weights=tied), 9)
     updates = optimizers(model, Train(optimizer=optimizer), 0.01, 0.5)
     updated = [id(p) for update in updates for group in update.param_groups for p in group["params"]]
     assert len(updated) == len(set(updated))

@@ -74,7 +74,7 @@ def test_locked_dropout_hides_the_same_features_at_every_step_of_a_row(share: fl
 
 def test_embedding_dropout_hides_a_token_wherever_it_stands_as_an_input_and_never_as_an_output() -> None:
     torch.manual_seed(1)
-    block = Variant(cell="gru", embedding_size=6, hidden_size=6, embedding_dropout=0.5)
+    block = Variant(cell="gru", embedding_size=6, hidden_size=6, embed_dropout=0.5)
     model = build("gru", block, 40)
     tokens = torch.arange(40).repeat(3, 2)
     rows = model.embed(tokens)

@@ -26,7 +26,7 @@ def states(model: LanguageModel, batch: int) -> dict[str, Tensor]:
 
 def test_a_cloze_model_reads_blanks_and_predicts_what_stood_there() -> None:
     window = torch.full((50, 101), 7)
-    inputs, targets = make_task(fresh("bilstm"), window, BLANK, blank_share=0.1)
+    inputs, targets = make_task(fresh("bilstm"), window, BLANK, mask_prob=0.1)
     assert set(inputs.unique().tolist()) == {BLANK, 7}
     assert 0.05 < (inputs == BLANK).float().mean() < 0.15
     assert bool((targets == 7).all())
@@ -35,7 +35,7 @@ def test_a_cloze_model_reads_blanks_and_predicts_what_stood_there() -> None:
 
 def test_a_causal_model_predicts_the_next_token() -> None:
     window = torch.arange(12).reshape(2, 6)
-    inputs, targets = make_task(fresh(), window, BLANK, blank_share=0.5)
+    inputs, targets = make_task(fresh(), window, BLANK, mask_prob=0.5)
     assert inputs.tolist() == [[0, 1, 2, 3, 4], [6, 7, 8, 9, 10]]
     assert targets.tolist() == [[1, 2, 3, 4, 5], [7, 8, 9, 10, 11]]
 
@@ -83,7 +83,7 @@ def test_a_window_without_a_beginning_is_read_in_one(name: str) -> None:
     assert all(torch.equal(after[key], end[key]) for key in end)
 
 
-@pytest.mark.parametrize("penalty", ["activation_regularization", "temporal_regularization"])
+@pytest.mark.parametrize("penalty", ["ar", "tar"])
 def test_a_penalty_moves_the_weights_and_is_no_part_of_the_loss_that_is_told(penalty: str) -> None:
     told, weights = [], []
     for value in (0.0, 5.0):

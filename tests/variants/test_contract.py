@@ -23,7 +23,7 @@ CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.float64: {"rtol": 1e
 
 
 def cases() -> dict[str, tuple[str, dict[str, Any]]]:
-    """Each variant as params.yaml has it, and once more for each other choice: `rnn` with relu, each with `skip`."""
+    """Each variant as params.yaml has it, and once more for each other choice: `rnn` with relu, all `concat_layers`."""
     found = {}
     for name, variant in REGISTRY.items():
         own = PARAMS.variant(name).own

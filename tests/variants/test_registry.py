@@ -65,25 +65,25 @@ def test_the_registry_holds_nothing_but_names_and_classes() -> None:
 
 @every_name
 def test_every_variant_is_built_from_its_block(name: str) -> None:
-    model = build(name, block(name), vocabulary_size=11)
-    assert model.vocabulary_size == 11
+    model = build(name, block(name), vocab_size=11)
+    assert model.vocab_size == 11
     assert type(model.recurrence) is REGISTRY[name]
 
 
 @every_name
 def test_an_unknown_parameter_names_the_nearest(name: str) -> None:
     with pytest.raises(InputError, match=rf"unknown parameter 'variants\.{name}\.dropuot': did you mean 'dropout'"):
-        build(name, block(name, dropuot=0.1), vocabulary_size=11)
+        build(name, block(name, dropuot=0.1), vocab_size=11)
 
 
 def test_a_parameter_of_another_variant_is_unknown() -> None:
     with pytest.raises(InputError, match=r"unknown parameter 'variants\.gru\.nonlinearity'"):
-        build("gru", block("gru", nonlinearity="tanh"), vocabulary_size=11)
+        build("gru", block("gru", nonlinearity="tanh"), vocab_size=11)
 
 
 def test_an_own_parameter_misspelt_names_the_nearest() -> None:
     with pytest.raises(InputError, match=r"'variants\.rnn\.nonlinearty': did you mean 'nonlinearity'"):
-        build("rnn", block("rnn", nonlinearty="relu"), vocabulary_size=11)
+        build("rnn", block("rnn", nonlinearty="relu"), vocab_size=11)
 
 
 @pytest.mark.parametrize(
@@ -91,14 +91,14 @@ def test_an_own_parameter_misspelt_names_the_nearest() -> None:
 )
 def test_a_wrong_nonlinearity_is_refused_with_the_nearest(wrong: object, hint: str) -> None:
     with pytest.raises(InputError, match=rf"'variants\.rnn\.nonlinearity' is .*{hint}"):
-        build("rnn", block("rnn", nonlinearity=wrong), vocabulary_size=11)
+        build("rnn", block("rnn", nonlinearity=wrong), vocab_size=11)
 
 
 def test_an_unknown_variant_names_the_nearest() -> None:
     with pytest.raises(InputError, match="unknown variant 'lsmt': did you mean 'lstm'"):
-        build("lsmt", block("lstm"), vocabulary_size=11)
+        build("lsmt", block("lstm"), vocab_size=11)
 
 
 def test_an_unknown_cell_names_the_nearest() -> None:
     with pytest.raises(InputError, match=r"variants\.bilstm\.cell is 'lstn': did you mean"):
-        build("bilstm", block("bilstm", cell="lstn"), vocabulary_size=11)
+        build("bilstm", block("bilstm", cell="lstn"), vocab_size=11)

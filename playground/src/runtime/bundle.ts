@@ -10,10 +10,10 @@ export interface Description {
   path: string; // relative to the page
   variant: string;
   precision: string;
-  same_everywhere?: boolean; // its tokens do not depend on the machine
+  portable?: boolean; // its tokens do not depend on the machine
   causal: boolean; // true: predicts what comes next. false: predicts a token from both sides.
   parameters: number;
-  vocabulary_size: number;
+  vocab_size: number;
   tokenizer_kind: Kind;
   special: Special;
   state: Record<string, number[]>; // name → shape of one sequence's state

@@ -29,7 +29,7 @@ def by_document(lengths: Lengths, validation: int, test: int, seed: int) -> Iter
         yield SPLITS[number], int(end)
 
 
-def by_document_shares(lengths: Lengths, validation: float, test: float, seed: int) -> Iterator[Run]:
+def by_document_fractions(lengths: Lengths, validation: float, test: float, seed: int) -> Iterator[Run]:
     """Whole documents, drawn by the seed; each split gets one at least.
 
     Raises:

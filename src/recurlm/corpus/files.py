@@ -34,12 +34,12 @@ def source(params: Fetch) -> Source:
 def _deal(files: Files) -> Deal:
     if files.split == "documents":
         return partial(
-            deals.by_document_shares, validation=files.validation_share, test=files.test_share, seed=files.seed
+            deals.by_document_fractions, validation=files.val_fraction, test=files.test_fraction, seed=files.seed
         )
     shares = {
-        "train": 1 - (files.validation_share + files.test_share),
-        "validation": files.validation_share,
-        "test": files.test_share,
+        "train": 1 - (files.val_fraction + files.test_fraction),
+        "validation": files.val_fraction,
+        "test": files.test_fraction,
     }
     return partial(deals.by_position, shares=shares)
 

@@ -42,11 +42,11 @@ def by_frequency(
     units: Int[np.ndarray, "text"],
     ids: Integer[np.ndarray, "text"],
     train_ids: Integer[np.ndarray, "tokens"],
-    vocabulary_size: int,
+    vocab_size: int,
     bootstrap: Bootstrap,
 ) -> list[dict[str, Any]]:
     """Loss by how often a token occurs in the train split; `share` is that of the scored tokens."""
-    occurrences = np.bincount(train_ids, minlength=vocabulary_size)[ids]
+    occurrences = np.bincount(train_ids, minlength=vocab_size)[ids]
     largest = int(occurrences.max(initial=0))
     rows = []
     for first, last in _bins(OCCURRENCES, largest):
@@ -71,5 +71,5 @@ def _mean(
     return {
         "tokens": tokens,
         "nats_per_token": float(sums.sum()) / tokens if tokens else None,
-        "interval_over_sections": draws.ratio(sums, counts),
+        "interval_over_windows": draws.ratio(sums, counts),
     }

@@ -5,8 +5,8 @@ the token that came after it. With h_t, from which x_t+1 is predicted,
 
     p_cache(w) ∝ Σ_i 1[w = x_i+1] exp(θ h_t · h_i)        p(w) = (1 − λ) p_model(w) + λ p_cache(w)
 
-Nothing is trained, and nothing of the model changes. θ is given as a `flatness` f, with θ = f / mean ‖h‖² on the
-validation text: features of different models have different lengths, and one grid then fits all of them. f = 0 is a
+Nothing is trained, and nothing of the model changes. θ is given in units of 1 / mean ‖h‖² on the
+validation text: features of different models have different lengths, and one grid then fits all of them. θ = 0 is a
 unigram cache (Kuhn & De Mori 1990). Where the cache is empty, the model speaks alone.
 """
 
@@ -30,24 +30,24 @@ ROWS = 256  # tokens predicted at once
 def probabilities(
     features: Float[np.ndarray, "tokens width"],
     ids: Integer[np.ndarray, "tokens"],
-    sizes: Sequence[int],
+    windows: Sequence[int],
     thetas: Sequence[float],
-) -> Float[np.ndarray, "sizes thetas tokens"]:
+) -> Float[np.ndarray, "windows thetas tokens"]:
     """p_cache of each token of one document; 0 where the cache is empty, as it is at the first one.
 
     Args:
         features: row i is what token i was predicted from.
-        sizes: how many pairs the cache holds, the oldest forgotten first.
+        windows: how many pairs the cache holds, the oldest forgotten first.
     """
     h, x = torch.from_numpy(features), torch.from_numpy(ids.astype(np.int64))
-    found = np.zeros((len(sizes), len(thetas), len(x)), np.float32)
+    found = np.zeros((len(windows), len(thetas), len(x)), np.float32)
     for at in range(0, len(x), ROWS):
-        now, seen = slice(at, min(at + ROWS, len(x))), slice(max(0, at - max(sizes)), min(at + ROWS, len(x)))
+        now, seen = slice(at, min(at + ROWS, len(x))), slice(max(0, at - max(windows)), min(at + ROWS, len(x)))
         likeness = h[now] @ h[seen].T
         age = torch.arange(now.start, now.stop)[:, None] - torch.arange(seen.start, seen.stop)
         same = (x[now, None] == x[seen]).float()
-        for row, size in enumerate(sizes):
-            outside = (age < 1) | (age > size)
+        for row, window in enumerate(windows):
+            outside = (age < 1) | (age > window)
             for column, theta in enumerate(thetas):
                 found[row, column, now] = _share(theta * likeness, outside, same).numpy()
     return found
@@ -62,10 +62,10 @@ def _share(
 
 
 def mixed(
-    nats: Float[np.ndarray, "tokens"], cached: Float[np.ndarray, "tokens"], share: float, empty: int = 1
+    nats: Float[np.ndarray, "tokens"], cached: Float[np.ndarray, "tokens"], weight: float, empty: int = 1
 ) -> Float[np.ndarray, "tokens"]:
     """−log p of one document's tokens by model and cache; before the first `empty` of them the cache holds nothing."""
-    p = (1 - share) * np.exp(-nats.astype(np.float64)) + share * cached
+    p = (1 - weight) * np.exp(-nats.astype(np.float64)) + weight * cached
     p[:empty] = np.exp(-nats[:empty].astype(np.float64))
     return np.asarray(-np.log(p))
 
@@ -73,32 +73,32 @@ def mixed(
 def evaluate(test: Read, ids: Integer[np.ndarray, "tokens"], chosen: dict[str, Any]) -> Float[np.ndarray, "text"]:
     """−log p of each token of text with the cache as `chosen`."""
     parts = [
-        mixed(nats, probabilities(h, x, [chosen["size"]], [chosen["theta"]])[0, 0], chosen["share"])
+        mixed(nats, probabilities(h, x, [chosen["window"]], [chosen["scaled_theta"]])[0, 0], chosen["lambda"])
         for nats, h, x in _documents(test, ids)
     ]
     return np.concatenate(parts) if parts else np.empty(0)
 
 
 def tune(validation: Read, ids: Integer[np.ndarray, "tokens"], grid: config.Cache) -> tuple[dict[str, Any], list[Any]]:
-    """The setting with the least loss on validation text; and of each size and flatness the best share, its loss."""
+    """The setting with the least loss on validation text; and of each window and θ the best λ, its loss."""
     documents = list(_documents(validation, ids))
     square = float(np.mean(np.concatenate([(h.astype(np.float64) ** 2).sum(axis=1) for _, h, _ in documents])))
-    thetas = [flatness / square for flatness in grid.flatness]
-    losses = np.zeros((len(grid.sizes), len(thetas), len(grid.shares)))
+    thetas = [theta / square for theta in grid.theta]
+    losses = np.zeros((len(grid.window), len(thetas), len(grid.lambda_)))
     for nats, h, x in documents:
-        cached = probabilities(h, x, grid.sizes, thetas)
+        cached = probabilities(h, x, grid.window, thetas)
         for place in np.ndindex(losses.shape):
-            losses[place] += mixed(nats, cached[place[:2]], grid.shares[place[2]]).sum()
+            losses[place] += mixed(nats, cached[place[:2]], grid.lambda_[place[2]]).sum()
     tokens = sum(len(x) for _, _, x in documents)
     trials = []
     for row, column in np.ndindex(losses.shape[:2]):
         depth = int(losses[row, column].argmin())
         trials.append(
             {
-                "size": grid.sizes[row],
-                "flatness": grid.flatness[column],
-                "theta": thetas[column],
-                "share": grid.shares[depth],
+                "window": grid.window[row],
+                "theta": grid.theta[column],
+                "scaled_theta": thetas[column],
+                "lambda": grid.lambda_[depth],
                 "nats_per_token": float(losses[row, column, depth]) / tokens,
             }
         )

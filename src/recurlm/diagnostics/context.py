@@ -104,8 +104,8 @@ def measure(model: LanguageModel, found: Rows, settings: config.Context, bootstr
         "whole_nats_per_token": float(whole.mean(dtype=np.float64)),
         "cut": cut,
         "shuffled_beyond": [changed(k, lambda far: shuffled(far, random)) for k in beyond],
-        "dropped_beyond": [changed(k, lambda far: thinned(far, settings.drop_share, random)) for k in beyond],
-        "drop_share": settings.drop_share,
+        "dropped_beyond": [changed(k, lambda far: thinned(far, settings.drop_fraction, random)) for k in beyond],
+        "drop_fraction": settings.drop_fraction,
         "tolerance_nats": settings.tolerance_nats,
         "effective_context_tokens": effective([(row["k"], row["increase"]) for row in cut], settings.tolerance_nats),
     }

@@ -48,8 +48,8 @@ def measure(model: LanguageModel, tokens: Int[np.ndarray, "windows time"], setti
                 "layer": layer,
                 "gate": gate,
                 "mean": float(found.double().mean()),
-                "share_closed": float(closed.mean()),
-                "share_open": float(opened.mean()),
+                "fraction_closed": float(closed.mean()),
+                "fraction_open": float(opened.mean()),
                 "units_always_closed": float((closed.mean(dim=(0, 1)) == 1).double().mean()),
                 "units_always_open": float((opened.mean(dim=(0, 1)) == 1).double().mean()),
             }

@@ -49,7 +49,7 @@ def read(
     keep_features: bool = False,
 ) -> Read:
     """Score every text token once, by the protocol of `recurlm.evaluation.perplexity.score`."""
-    sections = cut(starts, settings.section_tokens, settings.warmup_tokens, both_sides=not model.causal)
+    sections = cut(starts, settings.window_tokens, settings.context_tokens, both_sides=not model.causal)
     nats = np.full(len(ids), np.nan, np.float32)
     width = model.decoder.in_features
     features = np.zeros((len(ids), width), np.float32) if keep_features else None

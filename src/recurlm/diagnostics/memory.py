@@ -42,7 +42,7 @@ class Memory:
         if not len(found):
             return None
         torch.manual_seed(self.params.train.seed)
-        fresh = model.build(self.name, self.block, self.model.vocabulary_size).to(self.model.embedding.weight.device)
+        fresh = model.build(self.name, self.block, self.model.vocab_size).to(self.model.embedding.weight.device)
         return {
             "protocol": "loss of one token a window; windows of validation text, read from a zero state",
             "reference": "Pascanu, Mikolov & Bengio 2013, arXiv:1211.5063",
@@ -81,7 +81,7 @@ class Memory:
                 self.block,
                 training,
                 validation,
-                self.model.vocabulary_size,
+                self.model.vocab_size,
                 self.train.manifest["special"],
                 self.params.train,
                 settings,

@@ -46,7 +46,7 @@ def paired(
     block: Variant,
     training: Part,
     validation: Part,
-    vocabulary_size: int,
+    vocab_size: int,
     special: dict[str, int],
     recipe: Train,
     settings: config.Overfitting,
@@ -54,14 +54,14 @@ def paired(
     """Both runs of a small model of the variant, from the same weights, with the same batches."""
     small = block.model_copy(update={"hidden_size": settings.hidden_size, "embedding_size": settings.hidden_size})
     rows = min(settings.batch_size, len(training.ids) // (2 * recipe.sequence_length)) or 1
-    changes = {"epochs": settings.epochs, "batch_size": rows, "validations": settings.points, "forget_share": 0.0}
+    changes = {"epochs": settings.epochs, "batch_size": rows, "num_evals": settings.points, "state_reset_prob": 0.0}
     short = recipe.model_copy(update=changes)
     runs = [
-        {"dropout": dropout, **_run(name, small, dropout, training, validation, vocabulary_size, special, short)}
+        {"dropout": dropout, **_run(name, small, dropout, training, validation, vocab_size, special, short)}
         for dropout in (0.0, settings.dropout)
     ]
     return {
-        "model": {"hidden_size": settings.hidden_size, "layers": block.layers, "tied": block.tied},
+        "model": {"hidden_size": settings.hidden_size, "layers": block.layers, "tie_weights": block.tie_weights},
         "train_tokens": training.tokens,
         "validation_tokens": validation.tokens,
         "epochs": settings.epochs,
@@ -75,15 +75,15 @@ def _run(
     dropout: float,
     training: Part,
     validation: Part,
-    vocabulary_size: int,
+    vocab_size: int,
     special: dict[str, int],
     recipe: Train,
 ) -> dict[str, Any]:
     torch.manual_seed(recipe.seed)
     shares = {"dropout": dropout, "input_dropout": None, "output_dropout": None}
-    network = model.build(name, block.model_copy(update=shares), vocabulary_size)
+    network = model.build(name, block.model_copy(update=shares), vocab_size)
     points: list[dict[str, float]] = []
-    scoring = Evaluate(batch_size=64, section_tokens=256, warmup_tokens=32)
+    scoring = Evaluate(batch_size=64, window_tokens=256, context_tokens=32)
 
     def score(network: LanguageModel, part: Part) -> float:
         nats, tokens = read(network, part.ids, part.starts, scoring).score

@@ -64,7 +64,7 @@ class Measure:
         return {
             "split": "test",
             "protocols": PROTOCOLS,
-            "tokenizer": {"kind": manifest["kind"], "vocabulary_size": manifest["vocabulary_size"]},
+            "tokenizer": {"kind": manifest["kind"], "vocab_size": manifest["vocab_size"]},
             "tokens_are_words": manifest["kind"] == "word",
             "bootstrap": {"samples": self.settings.bootstrap_samples, "confidence": self.settings.confidence},
         }
@@ -89,10 +89,10 @@ class Measure:
             self._units(part),
             part.ids[found.text],
             self.text.train.ids,
-            self.model.vocabulary_size,
+            self.model.vocab_size,
             self.bootstrap,
         )
-        sections = self.sections.model_dump(include={"section_tokens", "warmup_tokens"})
+        sections = self.sections.model_dump(include={"window_tokens", "context_tokens"})
         return {"protocol": protocol, **sections, **self._numbers(nats, part, counts)}, frequency, found
 
     def cold(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -100,8 +100,8 @@ class Measure:
         window = self.settings.cold_window_tokens
         part, counts = self.part(self.text.test.counts["tokens"])
         # As many tokens are read at once as of sections.
-        rows = max(1, self.sections.batch_size * self.sections.section_tokens // window)
-        settings = Evaluate(batch_size=rows, section_tokens=window, warmup_tokens=0)
+        rows = max(1, self.sections.batch_size * self.sections.window_tokens // window)
+        settings = Evaluate(batch_size=rows, window_tokens=window, context_tokens=0)
         found = read(self.model, part.ids, part.starts, settings)
         nats = found.nats[found.text]
         block = {"protocol": "cold_windows", "window_tokens": window, **self._numbers(nats, part, counts)}
@@ -147,9 +147,9 @@ class Measure:
     def _units(self, part: Part) -> Int[np.ndarray, "text"]:
         """To which section each token of text belongs."""
         counts = [
-            min(self.sections.section_tokens, length - at)
+            min(self.sections.window_tokens, length - at)
             for length in part.lengths()
-            for at in range(0, length, self.sections.section_tokens)
+            for at in range(0, length, self.sections.window_tokens)
         ]
         return np.repeat(np.arange(len(counts)), counts)
 
@@ -185,7 +185,7 @@ class Measure:
             return self.bootstrap.ratio(sums, np.array([row[name] for row in rows]), to)
 
         units = self._units(part)
-        section_sums, section_tokens = np.bincount(units, nats.astype(np.float64)), np.bincount(units)
+        section_sums, window_tokens = np.bincount(units, nats.astype(np.float64)), np.bincount(units)
         documents = {
             "nats_per_token": over("tokens", float),
             "perplexity_per_token": over("tokens", math.exp),
@@ -194,15 +194,15 @@ class Measure:
             "bits_per_character": over("characters", _bits),
         }
         sections = {
-            "nats_per_token": self.bootstrap.ratio(section_sums, section_tokens),
-            "perplexity_per_token": self.bootstrap.ratio(section_sums, section_tokens, math.exp),
+            "nats_per_token": self.bootstrap.ratio(section_sums, window_tokens),
+            "perplexity_per_token": self.bootstrap.ratio(section_sums, window_tokens, math.exp),
         }
         return {
             **describe(total(nats), total_counts(counts), self.model.causal),
             "documents": len(rows),
             "intervals_over_documents": {prefix + name: value for name, value in documents.items()},
-            "sections": len(section_tokens),
-            "intervals_over_sections": {prefix + name: value for name, value in sections.items()},
+            "sections": len(window_tokens),
+            "intervals_over_windows": {prefix + name: value for name, value in sections.items()},
         }
 
 

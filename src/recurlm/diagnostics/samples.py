@@ -78,7 +78,7 @@ def _tensor(model: LanguageModel, tokens: Passages) -> Int[Tensor, "samples time
     return torch.from_numpy(tokens).to(model.embedding.weight.device)
 
 
-def quality(written: list[str], copies: Copies, repeated_words: int) -> dict[str, Any]:
+def quality(written: list[str], copies: Copies, ngram_size: int) -> dict[str, Any]:
     """The measures of some texts: of all together, and of the longest copied run the words themselves."""
     split = [words(text) for text in written]
     every = [word for text in split for word in text]
@@ -92,8 +92,8 @@ def quality(written: list[str], copies: Copies, repeated_words: int) -> dict[str
     return {
         "words": len(every),
         **{f"distinct_{n}": texts.distinct(split, n) for n in (1, 2, 3)},
-        f"repeated_{repeated_words}_grams_share": texts.repetition(split, repeated_words),
-        "real_words_share": sum(map(copies.knows, every)) / len(every) if every else None,
+        f"repeated_{ngram_size}_gram_fraction": texts.repetition(split, ngram_size),
+        "real_word_fraction": sum(map(copies.knows, every)) / len(every) if every else None,
         "longest_copied_words": longest,
         "longest_copied": run,
         "mean_longest_copied_words": float(np.mean(lengths)) if lengths else None,
@@ -119,7 +119,7 @@ def continued(
         rows.append(
             {
                 "temperature": temperature,
-                **quality(drawn, copies, settings.repeated_words),
+                **quality(drawn, copies, settings.ngram_size),
                 "texts": [{"prompt": prompt, "text": text} for prompt, text in pairs],
             }
         )
@@ -137,7 +137,7 @@ def filled(
     seed: int,
 ) -> list[dict[str, Any]]:
     """A cloze model's fills at each temperature: most of such a text was given, which the measures are few for."""
-    hidden = np.arange(settings.hidden_every - 1, passages.shape[1], settings.hidden_every)
+    hidden = np.arange(settings.mask_every - 1, passages.shape[1], settings.mask_every)
     uniform = np.random.default_rng(seed).random((len(passages), len(hidden)), np.float32)
     rows = []
     for temperature in settings.temperatures:
@@ -149,8 +149,8 @@ def filled(
             {
                 "temperature": temperature,
                 "filled_tokens": drawn.size,
-                "filled_as_in_the_text_share": float((drawn == passages[:, hidden]).mean()),
-                "real_words_share": sum(map(copies.knows, every)) / len(every) if every else None,
+                "fill_accuracy": float((drawn == passages[:, hidden]).mean()),
+                "real_word_fraction": sum(map(copies.knows, every)) / len(every) if every else None,
                 "texts": [{"parts": _parts(tokenizer, row, hidden)} for row in whole],
             }
         )
@@ -193,12 +193,12 @@ def measure(
         "samples": len(passages),
         "prompt_tokens": settings.prompt_tokens if model.causal else None,
         "tokens": truth.shape[1],
-        "hidden_every": None if model.causal else settings.hidden_every,
+        "mask_every": None if model.causal else settings.mask_every,
         "seed": seed,
         "word": "a run of letters and digits with inner apostrophes and hyphens, in lower case",
         "copied_from": "train",
         "temperatures": rows,
-        "held_out_text": quality(_decode(tokenizer, truth), copies, settings.repeated_words),
+        "held_out_text": quality(_decode(tokenizer, truth), copies, settings.ngram_size),
     }
 
 

@@ -58,7 +58,7 @@ def _rows(lengths: Sequence[int], rows: int, repeats: int, run: Callable[[int], 
 
 def _train(model: LanguageModel, rows: int, length: int, kind: str) -> None:
     device = model.embedding.weight.device
-    tokens = torch.arange(rows * (length + 1), device=device).view(rows, -1) % model.vocabulary_size
+    tokens = torch.arange(rows * (length + 1), device=device).view(rows, -1) % model.vocab_size
     wanted = [weight.requires_grad for weight in model.parameters()]
     model.requires_grad_(True)
     try:

@@ -26,7 +26,7 @@ def describe(score: Score, counts: Mapping[str, Any], causal: bool) -> dict[str,
     if score.tokens != counts["tokens"]:
         raise InputError(f"data/tokens: {score.tokens} tokens, but {counts['tokens']} in the manifest: tokenize again")
     if not math.isfinite(score.nats):
-        raise InputError("the model's likelihoods are not finite: train it again with a lower learning_rate")
+        raise InputError("the model's likelihoods are not finite: train it again with lower learning rates")
     nats_per_word = _rate(score.nats, counts["words"])
     values = {
         "nats_per_token": score.nats / score.tokens,

@@ -37,8 +37,8 @@ def score(
     model: LanguageModel,
     ids: Integer[np.ndarray, "tokens"],
     starts: Int[np.ndarray, "boundaries"],
-    section_tokens: int,
-    warmup_tokens: int,
+    window_tokens: int,
+    context_tokens: int,
     batch_size: int,
     progress: Callable[[int], object] | None = None,
 ) -> Score:
@@ -47,7 +47,7 @@ def score(
     A causal model predicts a token from those before it. A cloze model predicts it from those on both sides, which
     gives pseudo-log-likelihoods: not comparable with the others. `progress` hears of each batch's scored tokens.
     """
-    sections = cut(starts, section_tokens, warmup_tokens, both_sides=not model.causal)
+    sections = cut(starts, window_tokens, context_tokens, both_sides=not model.causal)
     with exact(model):
         scorer = streamed(model) if model.causal else cloze(model)
         return total(batches(ids, sections, batch_size), scorer, progress)
@@ -104,7 +104,7 @@ def log_prob_of(
     model: LanguageModel, features: Float[Tensor, "scored width"], tokens: Int[Tensor, "scored"]
 ) -> Float[Tensor, "scored"]:
     """log p of each token, decoded a few rows at a time: the logits of a whole chunk are never held."""
-    rows = max(1, LOGITS // model.vocabulary_size)
+    rows = max(1, LOGITS // model.vocab_size)
     parts = [
         -F.cross_entropy(model.decoder(some), targets, reduction="none")
         for some, targets in zip(torch.split(features, rows), torch.split(tokens, rows), strict=True)

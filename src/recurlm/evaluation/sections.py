@@ -63,20 +63,20 @@ class Batch(NamedTuple):
 
 
 def cut(
-    starts: Int[np.ndarray, "boundaries"], section_tokens: int, warmup_tokens: int, both_sides: bool = False
+    starts: Int[np.ndarray, "boundaries"], window_tokens: int, context_tokens: int, both_sides: bool = False
 ) -> Sections:
     """Cut the documents that start at `starts` (the last entry: where the ids end) into sections.
 
     A token can only be predicted from at least one before it, so the left warm-up is never shorter than one token.
     """
     starts = np.asarray(starts, dtype=np.int64)
-    count = -(-(np.diff(starts) - 1) // section_tokens)  # of each document's sections; rounded up, <bos> not counted
+    count = -(-(np.diff(starts) - 1) // window_tokens)  # of each document's sections; rounded up, <bos> not counted
     document = np.repeat(np.arange(len(count)), count)
     number = np.arange(len(document)) - np.repeat(np.cumsum(count) - count, count)  # within its document
-    first = starts[document] + 1 + number * section_tokens
-    end = np.minimum(first + section_tokens, starts[document + 1])
-    begin = np.maximum(first - max(warmup_tokens, 1), starts[document])
-    stop = np.minimum(end + warmup_tokens, starts[document + 1]) if both_sides else end
+    first = starts[document] + 1 + number * window_tokens
+    end = np.minimum(first + window_tokens, starts[document + 1])
+    begin = np.maximum(first - max(context_tokens, 1), starts[document])
+    stop = np.minimum(end + context_tokens, starts[document + 1]) if both_sides else end
     return Sections(begin, first, end, stop, both_sides)
 
 

@@ -59,7 +59,7 @@ def write_graphs(
     state = {name: list(shape) for name, shape in model.recurrence.state_spec.items()}
     metadata = {
         "variant": variant,
-        "vocabulary_sha256": tokens["tokenizer_sha256"],
+        "tokenizer_sha256": tokens["tokenizer_sha256"],
         "states": json.dumps(list(state)),
     }
     products: Counter[str] = Counter()
@@ -77,10 +77,10 @@ def write_graphs(
         "variant": variant,
         "causal": model.causal,
         "precision": precision,
-        "same_everywhere": rounding is not None and settings.same_everywhere,
+        "portable": rounding is not None and settings.portable,
         "products": {kind: count for kind, count in products.items() if count},
-        "vocabulary_size": model.vocabulary_size,
-        "vocabulary_sha256": tokens["tokenizer_sha256"],
+        "vocab_size": model.vocab_size,
+        "tokenizer_sha256": tokens["tokenizer_sha256"],
         "tokenizer_kind": tokens["kind"],
         "special": tokens["special"],
         "suppressed": suppressed,

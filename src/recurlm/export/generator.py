@@ -36,7 +36,7 @@ class GeneratorGraph:
     def __init__(self, builder: Builder) -> None:
         self.builder = builder
         self.read = builder.read()  # before the sampler, whose parts may still be in the making
-        self.size = builder.model.vocabulary_size
+        self.size = builder.model.vocab_size
         self.graph = graph = Graph()
         self.prompt = graph.input("prompt", INT, ["batch", "prompt_time"])
         self.length = graph.input("prompt_length", INT, ["batch"])

@@ -73,10 +73,10 @@ class Builder:
         inputs = before | {f"state.{name}": state[name] for name in names}
         graph = onnx.GraphProto()
         graph.CopyFrom(self._traced(module, inputs, [*outputs, *(f"next_state.{name}" for name in names)]))
-        origins = simplify(graph, int(self.settings.largest_table_megabytes * 1e6))
+        origins = simplify(graph, int(self.settings.max_folded_table_mb * 1e6))
         if self.rounding is not None:
             self.rounding.write(graph, origins)
-            if self.settings.same_everywhere:
+            if self.settings.portable:
                 widen(graph)
         return graph
 
@@ -88,12 +88,12 @@ class Builder:
         return traces[name]
 
     def sampler(self) -> Sampler:
-        size = self.model.vocabulary_size
+        size = self.model.vocab_size
         elsewhere = self.kept.sampler
         return Sampler(size, elsewhere() if elsewhere else traced_parts(size, tuple(self.suppressed), self.opset))
 
     def _log_prob(self) -> onnx.GraphProto:
-        rows = _rows(self.model.vocabulary_size)
+        rows = _rows(self.model.vocab_size)
         return self._traced(LogProb(), {"logits": rows, "token": _TOKEN}, ["log_prob"])
 
     def step(self) -> onnx.GraphProto:

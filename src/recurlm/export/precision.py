@@ -43,7 +43,7 @@ def rounding_for(
 def _rounded(inputs: Inputs, settings: Export, precision: Precision) -> Product:
     if precision == "int8":
         return eight_bits(inputs.weights, inputs.largest)
-    return four_bits(inputs.weights, inputs.mean(), inputs.largest, settings.int4_block)
+    return four_bits(inputs.weights, inputs.mean(), inputs.largest, settings.group_size)
 
 
 def _rows(ids: Integer[np.ndarray, "time"], tokens: int) -> Int[np.ndarray, "row length"]:

@@ -41,9 +41,9 @@ class Settings:
 class Sampler:
     """Draws tokens in a graph."""
 
-    def __init__(self, vocabulary_size: int, parts: Parts) -> None:
-        self.vocabulary_size = vocabulary_size
-        self.shape: Shape = ["rows", vocabulary_size]
+    def __init__(self, vocab_size: int, parts: Parts) -> None:
+        self.vocab_size = vocab_size
+        self.shape: Shape = ["rows", vocab_size]
         self._parts = parts
 
     def settings(self, graph: Graph, temperature: str, top_k: str, top_p: str, min_p: str) -> Settings:
@@ -60,7 +60,7 @@ class Sampler:
         nucleus = graph.op("Where", by_p_alone, graph.constant(NUCLEUS), graph.constant(1))
         certain = graph.op("Not", graph.any(by_p_alone))
         widest = graph.op("ReduceMax", graph.op("Max", nucleus, top_k), keepdims=0)
-        width = graph.op("Min", widest, graph.constant(self.vocabulary_size))
+        width = graph.op("Min", widest, graph.constant(self.vocab_size))
         limits = graph.inline(self._parts["limits"], {"top_k": top_k, "top_p": top_p, "min_p": min_p})
         return Settings(divisor, greedy, limits, cuts, graph.op("Unsqueeze", width, graph.constant([0])), certain)
 
@@ -81,7 +81,7 @@ class Sampler:
             whole = branch.inline(self._parts["weigh"], {"scaled": scaled, "ranked": some})["whole"]
             asks = {name: settings.limits[name] for name in ("limited", "nucleus", "ranks")}
             enough = branch.inline(self._parts["covered"], {"ranked": some, "whole": whole, **asks})["covered"]
-            everything = branch.constant([self.vocabulary_size])
+            everything = branch.constant([self.vocab_size])
             ranked = branch.choose(
                 branch.all(enough), lambda _: [some], lambda inner: [inner.top(scaled, everything)], kinds[:1]
             )
@@ -112,34 +112,34 @@ class Sampler:
 
 
 @contextmanager
-def traced_beside(vocabulary_size: int, suppressed: list[int], opset: int) -> Iterator[Callable[[], Parts]]:
+def traced_beside(vocab_size: int, suppressed: list[int], opset: int) -> Iterator[Callable[[], Parts]]:
     """Trace the parts of a sampler in a process of their own; what is given waits for them.
 
     No variant shapes them, and they take as long as all else that is traced of a model.
     """
     with ProcessPoolExecutor(1, get_context("spawn")) as helper:
-        yield helper.submit(traced_parts, vocabulary_size, tuple(suppressed), opset).result
+        yield helper.submit(traced_parts, vocab_size, tuple(suppressed), opset).result
 
 
 @cache
-def traced_parts(vocabulary_size: int, suppressed: tuple[int, ...], opset: int) -> Parts:
+def traced_parts(vocab_size: int, suppressed: tuple[int, ...], opset: int) -> Parts:
     """The functions of `sampling`, traced.
 
     Args:
         suppressed: tokens that are never drawn.
     """
-    rows, one = torch.zeros(2, vocabulary_size), torch.ones(2)
+    rows, one = torch.zeros(2, vocab_size), torch.ones(2)
     token = torch.zeros(2, dtype=torch.int64)
-    seen = torch.zeros(2, vocabulary_size, dtype=torch.bool)
-    mask = sampling.suppression(vocabulary_size, list(suppressed))
+    seen = torch.zeros(2, vocab_size, dtype=torch.bool)
+    mask = sampling.suppression(vocab_size, list(suppressed))
     ranked, whole = torch.zeros(2, 3), torch.ones(2, 1, dtype=torch.float64)
-    asked = sampling.limits(token, one, one, vocabulary_size)._asdict()
+    asked = sampling.limits(token, one, one, vocab_size)._asdict()
     some = {name: asked[name] for name in ("limited", "nucleus", "ranks")}
     modules: list[tuple[str, torch.nn.Module, dict[str, torch.Tensor], list[str]]] = [
         ("penalize", Penalize(), {"logits": rows, "seen": seen, "penalty": one}, ["penalized"]),
         ("remember", Remember(), {"seen": seen, "token": token}, ["remembered"]),
         ("scale", Scale(mask), {"logits": rows, "divisor": one[:, None]}, ["scaled"]),
-        ("limits", Limits(vocabulary_size), {"top_k": token, "top_p": one, "min_p": one}, list(asked)),
+        ("limits", Limits(vocab_size), {"top_k": token, "top_p": one, "min_p": one}, list(asked)),
         ("weigh", Weigh(), {"scaled": rows, "ranked": ranked}, ["whole"]),
         ("covered", Covered(), {"ranked": ranked, "whole": whole, **some}, ["covered"]),
         ("cut", Cut(), {"scaled": rows, "ranked": ranked, "whole": whole, **asked}, ["kept"]),

@@ -68,11 +68,11 @@ class Limits(NamedTuple):
 
 
 def limits(
-    top_k: Int[Tensor, "batch"], top_p: Float[Tensor, "batch"], min_p: Float[Tensor, "batch"], vocabulary_size: int
+    top_k: Int[Tensor, "batch"], top_p: Float[Tensor, "batch"], min_p: Float[Tensor, "batch"], vocab_size: int
 ) -> Limits:
     """top_k 0, top_p 1 and min_p 0 keep every token."""
     limited = top_k > 0
-    place = top_k.clamp(1, vocabulary_size) - 1
+    place = top_k.clamp(1, vocab_size) - 1
     nucleus = torch.where(top_p < 1, top_p, 2.0).double()
     ranks = limited | (top_p < 1)
     return Limits(limited[:, None], place[:, None], nucleus[:, None], ranks[:, None], torch.log(min_p)[:, None])
@@ -165,8 +165,8 @@ def sample(
     return draw(kept, threshold(uniform, temperature))
 
 
-def suppression(vocabulary_size: int, tokens: list[int]) -> Float[Tensor, "vocabulary"]:
+def suppression(vocab_size: int, tokens: list[int]) -> Float[Tensor, "vocabulary"]:
     """−inf for the tokens that must never be drawn, 0 for the others."""
-    mask = torch.zeros(vocabulary_size)
+    mask = torch.zeros(vocab_size)
     mask[tokens] = -torch.inf
     return mask

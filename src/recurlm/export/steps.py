@@ -108,12 +108,12 @@ class Scale(nn.Module):
 
 
 class Limits(nn.Module):
-    def __init__(self, vocabulary_size: int) -> None:
+    def __init__(self, vocab_size: int) -> None:
         super().__init__()
-        self.vocabulary_size = vocabulary_size
+        self.vocab_size = vocab_size
 
     def forward(self, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> tuple[Tensor, ...]:
-        return tuple(sampling.limits(top_k, top_p, min_p, self.vocabulary_size))
+        return tuple(sampling.limits(top_k, top_p, min_p, self.vocab_size))
 
 
 class Weigh(nn.Module):

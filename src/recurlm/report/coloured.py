@@ -65,7 +65,7 @@ def read(root: Path, results: Results) -> Coloured:
     for result in results.variants:
         try:
             bundle = Bundle.open(result.bundle_folder)
-            if (result.bundle or {}).get("vocabulary_sha256") != vocabulary:
+            if (result.bundle or {}).get("tokenizer_sha256") != vocabulary:
                 raise InputError("its bundle has another vocabulary than data/tokens: export it again")
             bundles.append((result, bundle))
         except InputError as error:

@@ -23,7 +23,7 @@ def lead(results: Results) -> str:
         str(corpus.get("name") or "corpus not fetched yet"),
         f"licence {corpus['licence']}" if corpus.get("licence") else "",
         f"revision {corpus['revision']}" if corpus.get("revision") else "",
-        f"{tokens['kind']} tokens, vocabulary {tokens['vocabulary_size']:,}" if tokens else "",
+        f"{tokens['kind']} tokens, vocabulary {tokens['vocab_size']:,}" if tokens else "",
     ]
     return " · ".join(fact for fact in facts if fact)
 

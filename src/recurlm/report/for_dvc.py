@@ -84,7 +84,7 @@ def _diagnosed(_: Result, found: Numbers) -> Iterable[Row]:
 def _written(_: Result, found: Numbers) -> Iterable[Row]:
     for row in found["temperatures"]:
         if row["temperature"] == 1:
-            yield {"real_words_share": row["real_words_share"]}
+            yield {"real_word_fraction": row["real_word_fraction"]}
 
 
 def _csv(path: Path, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -131,7 +131,7 @@ def proofs(results: Results) -> Table:
         (
             Column("ONNX = PyTorch", lambda shipped: shipped, _passed),
             Column("size", proof("bundle_bytes"), megabytes),
-            Column("perplexity on test, against PyTorch in fp32", proof("perplexity_loss"), signed_percent),
+            Column("perplexity on test, against PyTorch in fp32", proof("perplexity_increase"), signed_percent),
             Column("largest difference of a logit", proof("largest_logit_difference"), tiny),
             Column("greedy tokens, identical", proof("greedy_tokens_identical"), count),
             Column("sampled tokens, identical", proof("sampled_tokens_identical"), count),

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from recurlm.tokens.special import MASK, BOS
+from recurlm.tokens.special import BOS, MASK
 
 # Merges stay inside the matches of GPT-2's pattern,
 #     's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
@@ -24,13 +24,13 @@ from recurlm.tokens.special import MASK, BOS
 CUT = r"(?:(?<=\S)(?=[ \n])|(?<=[\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fa5])(?=[、。，！？]))"
 
 
-def learn(texts: Iterable[str], vocabulary_size: int, lowercase: bool) -> Tokenizer:
-    """Bytes and the most frequent merges; fewer than `vocabulary_size` where no pair of tokens is seen twice."""
+def learn(texts: Iterable[str], vocab_size: int, lowercase: bool) -> Tokenizer:
+    """Bytes and the most frequent merges; fewer than `vocab_size` where no pair of tokens is seen twice."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size,
+        vocab_size=vocab_size,
         min_frequency=2,
         special_tokens=[BOS, MASK],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from recurlm.tokens.special import MASK, BOS, UNK
+from recurlm.tokens.special import BOS, MASK, UNK
 
 CUT = ""  # anywhere: no token is longer than a character
 
 
-def learn(texts: Iterable[str], vocabulary_size: int, lowercase: bool) -> Tokenizer:
-    """The characters of `texts` in the order of their code points, all of them, whatever `vocabulary_size` says."""
+def learn(texts: Iterable[str], vocab_size: int, lowercase: bool) -> Tokenizer:
+    """The characters of `texts` in the order of their code points, all of them, whatever `vocab_size` says."""
     characters: set[str] = set()
     for text in texts:
         characters.update(text)

@@ -57,7 +57,7 @@ def write_tokens(
         }
         manifest = {
             "kind": section.kind,
-            "vocabulary_size": tokenizer.get_vocab_size(),
+            "vocab_size": tokenizer.get_vocab_size(),
             "lowercase": section.lowercase,
             "dtype": dtype.name,
             "special": special_ids(tokenizer),

@@ -37,7 +37,7 @@ def learn_tokenizer(texts: Iterable[str], section: Tokenize) -> Tokenizer:
         raise InputError(
             f"params.yaml: tokenize.lowercase is for kind 'word' only, and tokenize.kind is '{section.kind}'"
         )
-    return KINDS[section.kind].learn(texts, section.vocabulary_size, section.lowercase)
+    return KINDS[section.kind].learn(texts, section.vocab_size, section.lowercase)
 
 
 def load_tokenizer(path: Path, sha256: str | None = None) -> Tokenizer:

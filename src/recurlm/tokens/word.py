@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from recurlm.errors import InputError
-from recurlm.tokens.special import MASK, EOL, BOS, UNK
+from recurlm.tokens.special import BOS, EOL, MASK, UNK
 
 CUT = r"(?<=\S)(?=[ \n])"  # at the end of a word
 
 
-def learn(texts: Iterable[str], vocabulary_size: int, lowercase: bool) -> Tokenizer:
+def learn(texts: Iterable[str], vocab_size: int, lowercase: bool) -> Tokenizer:
     """The most frequent words of `texts`, ties in the order of their code points.
 
     Raises:
@@ -31,7 +31,7 @@ def learn(texts: Iterable[str], vocabulary_size: int, lowercase: bool) -> Tokeni
     if not ranked:
         raise InputError("the train split holds no word: look at the text in data/corpus/train.txt")
 
-    vocabulary = {token: id for id, token in enumerate([*specials, *ranked[: vocabulary_size - len(specials)]])}
+    vocabulary = {token: id for id, token in enumerate([*specials, *ranked[: vocab_size - len(specials)]])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
     tokenizer.normalizer = normalizer
     # The four control characters separate words for Python's str.split, which counts the words, but not for \s here.

@@ -28,7 +28,7 @@ def shared_params(result: Result) -> dict[str, str]:
 def pipeline_name(results: Results, result: Result) -> str:
     """A pipeline's run by the tokens that its models read and how often: `pipeline, bpe 2048, 1 epoch`."""
     tokens, epochs = results.tokens or {}, result.settings["train"]["epochs"]
-    read = f"{tokens.get('kind')} {tokens.get('vocabulary_size')}"
+    read = f"{tokens.get('kind')} {tokens.get('vocab_size')}"
     return f"pipeline, {read}, {epochs:g} epoch{'' if epochs == 1 else 's'}"
 
 
@@ -38,7 +38,7 @@ def note(result: Result) -> str:
     for one in result.shipped:
         proof, speed = one.proof or {}, one.generation or {}
         rate = speed.get("tokens_per_second") or speed.get("filled_per_second")
-        loss = f"{proof['perplexity_loss']:+.2%}" if "perplexity_loss" in proof else "the same"
+        loss = f"{proof['perplexity_increase']:+.2%}" if "perplexity_increase" in proof else "the same"
         shown = f"{rate:,.0f}" if rate else "—"
         rows.append(f"| {one.precision} | {proof.get('bundle_bytes', 0) / 1e6:.1f} MB | {loss} | {shown} |")
     return "\n".join(rows)
@@ -113,7 +113,7 @@ def tags(root: Path, results: Results, result: Result) -> dict[str, str]:
         "variant": result.name,
         "corpus": corpus.get("name"),
         "corpus_revision": corpus.get("revision"),
-        "tokenizer": f"{tokens['kind']} {tokens['vocabulary_size']}" if tokens else None,
+        "tokenizer": f"{tokens['kind']} {tokens['vocab_size']}" if tokens else None,
         "tokenizer_sha256": tokens.get("tokenizer_sha256"),
         "protocol": (result.metrics or {}).get("protocol"),
         "model_sha256": (result.bundle or {}).get("model_sha256"),

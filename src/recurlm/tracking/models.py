@@ -51,7 +51,7 @@ def facts(results: Results, result: Result, shipped: Shipped, key: str) -> dict[
         KEY: result.key,
         "variant": result.name,
         "precision": shipped.precision,
-        "same_everywhere": (shipped.bundle or {}).get("same_everywhere"),
+        "portable": (shipped.bundle or {}).get("portable"),
         "proof": "passed" if proof.get("passed") is True else "failed",
         "proof_tokens_identical": proof.get("greedy_tokens_identical", 0) + proof.get("sampled_tokens_identical", 0),
         "proof_near_ties": proof.get("near_ties"),
@@ -59,7 +59,7 @@ def facts(results: Results, result: Result, shipped: Shipped, key: str) -> dict[
         "parameters": result.parameters,
         f"validation_{name}bits_per_byte": validation_bits(result),
         f"test_{name}bits_per_byte": scores.get(f"{name}bits_per_byte"),
-        "perplexity_loss": proof.get("perplexity_loss", 0.0),
+        "perplexity_increase": proof.get("perplexity_increase", 0.0),
         "validation_text": validation.get("sha256"),
         "model_sha256": (shipped.bundle or {}).get("model_sha256"),
         "dvc_lock_bundle": result.locked.get(f"data/onnx/{result.name}"),
@@ -74,7 +74,7 @@ def summary(tags: dict[str, str]) -> str:
     return (
         f"{tags['variant']} in {tags['precision']}, {int(tags.get('bundle_bytes', 0)) / 1e6:.1f} MB: {bits:.3f} "
         f"{pseudo.replace('_', '-')}bits per byte on the validation split, proof {tags['proof']}, "
-        f"perplexity {float(tags['perplexity_loss']):+.2%} against PyTorch"
+        f"perplexity {float(tags['perplexity_increase']):+.2%} against PyTorch"
     )
 
 

@@ -14,15 +14,13 @@ class Average:
     """What is validated and kept, in place of the weights that the optimizer moves.
 
     - `ema`: a mean whose weights fall by `decay` a step, and as long as it is young faster: min(decay, t / (t + 9)).
-    - `triggered`: the plain mean of all weights since the run stopped getting better, which is when none of the last
+    - `asgd`: the plain mean of all weights since the run stopped getting better, which is when none of the last
       `patience` validation losses was below the best one before them (Merity, Keskar & Socher 2018, arXiv:1708.02182,
       section 4: NT-AvSGD). Until then: the weights themselves.
     - `none`: the weights themselves, always.
     """
 
-    def __init__(
-        self, model: nn.Module, kind: Literal["none", "ema", "triggered"], decay: float, patience: int
-    ) -> None:
+    def __init__(self, model: nn.Module, kind: Literal["none", "ema", "asgd"], decay: float, patience: int) -> None:
         self.kind, self.decay, self.patience = kind, decay, patience
         self.count = 0  # how many weights are in the mean
         self._weights = dict(model.named_parameters())
@@ -48,7 +46,7 @@ class Average:
     def heard(self, losses: list[float]) -> None:
         """Hear of all validation losses so far, the last one new."""
         before, last = losses[: -self.patience], losses[-self.patience :]
-        if self.kind == "triggered" and not self.mean and before and min(last) >= min(before):
+        if self.kind == "asgd" and not self.mean and before and min(last) >= min(before):
             self.begin()
 
     @contextmanager

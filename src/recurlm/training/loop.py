@@ -58,8 +58,8 @@ def train(
     """
     device = model.embedding.weight.device
     total = count_tokens(recipe, stream)
-    updates = optimizers(model, recipe, block.learning_rate, block.rest_learning_rate)
-    average = Average(model, recipe.average, recipe.ema_decay, recipe.trigger_patience)
+    updates = optimizers(model, recipe, block.muon_lr, block.adamw_lr)
+    average = Average(model, recipe.average, recipe.ema_decay, recipe.asgd_patience)
     run, place, reader = Trained(precision=precision(recipe.precision, device)), Place(), Reader(stream, recipe)
     if checkpoint and (saved := checkpoint.load()):
         reader.position = resume(saved, model, updates, average, run, place)
@@ -75,17 +75,17 @@ def train(
         window, rows, epoch_begins = reader.read(share)
         if epoch_begins:
             place.state = model.initial_state(stream.batch_size)
-        state = forget({name: value[rows] for name, value in place.state.items()}, recipe.forget_share)
-        begins = (window[:, :-1] == special["bos"]) & recipe.document_reset
-        task = make_task(model, window.to(device), special["mask"], recipe.blank_share)
-        rate_share = rate(recipe.schedule, share, task[0].numel() / total, recipe.warmup_share)
-        _set_rates(updates, rate_share)
+        state = forget({name: value[rows] for name, value in place.state.items()}, recipe.state_reset_prob)
+        begins = (window[:, :-1] == special["bos"]) & recipe.reset_at_bos
+        task = make_task(model, window.to(device), special["mask"], recipe.mask_prob)
+        lr_scale = rate(recipe.schedule, share, task[0].numel() / total, recipe.warmup_ratio)
+        _set_rates(updates, lr_scale)
         step = partial(update, model, task, begins, state, recipe, block, updates, run.precision)
         loss, after = within_memory(step, len(window), recipe.batch_size)
         place.step += 1
-        if not loss < DIVERGED * math.log(model.vocabulary_size):
+        if not loss < DIVERGED * math.log(model.vocab_size):
             raise InputError(
-                f"training diverged at step {place.step}: lower the variant's learning_rate in params.yaml"
+                f"training diverged at step {place.step}: lower the variant's muon_lr and adamw_lr in params.yaml"
             )
         for name, value in after.items():
             place.state[name][rows] = value
@@ -95,9 +95,9 @@ def train(
         place.losses.append(loss)
         report(place.tokens, loss)
         run.training_seconds += time.perf_counter() - step_started
-        if validation_due(recipe.validations, len(run.curve), over()):
+        if validation_due(recipe.num_evals, len(run.curve), over()):
             with average.applied():
-                _validate(model, validate, run, place, block.learning_rate * rate_share)
+                _validate(model, validate, run, place, block.muon_lr * lr_scale)
             run.seconds.append(before + time.perf_counter() - started)
             average.heard([point.validation_loss for point in run.curve])
         stopped = stop()
@@ -123,9 +123,9 @@ def count_tokens(recipe: Train, stream: Stream) -> int:
     return max(1, round(recipe.epochs * stream.tokens))
 
 
-def validation_due(validations: int, done: int, share: float) -> bool:
+def validation_due(num_evals: int, done: int, share: float) -> bool:
     """Whether the validation split is to be scored now: so often in a run, evenly spread, and after the last step."""
-    return share >= 1 or share * validations >= done + 1
+    return share >= 1 or share * num_evals >= done + 1
 
 
 def _set_rates(updates: list[Optimizer], share: float) -> None:

@@ -19,7 +19,7 @@ AT_ONCE = 256 * 2**20  # bytes by which the heap grows
 T = TypeVar("T")
 
 
-def keep_freed_memory() -> None:
+def tune_malloc() -> None:
     """Let glibc's malloc reuse large blocks.
 
     By default it returns every block beyond 32 MB to the system as soon as it is free, and a step's tensors are

@@ -15,7 +15,7 @@ from recurlm.model import LanguageModel
 from recurlm.training.muon import Muon, has_bf16
 
 
-def optimizers(model: LanguageModel, recipe: Train, learning_rate: float, rest_learning_rate: float) -> list[Optimizer]:
+def optimizers(model: LanguageModel, recipe: Train, muon_lr: float, adamw_lr: float) -> list[Optimizer]:
     """AdamW for everything, or Muon for the recurrence's matrices and AdamW, at a rate of its own, for the rest.
 
     Only matrices are decayed.
@@ -23,17 +23,17 @@ def optimizers(model: LanguageModel, recipe: Train, learning_rate: float, rest_l
     matrices = [parameter for parameter in model.parameters() if parameter.ndim == 2]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim != 2]
     if recipe.optimizer == "adamw":
-        return [_adamw(matrices, vectors, learning_rate, recipe.weight_decay)]
+        return [_adamw(matrices, vectors, muon_lr, recipe.weight_decay)]
     inside = {id(parameter) for parameter in model.recurrence.parameters()}
     muon = Muon(
         [parameter for parameter in matrices if id(parameter) in inside],
-        lr=learning_rate,
+        lr=muon_lr,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
-        every=recipe.muon_every,
+        every=recipe.orthogonalize_every,
     )
     outside = [parameter for parameter in matrices if id(parameter) not in inside]
-    return [muon, _adamw(outside, vectors, rest_learning_rate, recipe.weight_decay)]
+    return [muon, _adamw(outside, vectors, adamw_lr, recipe.weight_decay)]
 
 
 def _adamw(matrices: list[nn.Parameter], vectors: list[nn.Parameter], learning_rate: float, decay: float) -> AdamW:
@@ -41,16 +41,16 @@ def _adamw(matrices: list[nn.Parameter], vectors: list[nn.Parameter], learning_r
     return AdamW(groups, lr=learning_rate, betas=(0.9, 0.99), fused=True)
 
 
-def rate(schedule: Literal["linear", "cosine", "constant"], share: float, step: float, warmup_share: float) -> float:
+def rate(schedule: Literal["linear", "cosine", "constant"], share: float, step: float, warmup_ratio: float) -> float:
     """The share of the full learning rate: a linear warm-up, then a decay to zero at the run's end.
 
     Args:
         share: of the run that is over before the step.
         step: the share of the run that the step takes, so that the first one has a rate above zero.
     """
-    if share < warmup_share:
-        return (share + step) / (warmup_share + step)
-    done = (share - warmup_share) / (1 - warmup_share)
+    if share < warmup_ratio:
+        return (share + step) / (warmup_ratio + step)
+    done = (share - warmup_ratio) / (1 - warmup_ratio)
     return {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}[schedule]
 
 

@@ -47,9 +47,9 @@ def update(
             y, after = read(model, inputs, begins, state)
             dropped = model.output_dropout(y)
             loss = cross_entropy(model, model.projection(dropped), targets, recipe.sampled_softmax)
-        penalty = activation_penalty(y, dropped, recipe.activation_regularization, recipe.temporal_regularization)
+        penalty = activation_penalty(y, dropped, recipe.ar, recipe.tar)
         (loss + penalty).backward()  # type: ignore[no-untyped-call]
-    clip_grad_norm_(model.parameters(), recipe.gradient_clip)
+    clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
     for optimizer in updates:
         optimizer.step()
         optimizer.zero_grad()
@@ -66,7 +66,7 @@ def cross_entropy(
     return linear_cross_entropy(x, decoder.weight, decoder.bias, targets.flatten())
 
 
-def make_task(model: LanguageModel, window: Int[Tensor, "batch window"], blank: int, blank_share: float) -> Task:
+def make_task(model: LanguageModel, window: Int[Tensor, "batch window"], blank: int, mask_prob: float) -> Task:
     """Inputs and targets: the next token, or for a cloze model the token itself, some of the others hidden.
 
     A blank that is to be filled may stand beside another blank: a cloze model has to know what a hidden neighbour
@@ -75,7 +75,7 @@ def make_task(model: LanguageModel, window: Int[Tensor, "batch window"], blank: 
     if model.causal:
         return window[:, :-1], window[:, 1:]
     tokens = window[:, :-1]
-    hidden = torch.rand(tokens.shape).to(tokens.device) < blank_share  # drawn on the CPU: the same on any device
+    hidden = torch.rand(tokens.shape).to(tokens.device) < mask_prob  # drawn on the CPU: the same on any device
     return tokens.masked_fill(hidden, blank), tokens
 
 

@@ -78,8 +78,8 @@ class LockedDropout(nn.Module):
 class Stack(Recurrence):
     """Layers of one kind, each reading the one below, with dropout between them.
 
-    The output is that of the last layer; with `skip`, those of all layers side by side, so that what predicts the
-    next token reads each of them at first hand (Graves 2013, arXiv:1308.0850).
+    The output is that of the last layer; with `concat_layers`, the outputs of all layers are concatenated, so that the
+    decoder reads each of them directly (Graves 2013, arXiv:1308.0850).
 
     A variant names its cell's states and says how one layer of it is made, run over a chunk, and stepped.
     """
@@ -87,11 +87,13 @@ class Stack(Recurrence):
     cell_states: ClassVar[tuple[str, ...]]
 
     def __init__(
-        self, input_size: int, hidden_size: int, layers: int = 1, dropout: float = 0.0, skip: bool = False
+        self, input_size: int, hidden_size: int, layers: int = 1, dropout: float = 0.0, concat_layers: bool = False
     ) -> None:
         super().__init__()
         # The states whose values are the output, once an element was read.
-        self.seen = [f"layer{number}.{self.cell_states[0]}" for number in range(0 if skip else layers - 1, layers)]
+        self.seen = [
+            f"layer{number}.{self.cell_states[0]}" for number in range(0 if concat_layers else layers - 1, layers)
+        ]
         self.output_size = hidden_size * len(self.seen)
         self.dropout = LockedDropout(dropout)
         sizes = [input_size] + [hidden_size] * (layers - 1)

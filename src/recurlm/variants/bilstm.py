@@ -33,11 +33,11 @@ class BiLSTM(Recurrence):
     causal = False
 
     def __init__(
-        self, input_size: int, hidden_size: int, layers: int = 1, dropout: float = 0.0, skip: bool = False
+        self, input_size: int, hidden_size: int, layers: int = 1, dropout: float = 0.0, concat_layers: bool = False
     ) -> None:
         super().__init__()
-        self.left = LSTM(input_size, hidden_size, layers, dropout, skip)
-        self.right = LSTM(input_size, hidden_size, layers, dropout, skip)
+        self.left = LSTM(input_size, hidden_size, layers, dropout, concat_layers)
+        self.right = LSTM(input_size, hidden_size, layers, dropout, concat_layers)
         self.output_size = 2 * self.left.output_size
         self.state_spec = {
             f"{side}.{name}": shape for side in ("left", "right") for name, shape in self.left.state_spec.items()

@@ -24,11 +24,11 @@ class RNN(Stack):
         hidden_size: int,
         layers: int = 1,
         dropout: float = 0.0,
-        skip: bool = False,
+        concat_layers: bool = False,
         nonlinearity: Literal["tanh", "relu"] = "tanh",
     ) -> None:
         self.nonlinearity = nonlinearity
-        super().__init__(input_size, hidden_size, layers, dropout, skip)
+        super().__init__(input_size, hidden_size, layers, dropout, concat_layers)
 
     def make_layer(self, input_size: int, hidden_size: int) -> nn.Module:
         layer = nn.RNN(input_size, hidden_size, nonlinearity=self.nonlinearity, batch_first=True)

@@ -124,13 +124,13 @@ def _check_scorer(found: float, expected: float, precision: Precision, settings:
             )
         return {"scorer_nats_per_token": found, "scorer_nats_difference": abs(found - expected)}
     loss = math.expm1(found - expected)
-    bound = settings.perplexity_loss.int8 if precision == "int8" else settings.perplexity_loss.int4
+    bound = settings.max_perplexity_increase.int8 if precision == "int8" else settings.max_perplexity_increase.int4
     if not loss <= bound:
         raise ProofError(
             f"{precision} raises the perplexity by {loss:.2%}, and params.yaml allows {bound:.2%} "
-            f"(verify.perplexity_loss.{precision})"
+            f"(verify.max_perplexity_increase.{precision})"
         )
-    return {"scorer_nats_per_token": found, "perplexity_loss": loss}
+    return {"scorer_nats_per_token": found, "perplexity_increase": loss}
 
 
 def _tokens(
@@ -153,7 +153,7 @@ def _tokens(
 def _nats_per_token(
     graphs: Graphs, causal: bool, held_out: TokenFile, scoring: Evaluate, told: str, line: int
 ) -> float:
-    sections = cut(held_out.starts, scoring.section_tokens, scoring.warmup_tokens, both_sides=not causal)
+    sections = cut(held_out.starts, scoring.window_tokens, scoring.context_tokens, both_sides=not causal)
     terminal = sys.stderr.isatty()
     with tqdm(
         total=sections.tokens,

@@ -19,7 +19,7 @@ class Reference:
 
     def __init__(self, model: LanguageModel, suppressed: list[int]) -> None:
         self.model = model
-        self.suppressed = suppression(model.vocabulary_size, suppressed)
+        self.suppressed = suppression(model.vocab_size, suppressed)
 
     def draw(
         self,

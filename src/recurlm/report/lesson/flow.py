@@ -39,8 +39,8 @@ def gates(measured: Measured) -> str | None:
             row["layer"].removeprefix("layer"),
             row["gate"],
             number(row["mean"], ".2f"),
-            percent(row["share_closed"]),
-            percent(row["share_open"]),
+            percent(row["fraction_closed"]),
+            percent(row["fraction_open"]),
         )
         for one in measured.causal
         for row in (one.diagnostics or {}).get("gates", {}).get("rows", ())

@@ -32,7 +32,7 @@ def temperatures(measured: Measured) -> str | None:
                 name,
                 percent(row["distinct_1"]),
                 percent(row["distinct_2"]),
-                percent(row["real_words_share"]),
+                percent(row["real_word_fraction"]),
                 f"{row['longest_copied_words']} words",
             )
             for name, row in blocks

@@ -167,8 +167,8 @@ def _gates(_: Result, found: Numbers) -> Iterable[Row]:
         yield {
             "gate": f"{row['layer']} {row['gate']}",
             "mean": row["mean"],
-            "closed": float(row["share_closed"]),
-            "open": float(row["share_open"]),
+            "closed": float(row["fraction_closed"]),
+            "open": float(row["fraction_open"]),
             "always_closed": row["units_always_closed"],
             "always_open": row["units_always_open"],
         }

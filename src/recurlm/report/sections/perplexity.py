@@ -62,7 +62,7 @@ def _scores(result: Result, block: Numbers, protocol: str) -> Row:
     return {
         "protocol": protocol,
         "perplexity": float(block[f"{prefix}perplexity_per_token"]),
-        "interval": (block.get("intervals_over_sections") or {}).get(f"{prefix}perplexity_per_token"),
+        "interval": (block.get("intervals_over_windows") or {}).get(f"{prefix}perplexity_per_token"),
         "word": block[f"{prefix}perplexity_per_word"],
         "byte": block[f"{prefix}bits_per_byte"],
         "character": block[f"{prefix}bits_per_character"],
@@ -146,7 +146,7 @@ def _frequencies(result: Result, found: Numbers) -> Iterable[Row]:
 
 def _loss(row: Numbers, prefix: str) -> Row:
     loss = float(row[f"{prefix}nats_per_token"])
-    low, high = row["interval_over_sections"] or (loss, loss)
+    low, high = row["interval_over_windows"] or (loss, loss)
     return {"loss": loss, "low": float(low), "high": float(high)}
 
 

@@ -12,7 +12,7 @@ from recurlm.report.tables import Column, count, decimals, percent, rows_of
 
 PLOTTED = (
     ("distinct_2", "Distinct 2-grams, share", ".0%"),
-    ("real_words_share", "Words that train has, share", ".0%"),
+    ("real_word_fraction", "Words that train has, share", ".0%"),
     ("mean_longest_copied_words", "Longest run copied from train, mean words", ".1f"),
 )
 
@@ -24,10 +24,10 @@ def side_by_side(results: Results) -> Section:
         Column("distinct 2-grams", lambda row: row.get("distinct_2"), decimals(3)),
         Column("distinct 3-grams", lambda row: row.get("distinct_3"), decimals(3)),
         Column("repeated n-grams", lambda row: row.get("repeated"), percent),
-        Column("words that train has", lambda row: row.get("real_words_share"), percent),
+        Column("words that train has", lambda row: row.get("real_word_fraction"), percent),
         Column("longest copied run, words", lambda row: row.get("longest_copied_words"), count),
         Column("mean of the longest runs", lambda row: row.get("mean_longest_copied_words"), decimals(1)),
-        Column("fills as in the text", lambda row: row.get("filled_as_in_the_text_share"), percent),
+        Column("fills as in the text", lambda row: row.get("fill_accuracy"), percent),
     )
     causal = [row for row in found.rows if row["causal"]]
     return Section(
@@ -79,9 +79,9 @@ def _filled(text: Numbers) -> tuple[tuple[str, bool], ...]:
 def _facts(row: Numbers) -> tuple[tuple[str, str], ...]:
     wanted: Sequence[tuple[str, str]] = (
         ("distinct_2", "distinct 2-grams"),
-        ("real_words_share", "words that train has"),
+        ("real_word_fraction", "words that train has"),
         ("longest_copied_words", "longest copied run"),
-        ("filled_as_in_the_text_share", "fills as in the text"),
+        ("fill_accuracy", "fills as in the text"),
     )
     facts = []
     for key, name in wanted:
