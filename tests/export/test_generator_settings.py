@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from recurlm.config import Export, Variant
 from recurlm.export.bundle import write_graphs
-from recurlm.export.graphs import Kept
-from recurlm.export.proof.sessions import Graphs
+from recurlm.export.graphs import ExportCache
+from recurlm.verify.sessions import Graphs
 from recurlm.export.sampling import sample, suppression
 from recurlm.model import LanguageModel, build
 from recurlm.variants import REGISTRY
@@ -72,7 +72,7 @@ def bundles(
     """A variant's graphs by precision and size."""
     found = {}
     for size in SIZES:
-        model, kept = random_model(request.param, *size), Kept()
+        model, kept = random_model(request.param, *size), ExportCache()
         for precision in PRECISIONS:
             folder = tmp_path_factory.mktemp(f"{request.param}-{precision}")
             text = np.random.default_rng(0).integers(2, VOCABULARY, 600)
@@ -227,7 +227,7 @@ def test_draws_of_the_graph_follow_the_softmax(tmp_path: Path) -> None:
     for name, parameter in model.named_parameters():
         if name != "decoder.bias":
             parameter.zero_()
-    shared = Kept()
+    shared = ExportCache()
     for precision in PRECISIONS:
         folder = tmp_path / precision
         folder.mkdir()

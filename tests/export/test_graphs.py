@@ -15,9 +15,9 @@ import torch
 
 from recurlm.config import Export, Sampling, Variant
 from recurlm.export.bundle import never_drawn, write_graphs
-from recurlm.export.proof.checks import GREEDY, chunked_calls, filled_tokens, generated_tokens
-from recurlm.export.proof.reference import Reference
-from recurlm.export.proof.sessions import Graphs
+from recurlm.verify.checks import GREEDY, chunked_calls, filled_tokens, generated_tokens
+from recurlm.verify.reference import Reference
+from recurlm.verify.sessions import Graphs
 from recurlm.model import LanguageModel, build
 from recurlm.variants import REGISTRY
 

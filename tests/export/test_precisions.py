@@ -15,16 +15,16 @@ from safetensors.torch import load_file
 from recurlm.config import Evaluate, Export, MaxPerplexityIncrease, Precision, Sampling, Variant, Verify
 from recurlm.evaluation.metrics import describe
 from recurlm.evaluation.perplexity import score
-from recurlm.export.bundle import ROUNDING, write_graphs
-from recurlm.export.graphs import Builder, Kept
-from recurlm.export.precision import rounding_for
-from recurlm.export.proof.checks import GREEDY, ProofError, chunked_calls
-from recurlm.export.proof.prove import prove
-from recurlm.export.proof.reference import Reference
-from recurlm.export.proof.rounded import Rounded
-from recurlm.export.proof.rounded_checks import rounded_steps, rounded_tokens
-from recurlm.export.proof.sessions import Graphs
-from recurlm.export.quantize import Rounding, count_products
+from recurlm.export.bundle import QUANTIZED, write_graphs
+from recurlm.export.graphs import Builder, ExportCache
+from recurlm.export.precision import quantizer_for
+from recurlm.verify.checks import GREEDY, VerificationError, chunked_calls
+from recurlm.verify.verify import prove
+from recurlm.verify.reference import Reference
+from recurlm.verify.quantized import QuantizedProducts
+from recurlm.verify.quantized_checks import quantized_steps, quantized_tokens
+from recurlm.verify.sessions import Graphs
+from recurlm.export.quantize import Quantizer, count_products
 from recurlm.model import LanguageModel, build
 from recurlm.storage import read_json
 from recurlm.tokens.files import TokenFile
@@ -54,22 +54,22 @@ def random_model(name: str) -> LanguageModel:
 class Made:
     """A model's graphs in a precision, and PyTorch that rounds likewise."""
 
-    def __init__(self, name: str, precision: Precision, folder: Path, kept: Kept, settings: Export) -> None:
+    def __init__(self, name: str, precision: Precision, folder: Path, kept: ExportCache, settings: Export) -> None:
         self.name, self.precision, self.folder = name, precision, folder
         self.model = random_model(name)
         self.products = write_graphs(folder, name, self.model, MANIFEST, settings, precision, TEXT, kept)
         self.reference = Reference(self.model, [1] if self.model.causal else [0, 1])
         self.graphs = Graphs(folder)
-        self.rounded = Rounded(load_file(folder / ROUNDING))
+        self.rounded = QuantizedProducts(load_file(folder / QUANTIZED))
 
 
 @pytest.fixture(scope="module")
-def kept() -> dict[str, Kept]:
-    return {name: Kept() for name in REGISTRY}
+def kept() -> dict[str, ExportCache]:
+    return {name: ExportCache() for name in REGISTRY}
 
 
 @pytest.fixture(scope="module", params=[(name, precision) for name in REGISTRY for precision in ROUNDED], ids="-".join)
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, kept: dict[str, Kept]) -> Made:
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, kept: dict[str, ExportCache]) -> Made:
     name, precision = request.param
     return Made(name, precision, tmp_path_factory.mktemp(name), kept[name], Export(group_size=16))
 
@@ -86,7 +86,7 @@ def test_every_product_of_every_graph_is_rounded_and_counted(made: Made) -> None
 
 
 def test_steps_are_those_of_pytorch_that_rounds_likewise(made: Made) -> None:
-    found = rounded_steps(made.reference, made.rounded, made.graphs, text_of(300), tolerance=1e-4)
+    found = quantized_steps(made.reference, made.rounded, made.graphs, text_of(300), tolerance=1e-4)
     assert found.compared == 3 * 128
     assert found.largest_difference < 1e-4
     assert made.rounded.met == {key.split(".")[1] for key in made.rounded.arithmetic}
@@ -96,7 +96,7 @@ def test_steps_are_those_of_pytorch_that_rounds_likewise(made: Made) -> None:
 def test_tokens_are_those_of_pytorch_that_rounds_likewise(made: Made, sampling: Sampling) -> None:
     uniform = np.random.default_rng(3).random(150, np.float32)
     text = text_of(11 if made.model.causal else 150)
-    tally = rounded_tokens(made.reference, made.rounded, made.graphs, text, uniform, sampling, error=1e-5)
+    tally = quantized_tokens(made.reference, made.rounded, made.graphs, text, uniform, sampling, error=1e-5)
     assert tally.tokens == 150
     assert tally.near_ties <= 5
 
@@ -120,13 +120,13 @@ def test_another_machine_comes_to_the_same_bits(made: Made) -> None:
         state = {name.removeprefix("next_"): value for name, value in zip(names[1:], found[1:], strict=True)}
 
 
-def test_who_wants_it_quicker_gets_sigmoid_and_tanh_in_fp32(tmp_path: Path, kept: dict[str, Kept]) -> None:
+def test_who_wants_it_quicker_gets_sigmoid_and_tanh_in_fp32(tmp_path: Path, kept: dict[str, ExportCache]) -> None:
     made = Made("lstm", "int8", tmp_path, kept["lstm"], Export(portable=False))
     assert read_json(tmp_path / "graphs.json")["portable"] is False
     step = onnx.load(tmp_path / "step.onnx").graph
     assert {"Sigmoid", "Tanh"} <= {node.op_type for node in step.node}
     assert not [node for node in step.node if node.op_type == "Cast" and node.attribute[0].i == onnx.TensorProto.DOUBLE]
-    assert rounded_steps(made.reference, made.rounded, made.graphs, text_of(300), tolerance=1e-4).compared == 3 * 128
+    assert quantized_steps(made.reference, made.rounded, made.graphs, text_of(300), tolerance=1e-4).compared == 3 * 128
 
 
 def test_weights_of_4_bits_are_unpacked_once_and_outside_of_the_loops(made: Made) -> None:
@@ -145,14 +145,14 @@ def test_a_model_that_is_rounded_otherwise_fails(made: Made) -> None:
     arithmetic = {
         key: value * 1.01 if key.startswith("weights.") else value for key, value in made.rounded.arithmetic.items()
     }
-    with pytest.raises(ProofError, match=r"held no number on the edge|of the steps are those of PyTorch"):
-        rounded_steps(made.reference, Rounded(arithmetic), made.graphs, text_of(300), tolerance=1e-4)
+    with pytest.raises(VerificationError, match=r"held no number on the edge|of the steps are those of PyTorch"):
+        quantized_steps(made.reference, QuantizedProducts(arithmetic), made.graphs, text_of(300), tolerance=1e-4)
 
 
 def test_a_product_that_was_not_seen_is_an_error_and_stays_in_fp32_never() -> None:
     model = random_model("lstm")
     with pytest.raises(ValueError, match="was not seen while the model read text"):
-        Builder(model, [], Export(), Rounding({})).step()
+        Builder(model, [], Export(), Quantizer({})).step()
 
 
 def test_a_large_table_is_rounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,8 +160,8 @@ def test_a_large_table_is_rounded_too(tmp_path: Path, monkeypatch: pytest.Monkey
     for number, settings in enumerate((Export(group_size=16), Export(group_size=16, max_folded_table_mb=0))):
         folder = tmp_path / str(number)
         folder.mkdir()
-        made = Made("gru", "int8", folder, Kept(), settings)
-        found = rounded_steps(made.reference, made.rounded, made.graphs, text_of(300), tolerance=1e-4)
+        made = Made("gru", "int8", folder, ExportCache(), settings)
+        found = quantized_steps(made.reference, made.rounded, made.graphs, text_of(300), tolerance=1e-4)
         assert found.largest_difference < 1e-4
         assert any(key.startswith("error.") for key in made.rounded.arithmetic)
         step = onnx.load(folder / "step.onnx").graph
@@ -175,7 +175,7 @@ def test_a_large_table_is_rounded_too(tmp_path: Path, monkeypatch: pytest.Monkey
         ]
 
 
-def test_the_same_text_gives_the_same_bytes(kept: dict[str, Kept], tmp_path: Path) -> None:
+def test_the_same_text_gives_the_same_bytes(kept: dict[str, ExportCache], tmp_path: Path) -> None:
     for folder in (tmp_path / "a", tmp_path / "b"):
         folder.mkdir()
         Made("lstm", "int4", folder, kept["lstm"], Export(group_size=16))
@@ -201,7 +201,7 @@ def test_the_proof_states_the_loss_of_perplexity_and_fails_past_its_bound(made: 
     settings = Verify(tokens=60, sampling=(Sampling(temperature=0.8, top_k=5),), max_perplexity_increase=loss)
     if bound == 0.0:
         with pytest.raises(
-            ProofError, match=rf"{made.precision} raises the perplexity by .*verify\.perplexity_increase"
+            VerificationError, match=rf"{made.precision} raises the perplexity by .*verify\.perplexity_increase"
         ):
             prove("v", made.model, made.folder, tokens, metrics, settings, SCORING)
         return
@@ -211,11 +211,11 @@ def test_the_proof_states_the_loss_of_perplexity_and_fails_past_its_bound(made: 
     assert proof["greedy_tokens_identical"] + proof["sampled_tokens_identical"] + proof["near_ties"] == 120
 
 
-def test_calibration_reads_text_of_the_length_that_it_is_told(kept: dict[str, Kept]) -> None:
+def test_calibration_reads_text_of_the_length_that_it_is_told(kept: dict[str, ExportCache]) -> None:
     model = random_model("gru")
     settings = Export(calibration_tokens=64, group_size=16)
-    assert rounding_for(model, settings, "fp32", TEXT, Kept()) is None
-    short = rounding_for(model, settings, "int8", TEXT[:10], Kept(kept["gru"].traces))
+    assert quantizer_for(model, settings, "fp32", TEXT, ExportCache()) is None
+    short = quantizer_for(model, settings, "int8", TEXT[:10], ExportCache(kept["gru"].traces))
     assert short is not None
     assert len(short.products) == 5  # layer 0's U; layer 1's W and U; the projection and the decoder
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from recurlm.config import Export, Variant
 from recurlm.export.assemble import to_model
-from recurlm.export.graphs import Builder, Kept
+from recurlm.export.graphs import Builder, ExportCache
 from recurlm.export.sums import simplify
 from recurlm.model import LanguageModel, build
 from recurlm.variants import REGISTRY
@@ -31,7 +31,7 @@ def random_model(name: str) -> LanguageModel:
 
 
 def traced(model: LanguageModel) -> onnx.GraphProto:
-    kept = Kept()
+    kept = ExportCache()
     Builder(model, [], Export(), kept=kept).step()
     return kept.traces["Step logits " + " ".join(f"next_state.{name}" for name in model.recurrence.state_spec)]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from recurlm.config import Train, Variant
 from recurlm.errors import InputError
 from recurlm.model import LanguageModel, build
-from recurlm.tokens.batches import Stream
+from recurlm.training.batches import Stream
 from recurlm.training.loop import train, validation_due
 from recurlm.training.progress import Trained
 from recurlm.training.step import carry

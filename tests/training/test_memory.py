@@ -16,7 +16,7 @@ import resource, sys, numpy as np, torch
 from recurlm.config import Train, Variant
 from recurlm.errors import InputError
 from recurlm.model import build
-from recurlm.tokens.batches import Stream
+from recurlm.training.batches import Stream
 from recurlm.training.loop import train
 
 torch.set_num_threads(1)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recurlm.config import Train
-from recurlm.tokens.batches import Stream
+from recurlm.training.batches import Stream
 from recurlm.training.reader import Position, Reader, parts_at
 
 powers = st.sampled_from([1, 2, 4, 8])

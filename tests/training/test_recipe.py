@@ -7,7 +7,7 @@ from torch.optim import AdamW
 from recurlm.config import Train, Variant
 from recurlm.model import build
 from recurlm.training.muon import Muon
-from recurlm.training.recipe import optimizers, precision, rate
+from recurlm.training.optimizer import optimizers, precision, rate
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])

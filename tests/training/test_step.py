@@ -8,7 +8,7 @@ from torch import Tensor
 
 from recurlm.config import Train, Variant
 from recurlm.model import LanguageModel, build
-from recurlm.training.recipe import optimizers
+from recurlm.training.optimizer import optimizers
 from recurlm.training.step import forget, make_task, read, update
 from recurlm.variants import REGISTRY
 
@@ -59,7 +59,7 @@ def test_a_document_is_read_as_if_nothing_stood_before_it(name: str) -> None:
     inputs = torch.randint(2, VOCABULARY, (3, 9))
     inputs[0, 0] = inputs[1, 4] = inputs[2, 8] = START
     begins = inputs == START
-    y, after = read(model, inputs, begins, states(model, 3))
+    y, after = split_nll(model, inputs, begins, states(model, 3))
     for row, at in enumerate((0, 4, 8)):
         alone, end = model.read(inputs[row : row + 1, at:], model.initial_state(1))
         if model.causal:
@@ -77,7 +77,7 @@ def test_a_window_without_a_beginning_is_read_in_one(name: str) -> None:
     inputs, state = torch.randint(2, VOCABULARY, (3, 9)), states(model, 3)
     if not model.causal:
         state = {key: value * (not key.startswith("right.")) for key, value in state.items()}
-    y, after = read(model, inputs, torch.zeros(3, 9, dtype=torch.bool), state)
+    y, after = split_nll(model, inputs, torch.zeros(3, 9, dtype=torch.bool), state)
     expected, end = model.read(inputs, state)
     assert torch.equal(y, expected)
     assert all(torch.equal(after[key], end[key]) for key in end)

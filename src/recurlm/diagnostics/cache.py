@@ -22,7 +22,7 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from recurlm import config
-from recurlm.diagnostics.likelihoods import Read
+from recurlm.diagnostics.likelihoods import SplitNLL
 
 ROWS = 256  # tokens predicted at once
 
@@ -70,7 +70,7 @@ def mixed(
     return np.asarray(-np.log(p))
 
 
-def evaluate(test: Read, ids: Integer[np.ndarray, "tokens"], chosen: dict[str, Any]) -> Float[np.ndarray, "text"]:
+def evaluate(test: SplitNLL, ids: Integer[np.ndarray, "tokens"], chosen: dict[str, Any]) -> Float[np.ndarray, "text"]:
     """−log p of each token of text with the cache as `chosen`."""
     parts = [
         mixed(nats, probabilities(h, x, [chosen["window"]], [chosen["scaled_theta"]])[0, 0], chosen["lambda"])
@@ -79,7 +79,9 @@ def evaluate(test: Read, ids: Integer[np.ndarray, "tokens"], chosen: dict[str, A
     return np.concatenate(parts) if parts else np.empty(0)
 
 
-def tune(validation: Read, ids: Integer[np.ndarray, "tokens"], grid: config.Cache) -> tuple[dict[str, Any], list[Any]]:
+def tune(
+    validation: SplitNLL, ids: Integer[np.ndarray, "tokens"], grid: config.Cache
+) -> tuple[dict[str, Any], list[Any]]:
     """The setting with the least loss on validation text; and of each window and θ the best λ, its loss."""
     documents = list(_documents(validation, ids))
     square = float(np.mean(np.concatenate([(h.astype(np.float64) ** 2).sum(axis=1) for _, h, _ in documents])))
@@ -107,7 +109,7 @@ def tune(validation: Read, ids: Integer[np.ndarray, "tokens"], grid: config.Cach
 
 
 def _documents(
-    found: Read, ids: Integer[np.ndarray, "tokens"]
+    found: SplitNLL, ids: Integer[np.ndarray, "tokens"]
 ) -> list[tuple[Float[np.ndarray, "text"], Float[np.ndarray, "text width"], Int[np.ndarray, "text"]]]:
     assert found.features is not None
     return [

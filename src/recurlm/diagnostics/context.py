@@ -16,43 +16,31 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-from torch.nn import functional as F
+from jaxtyping import Int
 
 from recurlm import config
 from recurlm.diagnostics.intervals import Bootstrap
-from recurlm.evaluation.perplexity import CHUNK, exact
+from recurlm.evaluation.perplexity import exact, nll_of
 from recurlm.model import LanguageModel
+from recurlm.objective import objective_of
 
 Rows = Int[np.ndarray, "windows time"]
 ROWS = 64  # windows read side by side
 
 
-def nats(
-    model: LanguageModel, context: Rows, target: Int[np.ndarray, "windows"], after: Rows | None = None
-) -> np.ndarray:
-    """−log p of each target after its context, from a zero state; of a cloze model also before what comes `after`."""
-    device = model.embedding.weight.device
-    found = []
+def nats(model: LanguageModel, before: Rows, target: Int[np.ndarray, "windows"], after: Rows) -> np.ndarray:
+    """−log p of each target in its context, from a zero state; `after` has no columns where none is read."""
+    device, prediction = model.embedding.weight.device, before.shape[1] - 1
+    losses = []
     with exact(model):
-        for at in range(0, len(target), ROWS):
-            here = slice(at, at + ROWS)
-            wanted = torch.from_numpy(target[here]).to(device)
-            tokens = context[here] if after is None else np.hstack([context[here], target[here, None], after[here]])
-            y = _features(model, torch.from_numpy(tokens).to(device), context.shape[1])
-            found.append(F.cross_entropy(model.decoder(y), wanted, reduction="none").cpu().numpy())
-    return np.concatenate(found)
-
-
-def _features(model: LanguageModel, tokens: Int[Tensor, "rows time"], place: int) -> Float[Tensor, "rows width"]:
-    state = model.initial_state(len(tokens))
-    if not model.causal:
-        y, _ = model.features(tokens, state)
-        return y[:, place]
-    for at in range(0, place, CHUNK):
-        y, state = model.features(tokens[:, at : at + CHUNK], state)
-    return y[:, -1]
+        for begin in range(0, len(target), ROWS):
+            rows = slice(begin, begin + ROWS)
+            tokens = torch.from_numpy(np.hstack([before[rows], target[rows, None], after[rows]])).to(device)
+            for place, features in objective_of(model).predictions(model, tokens):
+                if place.start <= prediction < place.stop:
+                    y = features[:, prediction - place.start]
+                    losses.append(nll_of(model, y, tokens[:, prediction + 1]).cpu().numpy())
+    return np.concatenate(losses)
 
 
 def shuffled(far: Rows, random: np.random.Generator) -> Rows:
@@ -60,9 +48,9 @@ def shuffled(far: Rows, random: np.random.Generator) -> Rows:
     return random.permuted(far, axis=1)
 
 
-def thinned(far: Rows, share: float, random: np.random.Generator) -> Rows:
-    """Each row without a random `share` of its tokens, rounded to whole ones; the others stay in their order."""
-    kept = far.shape[1] - round(share * far.shape[1])
+def thinned(far: Rows, fraction: float, random: np.random.Generator) -> Rows:
+    """Each row without a random `fraction` of its tokens, rounded to whole ones; the others stay in their order."""
+    kept = far.shape[1] - round(fraction * far.shape[1])
     places = np.argsort(random.random(far.shape), axis=1)[:, :kept]
     return np.take_along_axis(far, np.sort(places, axis=1), axis=1)
 
@@ -78,19 +66,19 @@ def measure(model: LanguageModel, found: Rows, settings: config.Context, bootstr
     """
     if not len(found):
         return None
-    length = found.shape[1] - 1 if model.causal else (found.shape[1] - 1) // 2
-    before, target = found[:, :length], found[:, length]
-    after = None if model.causal else found[:, length + 1 : 2 * length + 1]
+    objective = objective_of(model)
+    before, target, after = objective.around(found)
+    length, prefix = before.shape[1], objective.metric_prefix
     whole = nats(model, before, target, after)
     random = np.random.default_rng(bootstrap.seed)
 
     def changed(k: int, change: Callable[[Rows], Rows]) -> dict[str, Any]:
         left = np.hstack([change(before[:, : length - k]), before[:, length - k :]])
-        right = None if after is None else np.hstack([after[:, :k], change(after[:, k:])])
+        right = np.hstack([after[:, :k], change(after[:, k:])])
         loss = nats(model, left, target, right).astype(np.float64)
         return {
             "k": k,
-            "nats_per_token": float(loss.mean()),
+            f"{prefix}nats_per_token": float(loss.mean()),
             "increase": float((loss - whole).mean()),
             "increase_interval": bootstrap.mean(loss - whole),
         }
@@ -101,7 +89,7 @@ def measure(model: LanguageModel, found: Rows, settings: config.Context, bootstr
     return {
         "windows": len(target),
         "context_tokens": length,
-        "whole_nats_per_token": float(whole.mean(dtype=np.float64)),
+        f"{prefix}whole_nats_per_token": float(whole.mean(dtype=np.float64)),
         "cut": cut,
         "shuffled_beyond": [changed(k, lambda far: shuffled(far, random)) for k in beyond],
         "dropped_beyond": [changed(k, lambda far: thinned(far, settings.drop_fraction, random)) for k in beyond],

@@ -21,11 +21,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
-from torch.nn import functional as F
 
 from recurlm import config
 from recurlm.diagnostics.parts import Part
-from recurlm.evaluation.perplexity import exact
+from recurlm.evaluation.perplexity import exact, nll_of
 from recurlm.model import LanguageModel
 from recurlm.variants.base import State
 
@@ -90,7 +89,7 @@ class Learner:
     def _read(self, ids: Int[Tensor, "window"], state: State) -> tuple[Float[Tensor, "predicted"], State, list[Tensor]]:
         """−log p of all tokens but the first, the state after them, and the gradient of their mean."""
         features, state = self.model.features(ids[None, :-1], state)
-        nats = F.cross_entropy(self.model.decoder(features[0]), ids[1:], reduction="none")
+        nats = nll_of(self.model, features[0], ids[1:])
         gradient = torch.autograd.grad(nats.mean(), self.weights)
         return nats.detach(), {name: value.detach() for name, value in state.items()}, list(gradient)
 

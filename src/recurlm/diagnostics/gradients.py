@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from recurlm.evaluation.perplexity import exact
 from recurlm.model import LanguageModel
-from recurlm.variants.base import State
+from recurlm.objective import objective_of
+from recurlm.variants.base import Recurrence, State
 
 VANISHED = 0.01  # of the norm one step back
 
@@ -39,66 +40,62 @@ def flow(model: LanguageModel, tokens: Int[np.ndarray, "windows time"]) -> Flow:
     A causal model reads all but the last token, which it predicts, and k = 0 is the last one read. A cloze model
     predicts the one in the middle; k = 1 is its neighbour, on either side.
     """
+    objective, device = objective_of(model), model.embedding.weight.device
+    before, target, after = (
+        torch.from_numpy(np.ascontiguousarray(part)).to(device) for part in objective.around(tokens)
+    )
     with exact(model), torch.enable_grad():
-        wanted = torch.from_numpy(tokens).to(model.embedding.weight.device)
-        if model.causal:
-            walk = _Walk(model, wanted[:, :-1])
-            _backward(model, walk.y, wanted[:, -1])
-            found = _collect(range(tokens.shape[1] - 1), [walk.norms("")])
-            for norms in found.states.values():
-                norms[0] = np.nan
-            return found
-        middle = (tokens.shape[1] - 1) // 2
-        left = _Walk(model, wanted[:, :middle])
-        right = _Walk(model, wanted[:, middle + 1 : 2 * middle + 1].flip(1))
-        # What a step of a cloze model says is what was known before it: both halves of it, each from its own walk.
-        known = [model.recurrence.step(walk.inputs[-1], walk.states[-1])[0] for walk in (left, right)]
-        y = torch.cat([known[0].chunk(2, dim=-1)[0], known[1].chunk(2, dim=-1)[1]], dim=-1)
-        _backward(model, y, wanted[:, middle])
-        return _collect(range(1, middle + 1), [left.norms("left."), right.norms("right.")])
+        sides = [
+            _Unrolled(model, recurrence, objective.toward_target(side, before, after), objective.both_sides)
+            for side, recurrence in objective.sides(model.recurrence).items()
+        ]
+        y = torch.cat([side.y for side in sides], dim=-1)
+        F.cross_entropy(model.decode(y), target, reduction="sum").backward()  # type: ignore[no-untyped-call]
+    norms = [side.norms() for side in sides]
+    joined = {name: np.concatenate([side[name] for side in norms], axis=1) for name in norms[0]}
+    nearest = int(objective.both_sides)  # a neighbour is one step away; the token just read is none
+    if not nearest:
+        for name in joined.keys() - {"input"}:
+            joined[name][0] = np.nan
+    return Flow(list(range(nearest, nearest + before.shape[1])), joined.pop("input"), joined)
 
 
-class _Walk:
+class _Unrolled:
     """A recurrence unrolled over tokens; inputs and states keep their gradients."""
 
-    def __init__(self, model: LanguageModel, tokens: Int[Tensor, "windows time"]) -> None:
-        state = model.initial_state(len(tokens))
+    def __init__(
+        self, model: LanguageModel, recurrence: Recurrence, tokens: Int[Tensor, "windows time"], carry_output: bool
+    ) -> None:
+        """`carry_output`: the last output is carried on too, as `Bidirectional` does, and counts as a state."""
+        state = recurrence.initial_state(len(tokens))
         self.inputs: list[Tensor] = []
         self.states: list[State] = []
         for token in tokens.unbind(1):
             x = model.embed(token).detach().requires_grad_()
-            self.y, state = model.recurrence.step(x, state)
+            self.y, state = recurrence.step(x, state)
             # What is carried on, apart from what the layers above read of it within the same step.
-            state = {name: value.clone() for name, value in state.items()}
-            for value in state.values():
+            carried = {name: value.clone() for name, value in state.items()}
+            if carry_output:
+                self.y = carried["output"] = self.y.clone()
+            for value in carried.values():
                 value.retain_grad()
             self.inputs.append(x)
-            self.states.append(state)
+            self.states.append(carried)
+            state = carried
 
-    def norms(self, side: str) -> dict[str, Float[np.ndarray, "distances windows"]]:
-        """Nearest first; parts of the state of one side of a cloze model, without the side in their names."""
-        names = [name for name in self.states[0] if name.startswith(side)]
-        found = {"input": np.stack([_norm(x) for x in reversed(self.inputs)])}
-        for name in names:
-            found[name.removeprefix(side)] = np.stack([_norm(state[name]) for state in reversed(self.states)])
-        squares = [found[name.removeprefix(side)] ** 2 for name in names]
-        return found | {"state": np.sqrt(np.sum(squares, axis=0))}
+    def norms(self) -> dict[str, Float[np.ndarray, "distances windows"]]:
+        """Of inputs, of each part of the state, and of the whole state; nearest first."""
+        norms = {"input": np.stack([_norm(x) for x in reversed(self.inputs)])}
+        for name in self.states[0]:
+            norms[name] = np.stack([_norm(state[name]) for state in reversed(self.states)])
+        squares = [norms[name] ** 2 for name in self.states[0]]
+        return norms | {"state": np.sqrt(np.sum(squares, axis=0))}
 
 
 def _norm(value: Tensor) -> Float[np.ndarray, "windows"]:
     """What nothing flows back to has no gradient: zero."""
     gradient = torch.zeros_like(value) if value.grad is None else value.grad
     return np.asarray(gradient.double().flatten(1).norm(dim=1).cpu().numpy())
-
-
-def _backward(model: LanguageModel, y: Float[Tensor, "windows output"], target: Int[Tensor, "windows"]) -> None:
-    loss = F.cross_entropy(model.decode(y), target, reduction="sum")
-    loss.backward()  # type: ignore[no-untyped-call]
-
-
-def _collect(k: range, sides: list[dict[str, np.ndarray]]) -> Flow:
-    joined = {name: np.concatenate([side[name] for side in sides], axis=1) for name in sides[0]}
-    return Flow(list(k), joined.pop("input"), joined)
 
 
 def describe(flow: Flow) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from recurlm.config import Params
 from recurlm.diagnostics import context, gates, gradients, overfitting
 from recurlm.diagnostics.intervals import Bootstrap
 from recurlm.diagnostics.parts import beginnings
-from recurlm.diagnostics.windows import windows
+from recurlm.diagnostics.passages import passages
 from recurlm.model import LanguageModel
+from recurlm.objective import objective_of
 from recurlm.tokens.files import TokenFile
 
 FEWEST = 8  # tokens of a window at least, where documents are shorter than what params.yaml asks for
@@ -26,28 +27,29 @@ class Memory:
         self, name: str, trained: LanguageModel, train: TokenFile, validation: TokenFile, params: Params
     ) -> None:
         self.name, self.model, self.params = name, trained, params
-        self.settings, self.block = params.diagnose, params.variant(name)
+        self.settings, self.config = params.diagnose, params.variant(name)
         self.train, self.validation = train, validation
+        self.objective = objective_of(trained)
         self.bootstrap = Bootstrap(self.settings.bootstrap_samples, self.settings.confidence, self.settings.seed)
 
     def _windows(self, count: int, length: int) -> Any:
         """Of validation text."""
-        return windows(self.validation.ids, self.validation.starts, count, length, FEWEST, self.settings.seed)
+        return passages(self.validation.ids, self.validation.starts, count, length, FEWEST, self.settings.seed)
 
     def gradients(self) -> dict[str, Any] | None:
         """Of fresh weights, those that the training run began with, and of the trained ones, on the same windows."""
         settings = self.settings.gradients
-        length = settings.reach + 2 if self.model.causal else 2 * settings.reach + 1
+        length = self.objective.window_size(settings.reach + (0 if self.objective.both_sides else 1))
         found = self._windows(settings.windows, length)
         if not len(found):
             return None
         torch.manual_seed(self.params.train.seed)
-        fresh = model.build(self.name, self.block, self.model.vocab_size).to(self.model.embedding.weight.device)
+        fresh = model.build(self.name, self.config, self.model.vocab_size).to(self.model.embedding.weight.device)
         return {
             "protocol": "loss of one token a window; windows of validation text, read from a zero state",
             "reference": "Pascanu, Mikolov & Bengio 2013, arXiv:1211.5063",
             "unit": "norm of d nats / d state (or / d embedded token), k steps before the loss",
-            "sides": 1 if self.model.causal else 2,
+            "sides": len(self.objective.sides(self.model.recurrence)),
             "windows": len(found),
             "vanished_below": gradients.VANISHED,
             "before_training": gradients.describe(gradients.flow(fresh, found)),
@@ -56,7 +58,7 @@ class Memory:
 
     def context(self) -> dict[str, Any] | None:
         settings = self.settings.context
-        length = settings.tokens + 1 if self.model.causal else 2 * settings.tokens + 1
+        length = self.objective.window_size(settings.tokens)
         found = context.measure(self.model, self._windows(settings.windows, length), settings, self.bootstrap)
         return found and {
             "protocol": "the same targets of validation text, each with a context of its own, from a zero state",
@@ -74,11 +76,11 @@ class Memory:
         training = beginnings(self.train.ids, self.train.starts, settings.train_tokens)
         validation = beginnings(self.validation.ids, self.validation.starts, settings.validation_tokens)
         return {
-            "learning_curve": overfitting.learning_curve(curve),
-            "dropout_of_the_model": self.block.dropout,
+            "learning_curve": overfitting.learning_curve(curve, self.objective.metric_prefix),
+            "dropout_of_the_model": self.config.dropout,
             "short_runs": overfitting.paired(
                 self.name,
-                self.block,
+                self.config,
                 training,
                 validation,
                 self.model.vocab_size,
@@ -94,10 +96,10 @@ class Memory:
         flow, used = found["gradients"], found["context"]
         return {
             "gates": self.model.recurrence.gates,
-            "hidden_size": self.block.hidden_size,
-            "layers": self.block.layers,
+            "hidden_size": self.config.hidden_size,
+            "layers": self.config.layers,
             "output_size": self.model.recurrence.output_size,
-            "state_numbers": state,
+            "state_size": state,
             "state_bytes_fp32": 4 * state,
             "parameters": model.count_parameters(self.model),
             "effective_context_tokens": used and used["effective_context_tokens"],

@@ -18,18 +18,19 @@ from tokenizers import Tokenizer
 from recurlm.config import Diagnose, Evaluate
 from recurlm.diagnostics import breakdown, cache, dynamic
 from recurlm.diagnostics.intervals import Bootstrap
-from recurlm.diagnostics.likelihoods import Read, read, total
+from recurlm.diagnostics.likelihoods import SplitNLL, split_nll, total
 from recurlm.diagnostics.parts import Part, beginnings, count
 from recurlm.diagnostics.parts import total as total_counts
 from recurlm.evaluation.metrics import describe
 from recurlm.model import LanguageModel
+from recurlm.objective import objective_of
 from recurlm.tokens.counts import Counts
 from recurlm.tokens.encode import Documents
 from recurlm.tokens.files import TokenFile
 from recurlm.tokens.tokenizer import KINDS
 
 PROTOCOLS = {
-    "streamed": "state zero at a document's start, then carried: sections warmed up on the text before them",
+    "streamed": "state zero at a document's start, then carried: windows with context before them",
     "cloze": "each token from those on both of its sides: pseudo-likelihoods, comparable with cloze models only",
     "cold_windows": "text cut into windows, each read from a zero state, one token before its first",
     "neural_cache": "streamed, and mixed with a cache of the document's last features and tokens; empty at its start",
@@ -51,8 +52,9 @@ class Text:
 class Measure:
     """One model's perplexities; each method is a block of data/metrics/perplexity/<variant>.json."""
 
-    def __init__(self, model: LanguageModel, text: Text, settings: Diagnose, sections: Evaluate) -> None:
-        self.model, self.text, self.settings, self.sections = model, text, settings, sections
+    def __init__(self, model: LanguageModel, text: Text, settings: Diagnose, windows: Evaluate) -> None:
+        self.model, self.text, self.settings, self.windows = model, text, settings, windows
+        self.objective = objective_of(model)
         self.bootstrap = Bootstrap(settings.bootstrap_samples, settings.confidence, settings.seed)
         self.cut = KINDS[text.test.manifest["kind"]].cut
         self._test: dict[int, tuple[Part, list[Counts]]] = {}
@@ -76,14 +78,13 @@ class Measure:
             self._test[budget] = part, count(part, self.text.test_corpus, self.text.tokenizer, self.cut)
         return self._test[budget]
 
-    def static(self) -> tuple[dict[str, Any], list[dict[str, Any]], Read]:
+    def static(self) -> tuple[dict[str, Any], list[dict[str, Any]], SplitNLL]:
         """All of the test split by the protocol of the stage evaluate; the same by token frequency; and the reading."""
         part, counts = self.part(self.text.test.counts["tokens"])
         # Features are kept if the cache reads just this: the test split is read once, not twice.
-        wanted = self.model.causal and part.tokens <= self.settings.cache.test_tokens
-        found = read(self.model, part.ids, part.starts, self.sections, keep_features=wanted)
+        wanted = not self.objective.both_sides and part.tokens <= self.settings.cache.test_tokens
+        found = split_nll(self.model, part.ids, part.starts, self.windows, keep_features=wanted)
         nats = found.nats[found.text]
-        protocol = "streamed" if self.model.causal else "cloze"
         frequency = breakdown.by_frequency(
             nats,
             self._units(part),
@@ -92,33 +93,33 @@ class Measure:
             self.model.vocab_size,
             self.bootstrap,
         )
-        sections = self.sections.model_dump(include={"window_tokens", "context_tokens"})
-        return {"protocol": protocol, **sections, **self._numbers(nats, part, counts)}, frequency, found
+        windows = self.windows.model_dump(include={"window_tokens", "context_tokens"})
+        return {"protocol": self.objective.protocol, **windows, **self._numbers(nats, part, counts)}, frequency, found
 
     def cold(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """All of the test split in windows that nothing is carried into; and the loss by position in them."""
         window = self.settings.cold_window_tokens
         part, counts = self.part(self.text.test.counts["tokens"])
-        # As many tokens are read at once as of sections.
-        rows = max(1, self.sections.batch_size * self.sections.window_tokens // window)
+        # As many tokens are read at once as in windows with context.
+        rows = max(1, self.windows.batch_size * self.windows.window_tokens // window)
         settings = Evaluate(batch_size=rows, window_tokens=window, context_tokens=0)
-        found = read(self.model, part.ids, part.starts, settings)
+        found = split_nll(self.model, part.ids, part.starts, settings)
         nats = found.nats[found.text]
         block = {"protocol": "cold_windows", "window_tokens": window, **self._numbers(nats, part, counts)}
-        if not self.model.causal:
+        if self.objective.both_sides:
             return block, []
         return block, breakdown.by_position(nats, self._units(part), part.lengths(), window, self.bootstrap)
 
-    def cached(self, whole: Read) -> dict[str, Any]:
+    def cached(self, whole: SplitNLL) -> dict[str, Any]:
         """With a neural cache; `whole` is what `static` read."""
         grid = self.settings.cache
         validation = beginnings(self.text.validation.ids, self.text.validation.starts, grid.validation_tokens)
-        tuned_on = read(self.model, validation.ids, validation.starts, self.sections, keep_features=True)
+        tuned_on = split_nll(self.model, validation.ids, validation.starts, self.windows, keep_features=True)
         chosen, trials = cache.tune(tuned_on, validation.ids, grid)
         part, counts = self.part(min(grid.test_tokens, self.text.test.counts["tokens"]))
         found = whole
         if found.features is None:
-            found = read(self.model, part.ids, part.starts, self.sections, keep_features=True)
+            found = split_nll(self.model, part.ids, part.starts, self.windows, keep_features=True)
         adapted = cache.evaluate(found, part.ids, chosen)
         facts = {"protocol": "neural_cache", "reference": "Grave, Joulin & Usunier 2017, arXiv:1612.04426"}
         return facts | self._adaptive(adapted, found.nats[found.text], part, counts, chosen, trials, validation)
@@ -128,7 +129,7 @@ class Measure:
         grid = self.settings.dynamic
         validation = beginnings(self.text.validation.ids, self.text.validation.starts, grid.validation_tokens)
         part, counts = self.part(min(grid.test_tokens, self.text.test.counts["tokens"]))
-        static = read(self.model, part.ids, part.starts, self.sections)
+        static = split_nll(self.model, part.ids, part.starts, self.windows)
         with dynamic.learner(self.model, grid.segment_tokens) as adaptive:
             adaptive.learn_statistics(self.text.train.ids, grid.statistics_tokens)
             chosen, trials = dynamic.tune(adaptive, validation, grid)
@@ -145,11 +146,11 @@ class Measure:
         return facts | self._adaptive(adapted, static.nats[static.text], part, counts, chosen, trials, validation)
 
     def _units(self, part: Part) -> Int[np.ndarray, "text"]:
-        """To which section each token of text belongs."""
+        """To which window each token of text belongs."""
         counts = [
-            min(self.sections.window_tokens, length - at)
+            min(self.windows.window_tokens, length - at)
             for length in part.lengths()
-            for at in range(0, length, self.sections.window_tokens)
+            for at in range(0, length, self.windows.window_tokens)
         ]
         return np.repeat(np.arange(len(counts)), counts)
 
@@ -170,39 +171,39 @@ class Measure:
             "tuned_on": {"split": "validation", "tokens": validation.tokens, "chosen": chosen, "trials": trials},
             "whole_split": part.tokens == self.text.test.counts["tokens"],
             **self._numbers(nats, part, counts),
-            "static_on_the_same_tokens": describe(total(static), total_counts(counts), causal=True),
+            "static_on_the_same_tokens": describe(total(static), total_counts(counts)),
             "gain_nats_per_token": float(gain.mean()),
             "gain_interval_over_sections": self.bootstrap.ratio(np.bincount(units, gain), np.bincount(units)),
         }
 
     def _numbers(self, nats: Float[np.ndarray, "text"], part: Part, counts: list[Counts]) -> dict[str, Any]:
         """Every unit, and how far it is to be trusted."""
-        sums = np.array([one.sum(dtype=np.float64) for one in _split(nats, part)])
-        rows = [one.totals() for one in counts]
-        prefix = "" if self.model.causal else "pseudo_"
+        sums = np.array([document.sum(dtype=np.float64) for document in _split(nats, part)])
+        rows = [document.totals() for document in counts]
+        prefix = self.objective.metric_prefix
 
         def over(name: str, to: Any) -> Any:
             return self.bootstrap.ratio(sums, np.array([row[name] for row in rows]), to)
 
         units = self._units(part)
-        section_sums, window_tokens = np.bincount(units, nats.astype(np.float64)), np.bincount(units)
-        documents = {
+        window_sums, window_tokens = np.bincount(units, nats.astype(np.float64)), np.bincount(units)
+        over_documents = {
             "nats_per_token": over("tokens", float),
             "perplexity_per_token": over("tokens", math.exp),
             "perplexity_per_word": over("words", math.exp),
             "bits_per_byte": over("bytes", _bits),
             "bits_per_character": over("characters", _bits),
         }
-        sections = {
-            "nats_per_token": self.bootstrap.ratio(section_sums, window_tokens),
-            "perplexity_per_token": self.bootstrap.ratio(section_sums, window_tokens, math.exp),
+        over_windows = {
+            "nats_per_token": self.bootstrap.ratio(window_sums, window_tokens),
+            "perplexity_per_token": self.bootstrap.ratio(window_sums, window_tokens, math.exp),
         }
         return {
-            **describe(total(nats), total_counts(counts), self.model.causal),
+            **describe(total(nats), total_counts(counts), prefix),
             "documents": len(rows),
-            "intervals_over_documents": {prefix + name: value for name, value in documents.items()},
-            "sections": len(window_tokens),
-            "intervals_over_windows": {prefix + name: value for name, value in sections.items()},
+            "intervals_over_documents": {prefix + name: value for name, value in over_documents.items()},
+            "windows": len(window_tokens),
+            "intervals_over_windows": {prefix + name: value for name, value in over_windows.items()},
         }
 
 

@@ -1,8 +1,8 @@
-"""Texts drawn at several temperatures, and what they are like; beside them held-out text of the same length.
+"""Texts sampled at several temperatures, with measures of their quality, and held-out text of the same length.
 
-A causal model goes on from passages of the validation split. All temperatures draw with the same uniform numbers, so
-that nothing but the temperature differs. Neither `<bos>` nor `<mask>` is drawn: texts have equally many tokens.
-A cloze model doesn't write: of each passage every n-th token is hidden behind `<mask>`, all at once, and drawn.
+A model that generates continues passages of the validation split. All temperatures draw with the same uniform numbers,
+so that nothing but the temperature differs. Neither `<bos>` nor `<mask>` is drawn: texts have equally many tokens.
+A cloze model fills: of each passage every n-th token is masked, all at once, and drawn.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from recurlm.diagnostics.texts import Copies, words
 from recurlm.evaluation.perplexity import exact
 from recurlm.export.sampling import divisor, draw, scale, suppression, threshold
 from recurlm.model import LanguageModel
+from recurlm.objective import objective_of
 
 Passages = Int[np.ndarray, "samples time"]
 
 
-def write(
+def generate(
     model: LanguageModel,
     prompts: Passages,
     uniform: Float[np.ndarray, "samples tokens"],
     temperature: float,
     never: list[int],
 ) -> Passages:
-    """What a causal model writes after each prompt, one token a uniform number, from a zero state."""
+    """The tokens after each prompt, one a uniform number, from a zero state."""
     with exact(model):
         tokens = _tensor(model, prompts)
         logits, state = model(tokens, model.initial_state(len(tokens)))
@@ -109,12 +110,12 @@ def continued(
     settings: config.Text,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """A causal model's texts at each temperature, and their measures, the prompt left out of these."""
+    """Generated texts at each temperature, and their measures, the prompt left out of these."""
     prompts = passages[:, : settings.prompt_tokens]
     uniform = np.random.default_rng(seed).random((len(passages), passages.shape[1] - prompts.shape[1]), np.float32)
     rows = []
     for temperature in settings.temperatures:
-        drawn = _decode(tokenizer, write(model, prompts, uniform, temperature, never))
+        drawn = _decode(tokenizer, generate(model, prompts, uniform, temperature, never))
         pairs = zip(_decode(tokenizer, prompts), drawn, strict=True)
         rows.append(
             {
@@ -184,16 +185,17 @@ def measure(
     copies = Copies(train)
     never = [special["bos"], special["mask"]]
     common = (model, passages, tokenizer, copies, never)
+    fills = objective_of(model).both_sides
     rows: list[dict[str, Any]] = []
     if len(passages):
-        rows = continued(*common, settings, seed) if model.causal else filled(*common, special["mask"], settings, seed)
-    truth = passages[:, settings.prompt_tokens :] if model.causal else passages
+        rows = filled(*common, special["mask"], settings, seed) if fills else continued(*common, settings, seed)
+    truth = passages if fills else passages[:, settings.prompt_tokens :]
     return {
-        "protocol": "continued" if model.causal else "filled",
+        "protocol": "filled" if fills else "continued",
         "samples": len(passages),
-        "prompt_tokens": settings.prompt_tokens if model.causal else None,
+        "prompt_tokens": None if fills else settings.prompt_tokens,
         "tokens": truth.shape[1],
-        "mask_every": None if model.causal else settings.mask_every,
+        "mask_every": settings.mask_every if fills else None,
         "seed": seed,
         "word": "a run of letters and digits with inner apostrophes and hyphens, in lower case",
         "copied_from": "train",

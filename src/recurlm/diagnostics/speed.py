@@ -11,23 +11,24 @@ import numpy as np
 import torch
 
 from recurlm import config
-from recurlm.config import Train
+from recurlm.config import TrainConfig
 from recurlm.model import LanguageModel
-from recurlm.training.recipe import precision
-from recurlm.training.step import cross_entropy
+from recurlm.objective import objective_of
+from recurlm.training.loop import cross_entropy
+from recurlm.training.optimizer import precision
 
 
-def measure(model: LanguageModel, recipe: Train, settings: config.Speed) -> dict[str, Any]:
+def measure(model: LanguageModel, train_config: TrainConfig, settings: config.Speed) -> dict[str, Any]:
     """Seconds by length. `growth` is the exponent p of seconds ∝ lengthᵖ: 1 where a token costs the same anywhere.
 
     A training step is forward and backward over sequences of one length, side by side, in the precision of training,
-    without the update, whose cost doesn't depend on the length. A model writes one sequence, by `step`, each token the
-    likeliest one; a cloze model doesn't write. PyTorch's times: those of what ships stand in generate-<variant>.json.
+    without the update, whose cost doesn't depend on the length. Generation is greedy, of one sequence, by `step`; a
+    cloze model has none. Times are PyTorch's: those of what ships stand in generate-<variant>.json.
     """
-    kind = precision(recipe.precision, model.embedding.weight.device)
+    kind = precision(train_config.precision, model.embedding.weight.device)
     rows = settings.batch_size
     training = _rows(settings.training_tokens, rows, settings.repeats, lambda length: _train(model, rows, length, kind))
-    lengths = settings.generated_tokens if model.causal else ()
+    lengths = () if objective_of(model).both_sides else settings.generated_tokens
     generation = _rows(lengths, 1, 1, lambda length: _generate(model, length))
     return {
         "device": model.embedding.weight.device.type,
@@ -64,7 +65,7 @@ def _train(model: LanguageModel, rows: int, length: int, kind: str) -> None:
     try:
         with torch.autocast(device.type, torch.bfloat16, enabled=kind == "bf16"):
             features, _ = model.features(tokens[:, :-1], model.initial_state(rows))
-            loss = cross_entropy(model, features, tokens[:, 1:], sampled=0)
+            loss = cross_entropy(model, features, tokens[:, 1:], negatives=0)
         torch.autograd.grad(loss, list(model.parameters()))
     finally:
         for weight, want in zip(model.parameters(), wanted, strict=True):

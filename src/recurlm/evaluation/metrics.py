@@ -1,4 +1,4 @@
-"""From a sum of nats to the numbers of a split: each names its unit, and stands beside the counts it divides by."""
+"""The metrics of a split: each names its unit, and stands beside the counts that it is divided by."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from recurlm.evaluation.perplexity import Score
 COUNTS = ("tokens", "words", "bytes", "characters")
 
 
-def describe(score: Score, counts: Mapping[str, Any], causal: bool) -> dict[str, float | int | None]:
+def describe(score: Score, counts: Mapping[str, Any], prefix: str = "") -> dict[str, float | int | None]:
     """The metrics of one split, from its score and the counts in the manifest of its tokens.
 
-    A cloze model's are pseudo-likelihoods, and say so. A rate over nothing (text without a word) is None, and so is a
-    perplexity beyond the largest float.
+    A rate over nothing (text without a word) is None, and so is a perplexity beyond the largest float.
+
+    Args:
+        prefix: of the names: "pseudo_" for a cloze model's pseudo-likelihoods (`Objective.metric_prefix`).
 
     Raises:
         InputError: the split has no tokens, not all of them were scored, or the model's likelihoods are not finite.
@@ -35,7 +37,6 @@ def describe(score: Score, counts: Mapping[str, Any], causal: bool) -> dict[str,
         "bits_per_byte": score.nats / math.log(2) / counts["bytes"],
         "bits_per_character": score.nats / math.log(2) / counts["characters"],
     }
-    prefix = "" if causal else "pseudo_"
     return {
         **{prefix + name: value for name, value in values.items()},
         **{name: counts[name] for name in COUNTS},

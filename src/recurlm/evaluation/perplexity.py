@@ -1,6 +1,6 @@
-"""Who scores: a PyTorch model over the sections of a split, in fp32, summed in float64.
+"""Scores of a PyTorch model over the windows of a split, in fp32, summed in float64.
 
-Sections are batched for speed only: rows of a batch don't see each other, and padding is never scored. What remains of
+Windows are batched for speed only: rows of a batch don't see each other, and padding is never scored. What remains of
 the batch size is the order in which a matrix product adds up its float32 terms.
 """
 
@@ -16,14 +16,14 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
-from recurlm.evaluation.sections import Batch, batches, cut
+from recurlm.evaluation.windows import Batch, batches, split_windows
 from recurlm.model import LanguageModel
+from recurlm.objective import objective_of
 
-CHUNK = 128  # tokens that a causal model reads at once, the state carried on
 LOGITS = 2**24  # how many are held at once: 64 MiB, however large the vocabulary
 
 Scorer = Callable[[Batch], Float[np.ndarray, "batch predicted"]]
-"""Log-probabilities of a batch's tokens, but for the first of each row; those that are not `scored` may be anything."""
+"""Negative log-likelihoods of a batch's tokens, but for the first of each row; only those that are `scored` count."""
 
 
 class Score(NamedTuple):
@@ -31,6 +31,44 @@ class Score(NamedTuple):
 
     nats: float
     tokens: int
+
+
+class TokenNLL(NamedTuple):
+    """The negative log-likelihood of each token of a batch but the first of each row; 0 where it is not scored."""
+
+    nats: Float[np.ndarray, "batch predicted"]
+    features: Float[np.ndarray, "batch predicted width"] | None
+    """What the decoder read to predict the token; None if it was not asked for."""
+
+
+def token_nll(model: LanguageModel, batch: Batch, keep_features: bool = False) -> TokenNLL:
+    """Negative log-likelihoods by a model, on its device; call it within `exact(model)`.
+
+    Every score rests on this: perplexity, its breakdowns, the neural cache and dynamic evaluation.
+    """
+    device = model.embedding.weight.device
+    tokens, scored = torch.from_numpy(batch.tokens).to(device), torch.from_numpy(batch.scored).to(device)
+    nats = torch.zeros(scored.shape, device=device)
+    width = model.decoder.in_features
+    kept = np.zeros((*batch.scored.shape, width), np.float32) if keep_features else None
+    for place, features in objective_of(model).predictions(model, tokens):
+        mask = scored[:, place]
+        nats[:, place][mask] = nll_of(model, features[mask], tokens[:, 1:][:, place][mask])
+        if kept is not None:
+            kept[:, place] = features.cpu().numpy()
+    return TokenNLL(nats.cpu().numpy(), kept)
+
+
+def nll_of(
+    model: LanguageModel, features: Float[Tensor, "scored width"], tokens: Int[Tensor, "scored"]
+) -> Float[Tensor, "scored"]:
+    """−log p of each token, decoded a few rows at a time: the logits of a whole chunk are never held."""
+    rows = max(1, LOGITS // model.vocab_size)
+    parts = [
+        F.cross_entropy(model.decoder(some), targets, reduction="none")
+        for some, targets in zip(torch.split(features, rows), torch.split(tokens, rows), strict=True)
+    ]
+    return torch.cat(parts)
 
 
 def score(
@@ -42,74 +80,26 @@ def score(
     batch_size: int,
     progress: Callable[[int], object] | None = None,
 ) -> Score:
-    """Score every text token of a split once, on the device that holds the model.
+    """Score every text token of a split once.
 
     A causal model predicts a token from those before it. A cloze model predicts it from those on both sides, which
-    gives pseudo-log-likelihoods: not comparable with the others. `progress` hears of each batch's scored tokens.
+    gives pseudo-log-likelihoods: not comparable with the others. `progress` is called with each batch's scored tokens.
     """
-    sections = cut(starts, window_tokens, context_tokens, both_sides=not model.causal)
+    windows = split_windows(starts, window_tokens, context_tokens, objective_of(model).both_sides)
     with exact(model):
-        scorer = streamed(model) if model.causal else cloze(model)
-        return total(batches(ids, sections, batch_size), scorer, progress)
+        return total(batches(ids, windows, batch_size), lambda batch: token_nll(model, batch).nats, progress)
 
 
 def total(scored: Iterable[Batch], scorer: Scorer, progress: Callable[[int], object] | None = None) -> Score:
-    """Sum up what `scorer` says of the scored tokens of all batches."""
+    """Sum the negative log-likelihoods of the scored tokens of all batches."""
     nats, tokens = 0.0, 0
     for batch in scored:
         count = int(batch.scored.sum())
-        nats -= float(scorer(batch)[batch.scored].sum(dtype=np.float64))
+        nats += float(scorer(batch)[batch.scored].sum(dtype=np.float64))
         tokens += count
         if progress is not None:
             progress(count)
     return Score(nats, tokens)
-
-
-def streamed(model: LanguageModel) -> Scorer:
-    """Read a batch from left to right in chunks, carrying the state; the logits at t are about token t+1."""
-
-    def log_prob(batch: Batch) -> Float[np.ndarray, "batch predicted"]:
-        tokens, scored = _on_device(model, batch)
-        state = model.initial_state(len(tokens))
-        found = torch.zeros(scored.shape, device=tokens.device)
-        for at in range(0, scored.shape[1], CHUNK):
-            here = slice(at, at + CHUNK)
-            features, state = model.features(tokens[:, :-1][:, here], state)
-            mask = scored[:, here]
-            found[:, here][mask] = log_prob_of(model, features[mask], tokens[:, 1:][:, here][mask])
-        return found.cpu().numpy()
-
-    return log_prob
-
-
-def cloze(model: LanguageModel) -> Scorer:
-    """Read a batch whole, since half of a cloze model runs from the right; the logits at t are about token t."""
-
-    def log_prob(batch: Batch) -> Float[np.ndarray, "batch predicted"]:
-        tokens, scored = _on_device(model, batch)
-        features, _ = model.features(tokens, model.initial_state(len(tokens)))
-        found = torch.zeros(scored.shape, device=tokens.device)
-        found[scored] = log_prob_of(model, features[:, 1:][scored], tokens[:, 1:][scored])
-        return found.cpu().numpy()
-
-    return log_prob
-
-
-def _on_device(model: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor]:
-    device = model.embedding.weight.device
-    return torch.from_numpy(batch.tokens).to(device), torch.from_numpy(batch.scored).to(device)
-
-
-def log_prob_of(
-    model: LanguageModel, features: Float[Tensor, "scored width"], tokens: Int[Tensor, "scored"]
-) -> Float[Tensor, "scored"]:
-    """log p of each token, decoded a few rows at a time: the logits of a whole chunk are never held."""
-    rows = max(1, LOGITS // model.vocab_size)
-    parts = [
-        -F.cross_entropy(model.decoder(some), targets, reduction="none")
-        for some, targets in zip(torch.split(features, rows), torch.split(tokens, rows), strict=True)
-    ]
-    return torch.cat(parts)
 
 
 @contextmanager

@@ -1,10 +1,11 @@
-"""The folder that ships: graphs, tokenizer, and bundle.json that names each file's hash and holds the proof."""
+"""The folder that ships: graphs, tokenizer, and bundle.json that names each file's hash and holds the verification."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,36 @@ from safetensors.numpy import save_file
 
 from recurlm.config import Export, Precision
 from recurlm.export.assemble import to_model
-from recurlm.export.graphs import Builder, Kept
-from recurlm.export.precision import rounding_for
-from recurlm.export.quantize import count_products
+from recurlm.export.graphs import Builder, ExportCache
+from recurlm.export.precision import quantizer_for
+from recurlm.export.quantize import ACTIVATIONS, count_products
+from recurlm.export.sampler import traced_beside
 from recurlm.model import LanguageModel
+from recurlm.objective import Objective, objective_of
 from recurlm.storage import read_json, sha256_of, write_json, write_sealed_json
 
-FORMAT = 2  # of bundle.json; a runtime refuses one that it does not know
-ROUNDING = "rounding.safetensors"
+FORMAT = 3  # of bundle.json; a runtime refuses one that it does not know
+QUANTIZED = "quantized.safetensors"
+
+
+def write_all(
+    folder: Path,
+    variant: str,
+    model: LanguageModel,
+    tokens: dict[str, Any],
+    settings: Export,
+    text: Integer[np.ndarray, "time"],
+) -> Iterator[tuple[Precision, dict[str, int]]]:
+    """`write_graphs` in every precision of `settings`, each in a folder of its name: (precision, products)."""
+    suppressed = never_drawn(tokens["special"], objective_of(model))
+    with traced_beside(model.vocab_size, suppressed, settings.opset) as sampler:
+        cache = ExportCache(sampler=sampler)
+        for precision in settings.precisions:
+            (folder / precision).mkdir()
+            yield (
+                precision,
+                write_graphs(folder / precision, variant, model, tokens, settings, precision, text, cache),
+            )
 
 
 def write_graphs(
@@ -32,16 +55,16 @@ def write_graphs(
     settings: Export,
     precision: Precision = "fp32",
     text: Integer[np.ndarray, "time"] | None = None,
-    kept: Kept | None = None,
+    cache: ExportCache | None = None,
 ) -> dict[str, int]:
-    """Write the graphs of a model into an existing folder, and `graphs.json` about them: a bundle not yet proven.
+    """Write the graphs of a model into an existing folder, and `graphs.json` about them: a bundle not yet verified.
 
-    With a precision below fp32 comes `rounding.safetensors`, which the proof needs and which does not ship.
+    With a precision below fp32 comes `quantized.safetensors`, which the verification needs and which does not ship.
 
     Args:
         tokens: the manifest of data/tokens, for the special tokens and the vocabulary's hash.
         text: of the train split, to calibrate on; needed below fp32.
-        kept: from one precision to the next of the same model, settings and text.
+        cache: from one precision to the next of the same model, settings and text.
 
     Returns:
         How many products the graphs compute in each precision.
@@ -49,13 +72,14 @@ def write_graphs(
     Raises:
         ValueError: some product would have stayed in fp32 without a word.
     """
-    kept = Kept() if kept is None else kept
-    rounding = None
+    cache = ExportCache() if cache is None else cache
+    objective = objective_of(model)
+    quantizer = None
     if precision != "fp32":
         if text is None:
             raise ValueError(f"{precision} needs text to calibrate on")
-        rounding = rounding_for(model, settings, precision, text, kept)
-    suppressed = never_drawn(tokens["special"], model.causal)
+        quantizer = quantizer_for(model, settings, precision, text, cache)
+    suppressed = never_drawn(tokens["special"], objective)
     state = {name: list(shape) for name, shape in model.recurrence.state_spec.items()}
     metadata = {
         "variant": variant,
@@ -63,28 +87,29 @@ def write_graphs(
         "states": json.dumps(list(state)),
     }
     products: Counter[str] = Counter()
-    for name, graph in Builder(model, suppressed, settings, rounding, kept).graphs().items():
+    for name, graph in Builder(model, suppressed, settings, quantizer, cache).graphs().items():
         counts = count_products(graph)
-        if any(count for kind, count in counts.items() if kind != precision):
+        if any(count for kind, count in counts.items() if kind not in (precision, ACTIVATIONS)):
             raise ValueError(f"{variant}: {name} was to be {precision} throughout, and has products {counts}")
         products.update(counts)
         proto = to_model(graph, settings.opset, settings.ir_version, metadata)
         (folder / name).write_bytes(proto.SerializeToString(deterministic=True))
-    if rounding is not None:
-        save_file(rounding.arithmetic, folder / ROUNDING)
+    if quantizer is not None:
+        save_file(quantizer.arithmetic, folder / QUANTIZED)
     description = {
         "format": FORMAT,
         "variant": variant,
-        "causal": model.causal,
+        "objective": objective.name,
         "precision": precision,
-        "portable": rounding is not None and settings.portable,
+        "portable": quantizer is not None and settings.portable,
         "products": {kind: count for kind, count in products.items() if count},
         "vocab_size": model.vocab_size,
         "tokenizer_sha256": tokens["tokenizer_sha256"],
         "tokenizer_kind": tokens["kind"],
         "special": tokens["special"],
-        "suppressed": suppressed,
-        "state": state,
+        "suppressed_tokens": suppressed,
+        "state_spec": state,
+        "directions": objective.state_names(model.recurrence),
         "opset": settings.opset,
         "ir_version": settings.ir_version,
         "corpus": tokens["corpus"],
@@ -93,18 +118,17 @@ def write_graphs(
     return dict(products)
 
 
-def never_drawn(special: dict[str, int | None], causal: bool) -> list[int]:
-    """Special tokens that are no text. A generator may draw `<bos>`, which says that the text has ended."""
-    names = ("mask", "unk") if causal else ("bos", "mask", "unk")
-    found = (special[name] for name in names)
-    return sorted(token for token in found if token is not None)
+def never_drawn(special: dict[str, int | None], objective: Objective) -> list[int]:
+    """The ids of special tokens that are no text."""
+    ids = (special[role] for role in objective.never_drawn)
+    return sorted(token for token in ids if token is not None)
 
 
 def write_bundle(folder: Path, graphs: Path, tokenizer: Path, facts: dict[str, Any]) -> None:
-    """Write a proven bundle into an existing folder.
+    """Write a verified bundle into an existing folder.
 
     Args:
-        facts: what bundle.json tells beyond graphs.json: parameters, model_sha256, metrics, proof.
+        facts: what bundle.json tells beyond graphs.json: parameters, model_sha256, metrics, verification.
     """
     for source in [*sorted(graphs.glob("*.onnx")), tokenizer]:
         shutil.copyfile(source, folder / source.name)

@@ -25,7 +25,8 @@ class Inputs:
     count: int = 0
     largest: float = 0.0
 
-    def add(self, x: Float[np.ndarray, "batch inputs"]) -> None:
+    def add(self, x: Float[np.ndarray, "*batch inputs"]) -> None:
+        x = x.reshape(-1, x.shape[-1])
         self.moments += x.T @ x
         self.count += len(x)
         self.largest = max(self.largest, float(np.abs(x).max()))
@@ -41,15 +42,22 @@ class Observer:
         self.opset, self.ir_version = opset, ir_version
         self.inputs: dict[str, Inputs] = {}
 
-    def run(self, graph: onnx.GraphProto, calls: Iterable[Mapping[str, Array]], carried: Iterable[str] = ()) -> Any:
+    def run(
+        self,
+        graph: onnx.GraphProto,
+        calls: Iterable[Mapping[str, Array]],
+        carried: Iterable[str] = (),
+        collect: str = "",
+    ) -> list[Array]:
         """Call a graph again and again.
 
         Args:
             calls: the inputs of each call, but for the carried ones after the first.
             carried: names of states: the output `next_state.<name>` is the next call's `state.<name>`.
+            collect: the name of an output.
 
         Returns:
-            The first output of each call, as a list.
+            That output of each call.
         """
         watched, products = _watched(graph)
         # Found once: a key is the hash of all the weights.
@@ -60,14 +68,15 @@ class Observer:
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         state: dict[str, Array] = {}
-        firsts = []
+        collected = []
         for call in calls:
             found = dict(zip(names, session.run(names, {**call, **state}), strict=True))
             state = {f"state.{name}": found[f"next_state.{name}"] for name in carried}
-            firsts.append(found[names[0]])
+            if collect:
+                collected.append(found[collect])
             for output, sums in inputs.items():
                 sums.add(found[output])
-        return firsts
+        return collected
 
     def _inputs(self, weights: Array) -> Inputs:
         key = key_of(weights)
@@ -77,7 +86,7 @@ class Observer:
 
 
 def product_weights(node: onnx.NodeProto, weights: Mapping[str, Array]) -> Array | None:
-    """The constant weights [in, out] of a node that is a product; None for any other node."""
+    """The constant weights [in, out] of a node that is a product with weights; None for any other node."""
     if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in weights:
         return None
     transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
@@ -101,6 +110,6 @@ def _watched(graph: onnx.GraphProto) -> tuple[onnx.GraphProto, dict[str, Array]]
         if found is not None:
             name = f"observed.{len(products)}"
             watched.node.append(helper.make_node("Identity", [node.input[0]], [name]))
-            watched.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", len(found)]))
+            watched.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
             products[name] = found
     return watched, products

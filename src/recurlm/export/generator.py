@@ -180,8 +180,11 @@ class GeneratorGraph:
         kept = graph.op("Where", ended, token, drawn)
         told = graph.op("Where", ended, graph.constant(NO_TOKEN), drawn)
         over = graph.op("Or", ended, graph.op("Equal", drawn, self.stop))
-        column = graph.op("Unsqueeze", ended, graph.constant([1]))
-        states = [graph.op("Where", column, before[name], value) for name, value in after.items()]
+        states = []
+        for name, value in after.items():
+            rank = len(self.state[name][2])
+            rows = graph.op("Unsqueeze", ended, graph.constant(list(range(1, rank))))
+            states.append(graph.op("Where", rows, before[name], value))
         return [kept, told, over, graph.all(over), *states]
 
 

@@ -19,20 +19,21 @@ from recurlm.config import Export
 from recurlm.export.assemble import Carried, Graph, Trip
 from recurlm.export.calibrate import Inputs
 from recurlm.export.generator import GeneratorGraph, next_state, prefixed
-from recurlm.export.quantize import Rounding
+from recurlm.export.quantize import Quantizer
 from recurlm.export.sampler import Parts, Sampler, traced_parts
-from recurlm.export.steps import Decode, Half, LogProb, Read, Score, Step
+from recurlm.export.steps import Decode, LogProb, Read, Score, SideStep, Step
 from recurlm.export.sums import simplify
 from recurlm.export.trace import trace
-from recurlm.export.widen import widen
+from recurlm.export.upcast import upcast
 from recurlm.model import LanguageModel
+from recurlm.objective import bidirectional, objective_of
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 
 
 @dataclass
-class Kept:
-    """What takes seconds to find, and is the same in each precision of a model."""
+class ExportCache:
+    """Traces and calibration: what takes seconds, and is the same in each precision of a model."""
 
     traces: dict[str, onnx.GraphProto] = field(default_factory=dict)
     """What torch's exporter made of the model's modules."""
@@ -49,22 +50,23 @@ class Builder:
     model: LanguageModel
     suppressed: list[int]  # tokens that are never drawn
     settings: Export
-    rounding: Rounding | None = None  # left out, all is written in fp32
-    kept: Kept = field(default_factory=Kept)
+    quantizer: Quantizer | None = None  # left out, all is written in fp32
+    cache: ExportCache = field(default_factory=ExportCache)
 
     @property
     def opset(self) -> int:
         return self.settings.opset
 
     def graphs(self) -> dict[str, onnx.GraphProto]:
-        """File name → graph, as the bundle of this kind of model holds them. Those that draw come last: see `Kept`."""
-        if self.model.causal:
-            return {
-                "step.onnx": self.step(),
-                "scorer.onnx": self.scorer(),
-                "generator.onnx": GeneratorGraph(self).proto(),
-            }
-        return {"step.onnx": self.step(), "scorer.onnx": self.cloze_scorer(), "filler.onnx": self.filler()}
+        """File name → graph, as the bundle of this kind of model holds them."""
+        objective = objective_of(self.model)
+        makers = {
+            "step.onnx": self.step,
+            "scorer.onnx": self.cloze_scorer if objective.both_sides else self.scorer,
+            "generator.onnx": lambda: GeneratorGraph(self).proto(),
+            "filler.onnx": self.filler,
+        }
+        return {name: makers[name]() for name in objective.graphs}
 
     def _trace(self, module: torch.nn.Module, before: dict[str, Tensor], outputs: list[str]) -> onnx.GraphProto:
         """Trace one token's work of a module that takes `before` and then the states that it names."""
@@ -74,22 +76,22 @@ class Builder:
         graph = onnx.GraphProto()
         graph.CopyFrom(self._traced(module, inputs, [*outputs, *(f"next_state.{name}" for name in names)]))
         origins = simplify(graph, int(self.settings.max_folded_table_mb * 1e6))
-        if self.rounding is not None:
-            self.rounding.write(graph, origins)
+        if self.quantizer is not None:
+            self.quantizer.write(graph, origins)
             if self.settings.portable:
-                widen(graph)
+                upcast(graph)
         return graph
 
     def _traced(self, module: torch.nn.Module, inputs: dict[str, Tensor], outputs: list[str]) -> onnx.GraphProto:
         name = f"{type(module).__name__} {' '.join(outputs)}"
-        traces = self.kept.traces
+        traces = self.cache.traces
         if name not in traces:
             traces[name] = trace(module, inputs, outputs, self.opset)
         return traces[name]
 
     def sampler(self) -> Sampler:
         size = self.model.vocab_size
-        elsewhere = self.kept.sampler
+        elsewhere = self.cache.sampler
         return Sampler(size, elsewhere() if elsewhere else traced_parts(size, tuple(self.suppressed), self.opset))
 
     def _log_prob(self) -> onnx.GraphProto:
@@ -104,14 +106,15 @@ class Builder:
     def _step(self) -> onnx.GraphProto:
         return self._trace(Step(self.model), {"token": _TOKEN}, ["logits"])
 
-    def half(self, side: str) -> onnx.GraphProto:
-        """One direction of a cloze model at one token."""
-        return self._trace(Half(self.model, side), {"token": _TOKEN}, ["known"])
+    def side(self, side: str) -> onnx.GraphProto:
+        """One token on one side of a cloze model."""
+        return self._trace(SideStep(self.model, side), {"token": _TOKEN}, [])
 
     def decode(self) -> onnx.GraphProto:
-        """What both directions of a cloze model know → logits."""
-        width = self.model.recurrence.output_size // 2
-        return self._trace(Decode(self.model), {"left": _rows(width), "right": _rows(width)}, ["logits"])
+        """The outputs of both sides of a cloze model → logits."""
+        sides = bidirectional(self.model.recurrence).directions
+        outputs = {side: _rows(recurrence.output_size) for side, recurrence in sides.items()}
+        return self._trace(Decode(self.model), outputs, ["logits"])
 
     def read(self) -> onnx.GraphProto:
         """One token of a prompt, in the rows that are active."""
@@ -189,25 +192,30 @@ class Builder:
         """Logits for every position, as rows [batch × time, vocabulary]."""
         backwards = graph.op("ReverseSequence", tokens, length, batch_axis=0, time_axis=1)
         time = graph.op("Gather", graph.op("Shape", tokens), graph.constant(1))
-        width = self.model.recurrence.output_size // 2
-        knowledge = {}
-        for side, text in (("left", tokens), ("right", backwards)):
-            half = self.half(side)
+        outputs = {}
+        for side, recurrence in bidirectional(self.model.recurrence).directions.items():
+            text = backwards if side == "right" else tokens
+            step, output, width = self.side(side), f"{side}.output", recurrence.output_size
 
             def read_one(
-                body: Graph, trip: str, values: dict[str, str], half: onnx.GraphProto = half, text: str = text
+                body: Graph,
+                trip: str,
+                values: dict[str, str],
+                step: onnx.GraphProto = step,
+                text: str = text,
+                collected: tuple[str, int] = (output, width),
             ) -> Trip:
                 token = body.op("Gather", text, trip, axis=1)
-                results = body.inline(half, {"token": token} | prefixed(values))
-                return next_state(results), [(results["known"], FLOAT, ["batch", width])]
+                results = body.inline(step, {"token": token} | prefixed(values))
+                # What predicts a token is the output before it was read.
+                return next_state(results), [(values[collected[0]], FLOAT, ["batch", collected[1]])]
 
-            _, (known,) = graph.loop(time, self._zero_state(graph, length, f"{side}."), read_one)
-            knowledge[side] = graph.op("Transpose", known, perm=[1, 0, 2])
-        forwards = graph.op("ReverseSequence", knowledge["right"], length, batch_axis=0, time_axis=1)
-        rows = graph.constant([-1, width])
-        decode = self.decode()
-        left, right = graph.op("Reshape", knowledge["left"], rows), graph.op("Reshape", forwards, rows)
-        return graph.inline(decode, {"left": left, "right": right})["logits"]
+            _, (known,) = graph.loop(time, self._zero_state(graph, length, side), read_one)
+            outputs[side] = (graph.op("Transpose", known, perm=[1, 0, 2]), width)
+        right, width = outputs["right"]
+        outputs["right"] = (graph.op("ReverseSequence", right, length, batch_axis=0, time_axis=1), width)
+        rows = {side: graph.op("Reshape", y, graph.constant([-1, width])) for side, (y, width) in outputs.items()}
+        return graph.inline(self.decode(), rows)["logits"]
 
     def _text_inputs(self, graph: Graph) -> tuple[str, str]:
         return graph.input("tokens", INT, ["batch", "time"]), graph.input("length", INT, ["batch"])
@@ -221,12 +229,13 @@ class Builder:
             carried[name] = (self.for_batch(graph, value, like, shape), FLOAT, ["batch", *shape])
         return carried
 
-    def _zero_state(self, graph: Graph, like: str, prefix: str) -> Carried:
+    def _zero_state(self, graph: Graph, like: str, side: str) -> Carried:
         carried: Carried = {}
-        for name, shape in self.model.recurrence.state_spec.items():
-            if name.startswith(prefix):
-                zeros = graph.weight(f"zeros.{'x'.join(map(str, shape))}", np.zeros((1, *shape), np.float32))
-                carried[name] = (self.for_batch(graph, zeros, like, shape), FLOAT, ["batch", *shape])
+        recurrence = bidirectional(self.model.recurrence)
+        for name in recurrence.states_of(side):
+            shape = recurrence.state_spec[name]
+            zeros = graph.weight(f"zeros.{'x'.join(map(str, shape))}", np.zeros((1, *shape), np.float32))
+            carried[name] = (self.for_batch(graph, zeros, like, shape), FLOAT, ["batch", *shape])
         return carried
 
     @staticmethod

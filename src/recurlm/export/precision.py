@@ -1,4 +1,4 @@
-"""Which numbers a model is rounded to: found while it reads text of the train split."""
+"""How to quantize a model: calibration on text of the train split."""
 
 from __future__ import annotations
 
@@ -9,35 +9,36 @@ from jaxtyping import Int, Integer
 
 from recurlm.config import Export, Precision
 from recurlm.export.calibrate import Inputs, Observer
-from recurlm.export.graphs import Builder, Kept
-from recurlm.export.quantize import Product, Rounding
-from recurlm.export.rounding import eight_bits, four_bits
+from recurlm.export.graphs import Builder, ExportCache
+from recurlm.export.quantization import eight_bits, four_bits
+from recurlm.export.quantize import Product, Quantizer
 from recurlm.model import LanguageModel
+from recurlm.objective import bidirectional, objective_of
 
 ROWS = 32  # of text, read side by side
 
 
-def rounding_for(
-    model: LanguageModel, settings: Export, precision: Precision, ids: Integer[np.ndarray, "time"], kept: Kept
-) -> Rounding | None:
+def quantizer_for(
+    model: LanguageModel, settings: Export, precision: Precision, ids: Integer[np.ndarray, "time"], cache: ExportCache
+) -> Quantizer | None:
     """How to write `model` in a precision; None for fp32.
 
     Args:
         ids: text to calibrate on, of which `settings.calibration_tokens` are read.
-        kept: from one precision to the next of the same model, settings and text.
+        cache: from one precision to the next of the same model, settings and text.
     """
     if precision == "fp32":
         return None
-    if not kept.inputs:
-        builder = Builder(model, [], settings, kept=kept)
+    if not cache.inputs:
+        builder = Builder(model, [], settings, cache=cache)
         observer = Observer(settings.opset, settings.ir_version)
         rows = _rows(ids, settings.calibration_tokens)
-        if model.causal:
-            _read(builder, observer, rows)
-        else:
+        if objective_of(model).both_sides:
             _read_both_sides(builder, observer, rows)
-        kept.inputs = observer.inputs
-    return Rounding({key: _rounded(found, settings, precision) for key, found in kept.inputs.items()})
+        else:
+            _read(builder, observer, rows)
+        cache.inputs = observer.inputs
+    return Quantizer({key: _rounded(found, settings, precision) for key, found in cache.inputs.items()})
 
 
 def _rounded(inputs: Inputs, settings: Export, precision: Precision) -> Product:
@@ -54,23 +55,24 @@ def _rows(ids: Integer[np.ndarray, "time"], tokens: int) -> Int[np.ndarray, "row
 
 
 def _read(builder: Builder, observer: Observer, rows: Int[np.ndarray, "row length"]) -> None:
-    state = _zeros(builder, "")
-    calls = ({"token": tokens, **state} for tokens in rows.T)
-    observer.run(builder.step(), calls, builder.model.recurrence.state_spec)
+    names = list(builder.model.recurrence.state_spec)
+    state = _zeros(builder, names)
+    observer.run(builder.step(), ({"token": tokens, **state} for tokens in rows.T), names)
 
 
 def _read_both_sides(builder: Builder, observer: Observer, rows: Int[np.ndarray, "row length"]) -> None:
+    recurrence = bidirectional(builder.model.recurrence)
     known = {}
     for side, text in (("left", rows), ("right", rows[:, ::-1])):
-        state = _zeros(builder, f"{side}.")
-        names = [name.removeprefix("state.") for name in state]
-        known[side] = observer.run(builder.half(side), ({"token": tokens, **state} for tokens in text.T), names)
+        names, output = recurrence.states_of(side), f"{side}.output"
+        state = _zeros(builder, names)
+        calls = ({"token": tokens, **state} for tokens in text.T)
+        after = observer.run(builder.side(side), calls, names, collect=f"next_state.{output}")
+        known[side] = [state[f"state.{output}"], *after[:-1]]  # what predicts a token is the output before it
     pairs = zip(known["left"], known["right"][::-1], strict=True)
     observer.run(builder.decode(), ({"left": left, "right": right} for left, right in pairs))
 
 
-def _zeros(builder: Builder, prefix: str) -> dict[str, Any]:
+def _zeros(builder: Builder, names: list[str]) -> dict[str, Any]:
     spec = builder.model.recurrence.state_spec
-    return {
-        f"state.{name}": np.zeros((ROWS, *shape), np.float32) for name, shape in spec.items() if name.startswith(prefix)
-    }
+    return {f"state.{name}": np.zeros((ROWS, *spec[name]), np.float32) for name in names}

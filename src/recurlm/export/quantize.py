@@ -1,4 +1,4 @@
-"""Write the products of a graph in 8 or 4 bits. A product that cannot be is an error, not a surprise.
+"""Write the products of a graph with weights in 8 or 4 bits. One that cannot be is an error, not a surprise.
 
 Each becomes a product of whole numbers, MatMulInteger, whose sums are exact on every processor, in any order and in any
 company. Weights of 4 bits are unpacked to 8 by a few operators that read constants only: onnxruntime does them once,
@@ -16,27 +16,29 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from recurlm.export.calibrate import key_of, product_weights
-from recurlm.export.rounding import EightBits, EightBitTable, FourBits, eight_bit_table
+from recurlm.export.quantization import EightBits, EightBitTable, FourBits, eight_bit_table
 from recurlm.export.sums import Origins
 
 Array = np.ndarray[Any, Any]
+PRODUCTS = ("MatMul", "Gemm", "Einsum")
+ACTIVATIONS = "fp32_activations"  # products of two activations, which have no weights to quantize
 Product = EightBits | FourBits
 
 SMALLEST_TABLE = 2**20  # bytes; a table below that is left in fp32, which saves three nodes a token
 
 
 @dataclass
-class Rounding:
-    """How a model is rounded: the same for each of its graphs."""
+class Quantizer:
+    """How a model is quantized: the same for each of its graphs."""
 
     products: Mapping[str, Product]  # by the key of its weights
     tables: dict[str, EightBitTable] = field(default_factory=dict)
     arithmetic: dict[str, Array] = field(default_factory=dict)
-    """What PyTorch needs to round in the same way (proof/rounded.py), by the keys of the model's own weights:
+    """What PyTorch needs to round in the same way (verify/quantized.py), by the keys of the model's own weights:
     `weights.<key>` [in, out] and `scale.<key>` of the inputs; `error.<key>` [vocabulary, width] of a table's rows."""
 
     def write(self, graph: onnx.GraphProto, origins: Origins) -> None:
-        """Round a graph in place.
+        """Quantize a graph in place.
 
         Args:
             origins: what `simplify` said of the graph.
@@ -59,8 +61,8 @@ class Rounding:
                 writer.table(node, rounded_table)
                 origin = origins.get(node.input[0], [table])[0]
                 self.arithmetic[f"error.{key_of(origin)}"] = rounded_table.dequantized() - table
-            elif node.op_type in ("MatMul", "Gemm"):
-                raise ValueError(f"the product {node.output[0]} has no constant weights: it cannot be rounded")
+            elif node.op_type in PRODUCTS and not weights.keys().isdisjoint(node.input[:2]):
+                raise ValueError(f"the product {node.output[0]} has weights that cannot be quantized where they stand")
             else:
                 writer.nodes.append(node)
         writer.finish(graph)
@@ -147,21 +149,23 @@ class _Writer:
         )
 
 
-def count_products(graph: onnx.GraphProto, eight_bits: frozenset[str] = frozenset()) -> dict[str, int]:
+def count_products(graph: onnx.GraphProto, weights: frozenset[str] = frozenset()) -> dict[str, int]:
     """How many products a graph, with the graphs in it, computes in each precision.
 
+    Products of two activations have no weights: they stay in fp32, and are counted apart.
+
     Args:
-        eight_bits: weights of the graphs around this one; what is no such weight was unpacked from 4 bits.
+        weights: of the graphs around this one; what MatMulInteger reads beside them was unpacked from 4 bits.
     """
-    eight_bits |= {weight.name for weight in graph.initializer}
-    counts = dict.fromkeys(("fp32", "int8", "int4"), 0)
+    weights |= {weight.name for weight in graph.initializer}
+    counts = dict.fromkeys(("fp32", "int8", "int4", ACTIVATIONS), 0)
     for node in graph.node:
-        if node.op_type in ("MatMul", "Gemm"):
-            counts["fp32"] += 1
+        if node.op_type in PRODUCTS:
+            counts[ACTIVATIONS if weights.isdisjoint(node.input[:2]) else "fp32"] += 1
         elif node.op_type == "MatMulInteger":
-            counts["int8" if node.input[1] in eight_bits else "int4"] += 1
+            counts["int8" if node.input[1] in weights else "int4"] += 1
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                for kind, count in count_products(attribute.g, eight_bits).items():
+                for kind, count in count_products(attribute.g, weights).items():
                     counts[kind] += count
     return counts

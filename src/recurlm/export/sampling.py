@@ -1,7 +1,7 @@
 """How a token is drawn, in plain tensor operations: the reference for PyTorch, and the graph that ONNX gets.
 
 Randomness comes in as one uniform number a draw, and the inverse of the cumulative distribution turns it into a token.
-So PyTorch and ONNX draw the very same tokens from the same numbers, which is how they are proven equal. What is cut
+So PyTorch and ONNX draw the very same tokens from the same numbers, which is how they are verified equal. What is cut
 away is found by a threshold on the logits, never by an index into a sorted list, so that no order of equal logits
 matters.
 

@@ -1,4 +1,4 @@
-"""What happens at one token, as modules that are traced: plain tensor operations, and nothing about time."""
+"""The work of one token, as modules to be traced: plain tensor operations, and nothing about time."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ from torch import Tensor, nn
 
 from recurlm.export import sampling
 from recurlm.model import LanguageModel
+from recurlm.objective import bidirectional
+from recurlm.variants.base import part_of, prefixed
+
+
+def keep_inactive(active: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """The new state of the active rows, and the old one of the others; states of any rank."""
+    return torch.where(active[(slice(None), *[None] * (new.ndim - 1))], new, old)
 
 
 class Step(nn.Module):
-    """Read a token; say what comes next."""
+    """Read a token; logits of the next one, and the next state."""
 
     def __init__(self, model: LanguageModel) -> None:
         super().__init__()
@@ -32,11 +39,11 @@ class Read(nn.Module):
 
     def forward(self, token: Tensor, active: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         _, *after = self.step(token, *state)
-        return tuple(torch.where(active[:, None], new, old) for new, old in zip(after, state, strict=True))
+        return tuple(keep_inactive(active, new, old) for new, old in zip(after, state, strict=True))
 
 
 class Score(nn.Module):
-    """Read a token; the log-probability of the one after it. A row that is not `active` scores 0 and keeps still."""
+    """Read a token; the log-probability of the one after it. An inactive row scores 0 and keeps its state."""
 
     def __init__(self, model: LanguageModel) -> None:
         super().__init__()
@@ -46,30 +53,31 @@ class Score(nn.Module):
     def forward(self, token: Tensor, target: Tensor, active: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         logits, *after = self.step(token, *state)
         log_prob = torch.log_softmax(logits, dim=-1).gather(1, target[:, None])[:, 0]
-        kept = (torch.where(active[:, None], new, old) for new, old in zip(after, state, strict=True))
+        kept = (keep_inactive(active, new, old) for new, old in zip(after, state, strict=True))
         return (torch.where(active, log_prob, torch.zeros_like(log_prob)), *kept)
 
 
-class Half(nn.Module):
-    """One direction of a recurrence that reads both sides: what it knew before `token`, and its state after it."""
+class SideStep(nn.Module):
+    """Read a token on one side of a cloze model: that side's next states, its output among them."""
 
     def __init__(self, model: LanguageModel, side: str) -> None:
         super().__init__()
         self.model = model
         self.side = side
-        self.names = [name for name in model.recurrence.state_spec if name.startswith(f"{side}.")]
+        recurrence = bidirectional(model.recurrence)
+        self.recurrence = recurrence.directions[side]
+        self.names = recurrence.states_of(side)
 
     def forward(self, token: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        whole = self.model.initial_state(1)
-        whole = {name: value.expand(token.shape[0], *value.shape[1:]) for name, value in whole.items()}
-        whole |= dict(zip(self.names, state, strict=True))
-        y, after = self.model.recurrence.step(self.model.embed(token), whole)
-        left, right = y.chunk(2, dim=-1)
-        return (left if self.side == "left" else right, *(after[name] for name in self.names))
+        before = part_of(self.side, dict(zip(self.names, state, strict=True)))
+        before.pop("output")
+        y, after = self.recurrence.step(self.model.embed(token), before)
+        after = prefixed(self.side, after | {"output": y})
+        return tuple(after[name] for name in self.names)
 
 
 class Decode(nn.Module):
-    """Both directions' knowledge → logits."""
+    """The outputs of both sides → logits."""
 
     def __init__(self, model: LanguageModel) -> None:
         super().__init__()

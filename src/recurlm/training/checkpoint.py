@@ -1,4 +1,4 @@
-"""A run kept on disk while it is under way: a kill loses a few seconds of it, and changes nothing of its result."""
+"""Checkpoints of a run under way: a kill loses a few seconds, and changes nothing of the result."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-from torch.optim import Optimizer
 
 from recurlm.storage import sha256_of, whole_file
 
 
-class Saved(NamedTuple):
-    """What a checkpoint holds: tensors by name, and plain facts."""
+class Snapshot(NamedTuple):
+    """What a checkpoint holds: tensors by name, and values that JSON has."""
 
     tensors: dict[str, Tensor]
-    facts: dict[str, Any]
+    values: dict[str, Any]
 
     def part(self, name: str) -> dict[str, Tensor]:
         """The tensors whose names begin with `name` and a slash, without it."""
@@ -32,7 +31,7 @@ class Saved(NamedTuple):
 
 
 class Checkpoint:
-    """One file, replaced every so often; it belongs to one run, whose key says all that shapes its result."""
+    """One file, replaced every so often. It belongs to one run, whose key hashes all that shapes its result."""
 
     def __init__(self, path: Path, key: str, every: float) -> None:
         """`every` is in seconds; 0 saves after every step."""
@@ -45,27 +44,28 @@ class Checkpoint:
     def due(self) -> bool:
         return time.monotonic() - self._saved_at >= self.every
 
-    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    def save(self, snapshot: Snapshot) -> None:
         """Replace the file, whole or not at all."""
         content = save(
             {
                 name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-                for name, value in tensors.items()
+                for name, value in snapshot.tensors.items()
             },
-            {"key": self.key, "facts": json.dumps(facts)},
+            {"key": self.key, "values": json.dumps(snapshot.values)},
         )
         with whole_file(self.path) as partial:
             partial.write_bytes(content)
         self._saved_at = time.monotonic()
 
-    def load(self) -> Saved | None:
+    def load(self) -> Snapshot | None:
         """What was saved last; None if nothing was, or if it belongs to another run."""
         try:
             with safe_open(self.path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("key") != self.key:
                     return None
-                return Saved({name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["facts"]))  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return Snapshot(tensors, json.loads(metadata["values"]))
         except (FileNotFoundError, SafetensorError):
             return None
 
@@ -74,50 +74,14 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
-def key_of(facts: Mapping[str, Any], files: Iterable[Path]) -> str:
+def run_key(settings: Mapping[str, Any], files: Iterable[Path]) -> str:
     """One hash over everything that shapes a run's result: parameters and the like, data, code.
 
     Args:
         files: files or folders; of a folder, the Python files in it.
     """
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for path in files:
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             digest.update(f"{file.as_posix()} {sha256_of(file)}\n".encode())
     return digest.hexdigest()
-
-
-def optimizer_tensors(updates: list[Optimizer]) -> dict[str, Tensor]:
-    """The state of optimizers, under flat names."""
-    return {
-        f"{number}.{parameter}.{name}": value
-        for number, update in enumerate(updates)
-        for parameter, state in update.state_dict()["state"].items()
-        for name, value in state.items()
-    }
-
-
-def load_optimizers(updates: list[Optimizer], tensors: Mapping[str, Tensor]) -> None:
-    """Give fresh optimizers the state that `optimizer_tensors` told."""
-    for number, update in enumerate(updates):
-        described = update.state_dict()
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            owner, parameter, name = key.split(".", 2)
-            if int(owner) == number:
-                state.setdefault(int(parameter), {})[name] = value
-        update.load_state_dict({**described, "state": state})
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """Where torch's random numbers stand."""
-    found = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        found["cuda"] = torch.cuda.get_rng_state(device)
-    return found
-
-
-def load_random_state(device: torch.device, states: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], device)

@@ -5,24 +5,27 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from functools import partial
 
-from torch.optim import Optimizer
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
-from recurlm.config import Train, Variant
+from recurlm.config import ModelConfig, TrainConfig
 from recurlm.errors import InputError
 from recurlm.model import LanguageModel
-from recurlm.tokens.batches import Stream
-from recurlm.training.average import Average
+from recurlm.objective import objective_of
+from recurlm.training.batches import BatchIterator, Stream
 from recurlm.training.checkpoint import Checkpoint
-from recurlm.training.memory import within_memory
-from recurlm.training.progress import Place, Point, Trained, keep, resume
-from recurlm.training.reader import Reader
-from recurlm.training.recipe import optimizers, precision, rate
-from recurlm.training.step import forget, make_task, update
+from recurlm.training.loss import linear_cross_entropy, sampled_cross_entropy
+from recurlm.training.machine import out_of_memory_is_bad_input
+from recurlm.training.optimizer import lr_scale, optimizers, precision, set_lr
+from recurlm.training.regularization import WeightAverage, activation_penalty, weight_drop
+from recurlm.training.state import EvalPoint, TrainResult, TrainState
+from recurlm.variants.base import mask_state
 
-Validate = Callable[[LanguageModel], float]  # nats per token of the validation split
-Report = Callable[[int, float], object]  # hears of each step's number of tokens and its loss
+Evaluate = Callable[[LanguageModel], float]  # nats per token of the validation split
+OnStep = Callable[[int, float], object]  # tokens so far, and the step's loss; NaN where a checkpoint was loaded
 Special = dict[str, int]  # the ids of the tokens "bos" and "mask"
 DIVERGED = 4.0  # times the loss of a model that finds every token equally likely
 
@@ -35,101 +38,152 @@ def train(
     model: LanguageModel,
     stream: Stream,
     special: Special,
-    recipe: Train,
-    block: Variant,
-    validate: Validate,
-    report: Report = lambda tokens, loss: None,
+    config: TrainConfig,
+    model_config: ModelConfig,
+    evaluate: Evaluate,
+    on_step: OnStep = lambda tokens, loss: None,
     checkpoint: Checkpoint | None = None,
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] | None = None,
-) -> Trained:
+) -> TrainResult:
     """Train in place, on the model's device, and leave the weights that were best on the validation split.
 
     Args:
-        special: `start` begins each document; `blank` is what hides a cloze model's inputs at random.
-        block: the variant's learning rates and its dropout.
-        checkpoint: where the run goes on, if it was broken off, and is kept until the caller removes it.
+        special: `bos` begins each document; `mask` replaces inputs of a cloze model.
+        model_config: the variant's learning rates and its weight drop.
+        checkpoint: loaded if it holds this run, saved on the way; the caller removes it.
         stop: asked after every step whether the run should end early.
-        clock: says which share of the run is over, in place of the tokens that were read: for a run against time.
+        clock: progress from 0 to 1, in place of the tokens that were read: for a run against time.
 
     Raises:
         InputError: the loss is no longer a number, or far above that of a model that knows nothing; or memory is short.
         StoppedError: `stop` said so.
     """
-    device = model.embedding.weight.device
-    total = count_tokens(recipe, stream)
-    updates = optimizers(model, recipe, block.muon_lr, block.adamw_lr)
-    average = Average(model, recipe.average, recipe.ema_decay, recipe.asgd_patience)
-    run, place, reader = Trained(precision=precision(recipe.precision, device)), Place(), Reader(stream, recipe)
+    total = count_tokens(config, stream)
+    state = TrainState(
+        model,
+        optimizers(model, config.optimizer, model_config.muon_lr, model_config.adamw_lr),
+        WeightAverage(model, config.regularization),
+        BatchIterator(stream),
+        TrainResult(precision=precision(config.precision, model.embedding.weight.device)),
+    )
     if checkpoint and (saved := checkpoint.load()):
-        reader.position = resume(saved, model, updates, average, run, place)
-        report(place.tokens, math.nan)
-    before, started = place.elapsed, time.perf_counter()
+        state.load_state_dict(saved)
+        on_step(state.tokens, math.nan)
+    before, started = state.elapsed, time.perf_counter()
     model.train()
 
-    def over() -> float:
-        return min(1.0, clock() if clock else place.tokens / total)
+    def progress() -> float:
+        return min(1.0, clock() if clock else state.tokens / total)
 
-    while (share := over()) < 1:
+    def seconds() -> float:
+        return before + time.perf_counter() - started
+
+    while (done := progress()) < 1:
         step_started = time.perf_counter()
-        window, rows, epoch_begins = reader.read(share)
-        if epoch_begins:
-            place.state = model.initial_state(stream.batch_size)
-        state = forget({name: value[rows] for name, value in place.state.items()}, recipe.state_reset_prob)
-        begins = (window[:, :-1] == special["bos"]) & recipe.reset_at_bos
-        task = make_task(model, window.to(device), special["mask"], recipe.mask_prob)
-        lr_scale = rate(recipe.schedule, share, task[0].numel() / total, recipe.warmup_ratio)
-        _set_rates(updates, lr_scale)
-        step = partial(update, model, task, begins, state, recipe, block, updates, run.precision)
-        loss, after = within_memory(step, len(window), recipe.batch_size)
-        place.step += 1
+        window = state.batches.peek()
+        step_tokens = window[:, 1:].numel()
+        scale = lr_scale(config.schedule, done, step_tokens / total)
+        set_lr(state.optimizers, scale)
+        with out_of_memory_is_bad_input(config.data.batch_size):
+            loss = train_step(state, window, special, config, model_config.weight_drop)
+        state.step += 1
         if not loss < DIVERGED * math.log(model.vocab_size):
             raise InputError(
-                f"training diverged at step {place.step}: lower the variant's muon_lr and adamw_lr in params.yaml"
+                f"training diverged at step {state.step}: lower the variant's muon_lr and adamw_lr in params.yaml"
             )
-        for name, value in after.items():
-            place.state[name][rows] = value
-        reader.advance()
-        average.update()
-        place.tokens += task[0].numel()
-        place.losses.append(loss)
-        report(place.tokens, loss)
-        run.training_seconds += time.perf_counter() - step_started
-        if validation_due(recipe.num_evals, len(run.curve), over()):
-            with average.applied():
-                _validate(model, validate, run, place, block.muon_lr * lr_scale)
-            run.seconds.append(before + time.perf_counter() - started)
-            average.heard([point.validation_loss for point in run.curve])
+        state.batches.advance()
+        state.average.update()
+        state.tokens += step_tokens
+        state.losses.append(loss)
+        on_step(state.tokens, loss)
+        state.result.training_seconds += time.perf_counter() - step_started
+        if eval_due(config.evaluation.num_evals, len(state.result.curve), progress()):
+            _evaluate(state, evaluate, model_config.muon_lr * scale)
+            state.result.seconds.append(seconds())
         stopped = stop()
         if checkpoint and (checkpoint.due or stopped):
-            place.elapsed = before + time.perf_counter() - started
-            keep(checkpoint, model, updates, average, run, place, reader.position)
+            state.elapsed = seconds()
+            checkpoint.save(state.state_dict())
         if stopped:
-            raise StoppedError(f"stopped after step {place.step}, with {over():.0%} of the run done")
-    model.load_state_dict(place.best)
-    return run
+            raise StoppedError(f"stopped after step {state.step}, with {progress():.0%} of the run done")
+    model.load_state_dict(state.best)
+    return state.result
 
 
-def _validate(model: LanguageModel, validate: Validate, run: Trained, place: Place, learning_rate: float) -> None:
-    point = Point(place.step, place.tokens, place.train_loss, validate(model), learning_rate)
-    run.curve.append(point)
-    place.losses.clear()
-    if run.best is point:
-        place.best = {name: value.detach().clone() for name, value in model.state_dict().items()}
+def train_step(
+    state: TrainState,
+    window: Int[Tensor, "batch window"],
+    special: Special,
+    config: TrainConfig,
+    weight_drop_p: float,
+) -> float:
+    """Forward, backward, clip, update; the recurrent state goes on.
+
+    Returns:
+        The mean cross-entropy in nats per token (see `cross_entropy`), penalties apart.
+    """
+    model, data, device = state.model, config.data, state.device
+    objective, regularization = objective_of(model), config.regularization
+    if state.batches.epoch_begins:
+        state.recurrent = model.initial_state(len(window))
+    # Drawn on the CPU: the same on any device. A state that is only ever carried on has never been zero since the
+    # weights were random, and the model would go astray where a text begins.
+    keep = torch.rand(len(window)) >= data.state_reset_prob
+    recurrent = mask_state(state.recurrent, keep.to(device))
+    inputs, targets = objective.inputs_and_targets(window.to(device), special["mask"], data.mask_prob)
+    reset = resets_at(window[:, :-1], special["bos"]) if data.reset_at_bos else None
+    matrices = model.recurrence.recurrent_matrices() if weight_drop_p else []
+    with weight_drop(matrices, weight_drop_p):
+        with torch.autocast(device.type, torch.bfloat16, enabled=state.result.precision == "bf16"):
+            y, after = model.read(inputs, recurrent, None if reset is None else reset.to(device))
+            dropped = model.output_dropout(y)
+            loss = cross_entropy(model, model.projection(dropped), targets, config.sampled_softmax)
+        penalty = activation_penalty(y, dropped, regularization.ar, regularization.tar)
+        (loss + penalty).backward()  # type: ignore[no-untyped-call]
+    clip_grad_norm_(model.parameters(), config.optimizer.max_grad_norm)
+    for optimizer in state.optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    state.recurrent = objective.detach_state(model, after)
+    return loss.item()
 
 
-def count_tokens(recipe: Train, stream: Stream) -> int:
+def resets_at(tokens: Int[Tensor, "batch time"], bos: int) -> Bool[Tensor, "batch time"] | None:
+    """Where documents begin; None where none does, which lets the fused kernels run."""
+    reset = tokens == bos
+    return reset if reset.any() else None
+
+
+def cross_entropy(
+    model: LanguageModel,
+    features: Float[Tensor, "batch time width"],
+    targets: Int[Tensor, "batch time"],
+    negatives: int,
+) -> Float[Tensor, ""]:
+    """Mean nats per token; with `negatives` the estimate of a sampled softmax."""
+    x, decoder = features.flatten(0, 1), model.decoder
+    if negatives:
+        return sampled_cross_entropy(x, decoder.weight, decoder.bias, targets.flatten(), negatives)
+    return linear_cross_entropy(x, decoder.weight, decoder.bias, targets.flatten())
+
+
+def _evaluate(state: TrainState, evaluate: Evaluate, learning_rate: float) -> None:
+    result = state.result
+    with state.average.applied():
+        point = EvalPoint(state.step, state.tokens, state.train_loss, evaluate(state.model), learning_rate)
+        result.curve.append(point)
+        state.losses.clear()
+        if result.best is point:
+            state.best = {name: value.detach().clone() for name, value in state.model.state_dict().items()}
+    state.average.on_evaluation([point.validation_loss for point in result.curve])
+
+
+def count_tokens(config: TrainConfig, stream: Stream) -> int:
     """How many tokens a run reads, at least; its last window is read whole."""
-    return max(1, round(recipe.epochs * stream.tokens))
+    return max(1, round(config.data.epochs * stream.tokens))
 
 
-def validation_due(num_evals: int, done: int, share: float) -> bool:
+def eval_due(num_evals: int, done: int, progress: float) -> bool:
     """Whether the validation split is to be scored now: so often in a run, evenly spread, and after the last step."""
-    return share >= 1 or share * num_evals >= done + 1
-
-
-def _set_rates(updates: list[Optimizer], share: float) -> None:
-    for optimizer in updates:
-        for group in optimizer.param_groups:
-            group.setdefault("full_rate", group["lr"])
-            group["lr"] = group["full_rate"] * share
+    return progress >= 1 or progress * num_evals >= done + 1

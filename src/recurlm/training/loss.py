@@ -32,29 +32,28 @@ def sampled_cross_entropy(
     weight: Float[Tensor, "vocabulary width"],
     bias: Float[Tensor, "vocabulary"],
     targets: Int[Tensor, "positions"],
-    drawn: int,
+    negatives: int,
 ) -> Float[Tensor, ""]:
-    """The same from a part of the vocabulary: all targets, and some of the other tokens, drawn at random.
+    """Sampled softmax: the same from all targets and some negatives (Bengio & Senécal 2003; Jean et al. 2015).
 
-    A drawn token stands for the others that were not: its exponential counts for as many. So the softmax's sum is
-    right on average, and its logarithm, the loss, on average a little too low (importance sampling: Bengio & Senécal
-    2003; Jean et al. 2015, section 3).
+    A negative's exponential is weighted by the inverse of its sampling rate, so that the partition function is right on
+    average, and the loss a little too low on average.
 
     Args:
-        drawn: how many; where there are no more others than that, all are taken and the loss is exact.
+        negatives: how many; where the vocabulary has no more, all are taken and the loss is exact.
     """
     present = torch.zeros(len(weight), dtype=torch.bool, device=targets.device)
     present[targets] = True
     others = (~present).nonzero()[:, 0]
     # Drawn on the CPU: the same on any device.
-    some = torch.randperm(len(others))[:drawn].to(others.device)
-    taken = torch.cat((present.nonzero()[:, 0], others[some]))
+    sampled = torch.randperm(len(others))[:negatives].to(others.device)
+    kept = torch.cat((present.nonzero()[:, 0], others[sampled]))
     place = torch.empty_like(present, dtype=torch.long)
-    place[taken] = torch.arange(len(taken), device=taken.device)
-    stands_for = torch.zeros(len(taken), device=bias.device, dtype=bias.dtype)
-    if len(some):
-        stands_for[-len(some) :] = math.log(len(others) / len(some))
-    return linear_cross_entropy(x, weight[taken], bias[taken] + stands_for, place[targets])
+    place[kept] = torch.arange(len(kept), device=kept.device)
+    log_weight = torch.zeros(len(kept), device=bias.device, dtype=bias.dtype)
+    if len(sampled):
+        log_weight[-len(sampled) :] = math.log(len(others) / len(sampled))
+    return linear_cross_entropy(x, weight[kept], bias[kept] + log_weight, place[targets])
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -1,7 +1,6 @@
-"""The registry: a variant's name → its class, and nothing else."""
+"""The registry: a cell's name → its class, and nothing else."""
 
 from recurlm.variants.base import Recurrence
-from recurlm.variants.bilstm import BiLSTM
 from recurlm.variants.gru import GRU
 from recurlm.variants.lstm import LSTM
 from recurlm.variants.rnn import RNN
@@ -10,5 +9,4 @@ REGISTRY: dict[str, type[Recurrence]] = {
     "rnn": RNN,
     "gru": GRU,
     "lstm": LSTM,
-    "bilstm": BiLSTM,
 }

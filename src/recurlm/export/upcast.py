@@ -27,19 +27,19 @@ ARITHMETIC = {
     "Min",
     "Sqrt",
 }  # IEEE 754: exact in any precision
-HALF = "widen.half"
+HALF = "upcast.half"
 REARRANGING = {"Split", "Slice", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity"}  # of their first input
 
 
-def widen(graph: onnx.GraphProto) -> None:
+def upcast(graph: onnx.GraphProto) -> None:
     """Rewrite a graph in place: an approximated function and the arithmetic that follows from it are double.
 
     It is so until something else reads it: a rounding, a choice, an output of the graph.
     """
-    _Widening(graph).run()
+    _Upcast(graph).run()
 
 
-class _Widening:
+class _Upcast:
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.graph = graph
         self.weights = {weight.name: weight for weight in graph.initializer}

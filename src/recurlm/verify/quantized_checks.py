@@ -16,10 +16,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from recurlm.config import Sampling
-from recurlm.export.proof.checks import ProofError, Tally
-from recurlm.export.proof.reference import Reference
-from recurlm.export.proof.rounded import Rounded
-from recurlm.export.proof.sessions import Graphs, State
+from recurlm.objective import bidirectional
+from recurlm.verify.checks import Agreement, VerificationError
+from recurlm.verify.quantized import QuantizedProducts
+from recurlm.verify.reference import Reference
+from recurlm.verify.sessions import Graphs, State
 
 EDGE = 1e-3  # of a step of the rounding: as far as float error may push a number
 STEPS = 128  # in each of ROWS rows
@@ -37,19 +38,19 @@ class Steps:
     largest_on_an_edge: float  # of the others
 
 
-def rounded_steps(
-    reference: Reference, rounded: Rounded, graphs: Graphs, text: Int[np.ndarray, "time"], tolerance: float
+def quantized_steps(
+    reference: Reference, quantized: QuantizedProducts, graphs: Graphs, text: Int[np.ndarray, "time"], tolerance: float
 ) -> Steps:
     """Compare logits and states on rows of text.
 
     Raises:
-        ProofError: a step differs that holds no number on an edge, or too many differ.
+        VerificationError: a step differs that holds no number on an edge, or too many differ.
     """
     rows = torch.from_numpy(np.stack([np.resize(text[17 * row :], STEPS) for row in range(ROWS)]))
     state = reference.model.initial_state(ROWS)
     differences, edges = [], []
     for token in rows.unbind(1):
-        expected, after, on_edge = _step(reference, rounded, token, state)
+        expected, after, on_edge = _step(reference, quantized, token, state)
         found, found_after = graphs.step(token.numpy(), {name: value.numpy() for name, value in state.items()})
         pairs = [(found, expected), *((found_after[name], value) for name, value in after.items())]
         differences.append(np.max([np.abs(a - b.numpy()).max(axis=1) for a, b in pairs], axis=0))
@@ -59,9 +60,9 @@ def rounded_steps(
     exact = difference <= tolerance
     if not (exact | np.stack(edges)).all():
         worst = float(difference[~np.stack(edges)].max())
-        raise ProofError(f"a step differs by {worst:.2e}, and held no number on the edge between two roundings")
+        raise VerificationError(f"a step differs by {worst:.2e}, and held no number on the edge between two roundings")
     if exact.mean() < FEWEST_EXACT:
-        raise ProofError(f"only {exact.mean():.0%} of the steps are those of PyTorch")
+        raise VerificationError(f"only {exact.mean():.0%} of the steps are those of PyTorch")
     return Steps(
         compared=exact.size,
         exact=int(exact.sum()),
@@ -70,52 +71,56 @@ def rounded_steps(
     )
 
 
-def rounded_tokens(
+def quantized_tokens(
     reference: Reference,
-    rounded: Rounded,
+    quantized: QuantizedProducts,
     graphs: Graphs,
     prompt: Int[np.ndarray, "time"],
     uniform: Float[np.ndarray, "new_time"],
     sampling: Sampling,
     error: float,
-) -> Tally:
+) -> Agreement:
     """The tokens of generator.onnx, or of filler.onnx for a text, are those that PyTorch draws from the same states.
 
     Raises:
-        ProofError: a token is another, and it is neither a near tie nor of a step with a number on an edge.
+        VerificationError: a token is another, and it is neither a near tie nor of a step with a number on an edge.
     """
-    if reference.model.causal:
-        found = graphs.generate(prompt[None], uniform[None], sampling)[0][0]
-        text = np.concatenate([prompt, found])[:-1]
+    if reference.objective.both_sides:
+        drawn = graphs.fill(prompt[None], np.array([len(prompt)]), uniform[None], sampling)[0]
+        recurrence = bidirectional(reference.model.recurrence)
+        left, right = _states(graphs, reference, prompt), _states(graphs, reference, prompt[::-1])
+        states = {name: left[name] for name in recurrence.states_of("left")}
+        states |= {name: right[name].flip(0) for name in recurrence.states_of("right")}
+        read = prompt
+    else:
+        drawn = graphs.generate(prompt[None], uniform[None], sampling)[0][0]
+        text = np.concatenate([prompt, drawn])[:-1]
         states = {name: value[len(prompt) - 1 :] for name, value in _states(graphs, reference, text).items()}
         read = text[len(prompt) - 1 :]
-    else:
-        found = graphs.fill(prompt[None], np.array([len(prompt)]), uniform[None], sampling)[0]
-        left, right = _states(graphs, reference, prompt), _states(graphs, reference, prompt[::-1])
-        states = {name: left[name] if name.startswith("left.") else right[name].flip(0) for name in left}
-        read = prompt
-    logits, _, on_edge = _step(reference, rounded, torch.from_numpy(np.ascontiguousarray(read)), states)
+    logits, _, on_edge = _step(reference, quantized, torch.from_numpy(np.ascontiguousarray(read)), states)
     expected = reference.draw(logits, uniform, sampling).numpy()
-    tally = Tally(len(found))
-    for at in np.flatnonzero(found != expected):
-        if not (on_edge[at] or reference.near_tie(logits[at], uniform[at], sampling, int(found[at]), error)):
-            raise ProofError(
-                f"token {at} is {found[at]} in onnxruntime and {expected[at]} in PyTorch, from one state ({sampling})"
+    agreement = Agreement(len(drawn))
+    for at in np.flatnonzero(drawn != expected):
+        if not (on_edge[at] or reference.near_tie(logits[at], uniform[at], sampling, int(drawn[at]), error)):
+            raise VerificationError(
+                f"token {at} is {drawn[at]} in onnxruntime and {expected[at]} in PyTorch, from one state ({sampling})"
             )
-        tally.near_ties += 1
-    if tally.near_ties > (1 - FEWEST_EXACT) * tally.tokens:
-        raise ProofError(f"{tally.near_ties} of {tally.tokens} tokens are others in PyTorch ({sampling})")
-    return tally
+        agreement.near_ties += 1
+    if agreement.near_ties > (1 - FEWEST_EXACT) * agreement.tokens:
+        raise VerificationError(
+            f"{agreement.near_ties} of {agreement.tokens} tokens are others in PyTorch ({sampling})"
+        )
+    return agreement
 
 
 def _step(
-    reference: Reference, rounded: Rounded, token: Int[Tensor, "batch"], state: dict[str, Tensor]
+    reference: Reference, quantized: QuantizedProducts, token: Int[Tensor, "batch"], state: dict[str, Tensor]
 ) -> tuple[Float[Tensor, "batch vocabulary"], dict[str, Tensor], Bool[np.ndarray, "batch"]]:
     """A step of PyTorch, and which rows of it held a number on an edge."""
-    rounded.margin = torch.full((len(token),), torch.inf)
-    with rounded:
+    quantized.margin = torch.full((len(token),), torch.inf)
+    with quantized:
         logits, after = reference.model.step(token, state)
-    return logits, after, rounded.margin.numpy() < EDGE
+    return logits, after, quantized.margin.numpy() < EDGE
 
 
 def _states(graphs: Graphs, reference: Reference, text: Int[np.ndarray, "time"]) -> dict[str, Any]:
@@ -125,4 +130,4 @@ def _states(graphs: Graphs, reference: Reference, text: Int[np.ndarray, "time"])
     for token in text:
         before.append(state)
         _, state = graphs.step(np.array([token]), state)
-    return {name: torch.from_numpy(np.concatenate([one[name] for one in before])) for name in state}
+    return {name: torch.from_numpy(np.concatenate([state[name] for state in before])) for name in state}

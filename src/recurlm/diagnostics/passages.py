@@ -1,4 +1,4 @@
-"""Stretches of a split at random places, each inside one document."""
+"""Passages of a split at random places, each inside one document."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int, Integer
 
 
-def windows(
+def passages(
     ids: Integer[np.ndarray, "tokens"],
     starts: Int[np.ndarray, "boundaries"],
     count: int,
@@ -14,13 +14,13 @@ def windows(
     shortest: int,
     seed: int,
 ) -> Int[np.ndarray, "count length"]:
-    """`count` stretches of `length` ids, at distinct places where there are as many, drawn with `seed`.
+    """`count` passages of `length` ids, at distinct places where there are as many, drawn with `seed`.
 
     Where documents are too short for that, the length is halved until there are `count` places, and not below
     `shortest`. Empty ([0, shortest]) where no document has that many ids.
     """
     while True:
-        room = np.maximum(np.diff(starts) - length + 1, 0)  # places at which a stretch may begin, by document
+        room = np.maximum(np.diff(starts) - length + 1, 0)  # places at which a passage may begin, by document
         if room.sum() >= count or length <= shortest:
             break
         length = max(shortest, length // 2)

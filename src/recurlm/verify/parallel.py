@@ -1,6 +1,6 @@
-"""The bundles of a model are proven side by side, each in a process and on a thread of its own.
+"""The bundles of a model are verified in parallel, each in a process and on a thread of its own.
 
-Most of a proof reads token by token, which a second thread does not make quicker; and so its figures are the same
+Most of a verification reads token by token, which a second thread does not speed up; and so its figures are the same
 whatever the number of cores.
 """
 
@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from recurlm import model
 from recurlm.config import Evaluate, Precision, Verify
-from recurlm.export.proof.prove import prove
 from recurlm.tokens.files import open_tokens
+from recurlm.verify.agreement import verify
 
 
-def prove_all(
+def verify_all(
     data: Path,
     variant: str,
     precisions: tuple[Precision, ...],
@@ -28,24 +28,26 @@ def prove_all(
     settings: Verify,
     scoring: Evaluate,
 ) -> dict[Precision, dict[str, Any]]:
-    """`prove` for the graphs of each precision, on the test split.
+    """`verify` for the graphs of each precision, on the test split.
 
     Args:
         data: the folder that holds models/, tokens/ and graphs/.
         metrics: what the evaluate stage found of this model on the test split, with the settings `scoring`.
 
     Raises:
-        ProofError: something differs by more than float error.
+        VerificationError: something differs by more than float error.
     """
     context = get_context("spawn")  # a fork of a process in which torch has threads may hang
     workers = max(1, min(len(precisions), torch.get_num_threads()))
     with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(context.RLock(),)) as pool:
-        proofs = [
+        results = [
             pool.submit(_prove, data, variant, precision, metrics, settings, scoring, line)
             for line, precision in enumerate(precisions)
         ]
         try:
-            return {precision: proof.result() for precision, proof in zip(precisions, proofs, strict=True)}
+            return {
+                precision: verification.result() for precision, verification in zip(precisions, results, strict=True)
+            }
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -67,4 +69,4 @@ def _prove(
 ) -> dict[str, Any]:
     trained = model.load(data / "models" / variant)
     test = open_tokens(data / "tokens", "test")
-    return prove(variant, trained, data / "graphs" / variant / precision, test, metrics, settings, scoring, line)
+    return verify(variant, trained, data / "graphs" / variant / precision, test, metrics, settings, scoring, line)

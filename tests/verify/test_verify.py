@@ -12,11 +12,11 @@ from recurlm.config import Evaluate, Export, Sampling, Variant, Verify
 from recurlm.evaluation.metrics import describe
 from recurlm.evaluation.perplexity import score
 from recurlm.export.bundle import write_bundle, write_graphs
-from recurlm.export.proof.checks import GREEDY, ProofError, largest_logit_difference
-from recurlm.export.proof.prove import prove
-from recurlm.export.proof.reference import Reference
-from recurlm.export.proof.sessions import Graphs
-from recurlm.export.proof.side_by_side import prove_all
+from recurlm.verify.checks import GREEDY, VerificationError, largest_logit_difference
+from recurlm.verify.verify import prove
+from recurlm.verify.reference import Reference
+from recurlm.verify.sessions import Graphs
+from recurlm.verify.parallel import verify_all
 from recurlm.model import LanguageModel, build, save
 from recurlm.storage import read_json, sha256_of, write_json
 from recurlm.tokens.files import TokenFile
@@ -71,7 +71,7 @@ def test_another_model_fails_the_proof(proven: tuple[LanguageModel, Path]) -> No
     model, folder = proven
     other = random_model("lstm" if model.causal else "bilstm")
     other.decoder.bias[5] += 0.01
-    with pytest.raises(ProofError, match="differ by"):
+    with pytest.raises(VerificationError, match="differ by"):
         prove("v", other, folder, held_out(), metrics_of(model, held_out()), VERIFY, SCORING)
 
 
@@ -79,7 +79,7 @@ def test_another_perplexity_fails_the_proof(proven: tuple[LanguageModel, Path]) 
     model, folder = proven
     metrics = metrics_of(model, held_out())
     metrics = {name: value + 1e-3 if "nats" in name else value for name, value in metrics.items()}
-    with pytest.raises(ProofError, match="nats a token"):
+    with pytest.raises(VerificationError, match="nats a token"):
         prove("v", model, folder, held_out(), metrics, VERIFY, SCORING)
 
 
@@ -90,7 +90,7 @@ def test_logits_are_compared_with_a_carried_state_that_is_not_zero(proven: tuple
     for name, parameter in other.recurrence.named_parameters():
         if "weight_hh" in name:
             parameter.mul_(1.05)
-    with pytest.raises(ProofError):
+    with pytest.raises(VerificationError):
         largest_logit_difference(Reference(other, [1]), Graphs(folder), np.arange(256) % VOCABULARY, 1e-4)
 
 
@@ -135,10 +135,10 @@ def test_proofs_side_by_side_are_those_of_one_after_the_other(tmp_path: Path, mo
     (tmp_path / "models" / "gru").mkdir(parents=True)
     save(tmp_path / "models" / "gru", model, "gru", BLOCK)
     if moved:
-        with pytest.raises(ProofError, match="differ by"):
-            prove_all(tmp_path, "gru", ("fp32", "int8"), metrics, VERIFY, SCORING)
+        with pytest.raises(VerificationError, match="differ by"):
+            verify_all(tmp_path, "gru", ("fp32", "int8"), metrics, VERIFY, SCORING)
         return
-    found = prove_all(tmp_path, "gru", ("fp32", "int8"), metrics, VERIFY, SCORING)
+    found = verify_all(tmp_path, "gru", ("fp32", "int8"), metrics, VERIFY, SCORING)
     assert list(found) == ["fp32", "int8"]
     for precision, proof in found.items():
         alone = prove("v", model, tmp_path / "graphs" / "gru" / precision, tokens, metrics, VERIFY, SCORING)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recurlm.errors import InputError
-from recurlm.tokens.batches import Stream
+from recurlm.training.batches import Stream
 
 
 def test_the_drawing_in_the_docstring_is_what_happens() -> None:

@@ -1,8 +1,9 @@
-"""The training stream: one long line of ids, folded into rows that are read side by side."""
+"""Training batches: one long stream of ids, folded into rows that are read side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ class Stream:
         if len(ids) < needed:
             raise InputError(
                 f"the {split} split has {len(ids)} tokens, and a batch of {batch_size} needs at least {needed}: "
-                "lower train.batch_size in params.yaml or give more text"
+                "lower train.data.batch_size in params.yaml or give more text"
             )
         self._ids = ids
         self.length = len(ids) // batch_size  # of a row
@@ -88,3 +89,34 @@ class Stream:
     def __iter__(self) -> Iterator[Int[Tensor, "batch window"]]:
         for index in range(len(self)):
             yield self[index]
+
+
+@dataclass
+class Cursor:
+    """The window that is read next."""
+
+    epoch: int = 0
+    window: int = 0
+
+
+class BatchIterator:
+    """Walks through a stream, epoch by epoch, without end; its cursor can be saved and set."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.cursor = Cursor()
+
+    @property
+    def epoch_begins(self) -> bool:
+        """Whether the next window is the first of an epoch."""
+        return self.cursor.window == 0
+
+    def peek(self) -> Int[Tensor, "batch window"]:
+        """The next window."""
+        return self.stream.window(self.cursor.window, self.cursor.epoch)
+
+    def advance(self) -> None:
+        """Go on to the window after it."""
+        self.cursor.window += 1
+        if self.cursor.window == len(self.stream):
+            self.cursor = Cursor(self.cursor.epoch + 1)

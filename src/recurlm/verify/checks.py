@@ -1,8 +1,7 @@
-"""The checks of a proof. Each states what it found, or fails: nothing that differs goes through with a shrug."""
+"""The checks of a verification. Each returns what it measured, or raises: no difference is let through."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,24 +11,26 @@ from torch import Tensor
 
 from recurlm.config import Sampling
 from recurlm.errors import InputError
-from recurlm.evaluation.sections import Batch
-from recurlm.export.proof.reference import Reference
-from recurlm.export.proof.sessions import Graphs
+from recurlm.evaluation.perplexity import Scorer
+from recurlm.evaluation.windows import Batch
+from recurlm.objective import Objective
+from recurlm.verify.reference import Reference
+from recurlm.verify.sessions import Graphs
 
 BATCHES = (1, 3)
 TIMES = (1, 7, 64)
 LEAD = 40  # tokens read first, so that the carried state is not zero
 CHUNKS = (1, 7, 64)  # new tokens of the first calls; the last call makes the rest
-GREEDY = Sampling(temperature=0.0)
+GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0)
 
 
-class ProofError(InputError):
+class VerificationError(InputError):
     """A bundle is not its PyTorch model: it must not ship."""
 
 
 @dataclass
-class Tally:
-    """Tokens compared, and those where PyTorch stood closer to the other token than float error."""
+class Agreement:
+    """Tokens compared, and those of near ties: where PyTorch is closer to the other token than float error."""
 
     tokens: int = 0
     near_ties: int = 0
@@ -41,9 +42,9 @@ def largest_logit_difference(
     """Compare at every batch of BATCHES and time of TIMES, from a state that has read text.
 
     Raises:
-        ProofError: some logit differs by more than the tolerance.
+        VerificationError: some logit differs by more than the tolerance.
     """
-    compare = _causal_difference if reference.model.causal else _cloze_difference
+    compare = _cloze_difference if reference.objective.both_sides else _streamed_difference
     largest = 0.0
     for batch in BATCHES:
         for time in TIMES:
@@ -51,14 +52,14 @@ def largest_logit_difference(
             rows = np.stack([np.resize(text[17 * row :], LEAD + time) for row in range(batch)])
             difference = compare(reference, graphs, rows)
             if not difference <= tolerance:
-                raise ProofError(
+                raise VerificationError(
                     f"logits of batch {batch}, time {time} differ by {difference:.2e}, more than {tolerance:.0e}"
                 )
             largest = max(largest, difference)
     return largest
 
 
-def _causal_difference(reference: Reference, graphs: Graphs, rows: Int[np.ndarray, "batch time"]) -> float:
+def _streamed_difference(reference: Reference, graphs: Graphs, rows: Int[np.ndarray, "batch time"]) -> float:
     """Torch's fused forward over a chunk against step.onnx token by token, both from the state after LEAD tokens."""
     model = reference.model
     tokens = torch.from_numpy(rows)
@@ -73,7 +74,7 @@ def _causal_difference(reference: Reference, graphs: Graphs, rows: Int[np.ndarra
 
 
 def _cloze_difference(reference: Reference, graphs: Graphs, rows: Int[np.ndarray, "batch time"]) -> float:
-    """Torch's forward over a text against scorer.onnx, and one step of both stacks from a state that has read text."""
+    """Torch's forward over a text against scorer.onnx, and one step of both sides from a state that has read text."""
     model = reference.model
     tokens = torch.from_numpy(rows)
     logits, state = model(tokens, model.initial_state(len(rows)))
@@ -96,16 +97,16 @@ def generated_tokens(
     uniform: Float[np.ndarray, "new_time"],
     sampling: Sampling,
     error: float,
-) -> Tally:
+) -> Agreement:
     """generator.onnx and PyTorch go on from one prompt with the same uniform numbers.
 
     Where they part at a near tie, both go on from PyTorch's token.
 
     Raises:
-        ProofError: they part, and it is no near tie.
+        VerificationError: they part, and it is no near tie.
     """
     expected, logits = reference.generate(prompt, uniform, sampling)
-    tally = Tally(len(expected))
+    agreement = Agreement(len(expected))
     done = 0
     while done < len(expected):
         so_far = np.concatenate([prompt, expected[:done]])
@@ -114,9 +115,9 @@ def generated_tokens(
         if not len(parted):
             break
         at = done + int(parted[0])
-        _settle(reference, logits[at], uniform[at], sampling, int(found[0, at - done]), error, at, tally)
+        _settle(reference, logits[at], uniform[at], sampling, int(found[0, at - done]), error, at, agreement)
         done = at + 1
-    return tally
+    return agreement
 
 
 def filled_tokens(
@@ -126,19 +127,19 @@ def filled_tokens(
     uniform: Float[np.ndarray, "time"],
     sampling: Sampling,
     error: float,
-) -> Tally:
+) -> Agreement:
     """filler.onnx and PyTorch fill every position of a text with the same uniform numbers.
 
     Raises:
-        ProofError: they differ, and it is no near tie.
+        VerificationError: they differ, and it is no near tie.
     """
     logits, _ = reference.model(torch.from_numpy(text)[None], reference.model.initial_state(1))
     expected = reference.draw(logits[0], uniform, sampling).numpy()
     found = graphs.fill(text[None], np.array([len(text)]), uniform[None], sampling)[0]
-    tally = Tally(len(expected))
+    agreement = Agreement(len(expected))
     for at in np.flatnonzero(found != expected):
-        _settle(reference, logits[0, at], uniform[at], sampling, int(found[at]), error, int(at), tally)
-    return tally
+        _settle(reference, logits[0, at], uniform[at], sampling, int(found[at]), error, int(at), agreement)
+    return agreement
 
 
 def _settle(
@@ -149,20 +150,22 @@ def _settle(
     other: int,
     error: float,
     at: int,
-    tally: Tally,
+    agreement: Agreement,
 ) -> None:
     if not reference.near_tie(logits, uniform, sampling, other, error):
-        raise ProofError(f"token {at} is {other} in onnxruntime and another in PyTorch, and no near tie ({sampling})")
-    tally.near_ties += 1
+        raise VerificationError(
+            f"token {at} is {other} in onnxruntime and another in PyTorch, and no near tie ({sampling})"
+        )
+    agreement.near_ties += 1
 
 
 def chunked_calls(
     graphs: Graphs, prompt: Int[np.ndarray, "time"], uniform: Float[np.ndarray, "new_time"], sampling: Sampling
-) -> None:
-    """Several calls of generator.onnx with carried state give the tokens of one call.
+) -> bool:
+    """Several calls of generator.onnx with carried state give the tokens of one call: True.
 
     Raises:
-        ProofError: they do not.
+        VerificationError: they do not.
     """
     whole, _ = graphs.generate(prompt[None], uniform[None], sampling)
     parts, state, done, read = [], None, 0, prompt[None]
@@ -174,14 +177,15 @@ def chunked_calls(
         parts.append(tokens)
         read, done = tokens[:, -1:], done + tokens.shape[1]
     if not np.array_equal(np.concatenate(parts, axis=1), whole):
-        raise ProofError(f"calls of {', '.join(map(str, CHUNKS))} and the rest give other tokens than one call")
+        raise VerificationError(f"calls of {', '.join(map(str, CHUNKS))} and the rest give other tokens than one call")
+    return True
 
 
-def onnx_scorer(graphs: Graphs, causal: bool) -> Callable[[Batch], Float[np.ndarray, "batch predicted"]]:
+def onnx_scorer(graphs: Graphs, objective: Objective) -> Scorer:
     """scorer.onnx in the place of the PyTorch model in `evaluation.perplexity.total`."""
 
-    def log_prob(batch: Batch) -> Float[np.ndarray, "batch predicted"]:
-        found, _ = graphs.score(batch.tokens, batch.length)
-        return found if causal else found[:, 1:]
+    def nats(batch: Batch) -> Float[np.ndarray, "batch predicted"]:
+        log_prob, _ = graphs.score(batch.tokens, batch.length)
+        return -(log_prob[:, 1:] if objective.both_sides else log_prob)
 
-    return log_prob
+    return nats

@@ -1,4 +1,4 @@
-"""PyTorch rounding as a bundle of 8 or 4 bits does: the model's own code, with its products computed otherwise."""
+"""PyTorch with the arithmetic of an int8 or int4 bundle: the model's own code, its products quantized."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from recurlm.export.calibrate import key_of
 aten = torch.ops.aten
 
 
-class Rounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Inside `with Rounded(…):` every product with a matrix that was rounded is computed with rounded numbers.
+class QuantizedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Inside `with QuantizedProducts(…):` every product with a quantized matrix is computed with quantized numbers.
 
     The model knows nothing of it. A matrix is known by its bytes, so that no name of a parameter stands here.
     """
 
     def __init__(self, arithmetic: Mapping[str, Tensor]) -> None:
-        """Take the arithmetic that `quantize.Rounding` noted when it wrote the graphs."""
+        """Take the arithmetic that `quantize.Quantizer` noted when it wrote the graphs."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.arithmetic = arithmetic
         self.keys: dict[tuple[Any, ...], str] = {}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from recurlm.export.rounding import EightBits, eight_bit_table, eight_bits, four_bits
+from recurlm.export.quantization import EightBits, eight_bit_table, eight_bits, four_bits
 
 MATRICES = arrays.arrays(
     np.float32,

@@ -10,6 +10,7 @@ from torch import Tensor
 from recurlm.config import Sampling
 from recurlm.export.sampling import sample, suppression
 from recurlm.model import LanguageModel
+from recurlm.objective import objective_of
 
 SHIFTS = (-2.0, 0.0, 2.0)  # of the uniform number, in units of the float error: see `near_tie`
 
@@ -19,6 +20,7 @@ class Reference:
 
     def __init__(self, model: LanguageModel, suppressed: list[int]) -> None:
         self.model = model
+        self.objective = objective_of(model)
         self.suppressed = suppression(model.vocab_size, suppressed)
 
     def draw(

@@ -1,4 +1,4 @@
-"""Call the graphs of a bundle in onnxruntime with the arguments that a proof needs."""
+"""Call the graphs of a bundle in onnxruntime with the arguments that a verification needs."""
 
 from __future__ import annotations
 

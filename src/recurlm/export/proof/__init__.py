@@ -1,1 +1,0 @@
-"""The proof that a bundle is its PyTorch model: onnxruntime against torch on held-out text."""

@@ -1,0 +1,72 @@
+"""What the pipeline's scripts have in common: arguments, progress, determinism, a clean end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from recurlm import config
+from recurlm.config import Params
+from recurlm.errors import InputError, exit_cleanly
+
+DATA = Path("data")
+PROGRESS_SECONDS = 10.0  # between two lines of progress, where it is no terminal
+
+
+def run(main: Callable[[Params], None]) -> None:
+    """Run a stage of the whole pipeline: read params.yaml, end with one line and status 2 on bad input."""
+    exit_cleanly(lambda: main(config.load()))
+
+
+def run_variant(main: Callable[[str, Params], None]) -> None:
+    """Run a stage of one variant, which the command line names."""
+
+    def stage() -> None:
+        if len(sys.argv) != 2:
+            raise InputError(f"which variant? python {sys.argv[0]} VARIANT")
+        name, params = sys.argv[1], config.load()
+        params.variant(name)
+        main(name, params)
+
+    exit_cleanly(stage)
+
+
+def progress_bar(
+    desc: str, total: float | None, unit: str, seconds: float = PROGRESS_SECONDS, **more: Any
+) -> tqdm[Any]:
+    """A bar that moves on a terminal, and a line every `seconds` elsewhere."""
+    interval = 0.1 if sys.stderr.isatty() else seconds
+    return tqdm(desc=desc, total=total, unit=unit, unit_scale=True, mininterval=interval, **more)
+
+
+def make_deterministic(threads: int | None = None) -> None:
+    """Let torch give the same bytes in every run on one kind of machine.
+
+    Args:
+        threads: of torch within an operator; None: as many as it takes by itself.
+    """
+    import torch
+
+    from recurlm.training.machine import tune_malloc
+
+    tune_malloc()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, CUDA's sums differ from run to run
+    torch.use_deterministic_algorithms(True)
+    # Nothing here reads memory that it has not written, and filling it took 13 % of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def stop_on_signals() -> Callable[[], bool]:
+    """Note SIGINT and SIGTERM, so that a loop can end after the step that is under way: whether one came."""
+    received: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: received.append(number))
+    return lambda: bool(received)

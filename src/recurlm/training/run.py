@@ -1,0 +1,130 @@
+"""A training run of the pipeline: from the files of `tokenize` to the files of a trained model."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import recurlm
+from recurlm import model
+from recurlm.config import Params
+from recurlm.errors import InputError
+from recurlm.evaluation.perplexity import score
+from recurlm.model import LanguageModel
+from recurlm.stage import progress_bar
+from recurlm.storage import sha256_of, whole_folder, write_json
+from recurlm.tokens.files import TokenFile, open_tokens
+from recurlm.training.batches import Stream
+from recurlm.training.checkpoint import Checkpoint, run_key
+from recurlm.training.loop import count_tokens, train
+from recurlm.training.machine import SystemMetrics
+from recurlm.training.optimizer import precision
+from recurlm.training.state import EvalPoint, TrainResult
+
+
+def train_variant(name: str, params: Params, data: Path, stop: Callable[[], bool]) -> None:
+    """Train one variant on the splits in `data`, and write its model, curve and timings there.
+
+    Raises:
+        InputError: a split is missing or too short, or the run diverges.
+        StoppedError: `stop` said so; the checkpoint is kept.
+    """
+    model_config, config = params.variant(name), params.train
+    training, validation = (open_tokens(data / "tokens", split) for split in ("train", "validation"))
+    if validation.counts["tokens"] == 0:
+        raise InputError("data/tokens: the validation split has no tokens: add text, or give it a larger share")
+    seed = config.seed if config.data.random_offset else None
+    stream = Stream(training.ids, config.data.batch_size, config.data.sequence_length, seed=seed)
+    torch.manual_seed(config.seed)
+    device = model.best_device(config.device)
+    network = model.build(name, model_config, training.manifest["vocab_size"]).to(device)
+    path = checkpoint_path(name, data)
+    checkpoint = Checkpoint(path, key_of(name, params, device, data), config.checkpoint.every_seconds)
+    system = SystemMetrics()
+    with progress_bar(
+        f"train {name}", count_tokens(config, stream), "token", seconds=config.machine.progress_seconds
+    ) as bar:
+
+        def on_step(tokens: int, loss: float) -> None:
+            system.sample()
+            if math.isnan(loss):  # a checkpoint was loaded
+                bar.initial = bar.n = tokens
+                return
+            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            bar.update(tokens - bar.n)
+
+        result = train(
+            network,
+            stream,
+            training.manifest["special"],
+            config,
+            model_config,
+            lambda network: validation_loss(network, validation, params),
+            on_step,
+            checkpoint,
+            stop,
+        )
+    with whole_folder(data / "models" / name) as folder:
+        model.save(folder, network, name, model_config)
+        _write_curve(folder / "curve.csv", result.curve)
+    timings = _timings(data / "models" / name, result, device) | {"system": system.samples}
+    write_json(data / "timings" / f"train-{name}.json", timings)
+    checkpoint.remove()
+
+
+def validation_loss(network: LanguageModel, validation: TokenFile, params: Params) -> float:
+    """Nats per token, by the windows of `train.evaluation`: quicker than the stage evaluate, and near it."""
+    settings = params.train.evaluation
+    nats, count = score(
+        network,
+        validation.ids,
+        validation.starts,
+        settings.window_tokens,
+        settings.context_tokens,
+        settings.batch_size,
+    )
+    return nats / count
+
+
+def checkpoint_path(name: str, data: Path) -> Path:
+    """Where a run under way is kept."""
+    return data / "checkpoints" / f"{name}.safetensors"
+
+
+def key_of(name: str, params: Params, device: torch.device, data: Path) -> str:
+    """A hash of everything that shapes the weights: a checkpoint of any other run is not loaded."""
+    package = Path(recurlm.__file__).parent
+    settings = {
+        "variant": {name: params.variant(name).model_dump()},
+        "train": params.train.model_dump(exclude={"checkpoint", "machine"}),
+        "torch": torch.__version__,
+        "device": str(device),
+        "precision": precision(params.train.precision, device),
+    }
+    code = ["training", "evaluation", "model.py", "objective.py", "variants/base.py", "variants/compose.py"]
+    code.append(f"variants/{params.variant(name).cell}.py")
+    return run_key(settings, [data / "tokens/manifest.json", *(package / file for file in code)])
+
+
+def _write_curve(path: Path, curve: list[EvalPoint]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(EvalPoint._fields)
+        rows.writerows(curve)
+
+
+def _timings(folder: Path, result: TrainResult, device: torch.device) -> dict[str, Any]:
+    return {
+        "model_sha256": sha256_of(folder / "model.safetensors"),
+        "seconds": result.seconds[-1],
+        "tokens_per_second": result.curve[-1].tokens / result.training_seconds,
+        "device": device.type,
+        "precision": result.precision,
+        "threads": torch.get_num_threads(),
+        "points": [{"step": p.step, "seconds": s} for p, s in zip(result.curve, result.seconds, strict=True)],
+    }
