@@ -35,8 +35,8 @@ from torch import nn
 
 from recurlm.config import Export, Precision, Sampling, Variant
 from recurlm.export.bundle import write_graphs
-from recurlm.verify.sessions import Graphs
 from recurlm.model import build
+from recurlm.verify.sessions import Graphs
 
 BUNDLES: dict[str, tuple[Precision, Export]] = {
     "fp32": ("fp32", Export()),

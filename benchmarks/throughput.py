@@ -30,11 +30,12 @@ Step = Callable[[], None]
 
 def recurlm_step(variant: str, hidden: int, batch: int, time_steps: int) -> tuple[Step, float]:
     """A whole step as the stage `train` makes it, with its recipe: forward, backward, clip, Muon and AdamW."""
+    from recurlm.training.step import make_task, update
+
     from recurlm.config import Variant, load
     from recurlm.model import build, count_parameters
     from recurlm.training.machine import tune_malloc
     from recurlm.training.optimizer import optimizers, precision
-    from recurlm.training.step import make_task, update
 
     tune_malloc()
     torch.use_deterministic_algorithms(True)

@@ -51,9 +51,9 @@ from recurlm.errors import InputError, exit_cleanly  # noqa: E402
 from recurlm.evaluation.perplexity import score  # noqa: E402
 from recurlm.model import LanguageModel, build, count_parameters  # noqa: E402
 from recurlm.storage import write_json  # noqa: E402
-from recurlm.training.batches import Stream  # noqa: E402
 from recurlm.tokens.special import special_ids  # noqa: E402
 from recurlm.tokens.tokenizer import learn_tokenizer  # noqa: E402
+from recurlm.training.batches import Stream  # noqa: E402
 from recurlm.training.loop import train  # noqa: E402
 from recurlm.training.machine import tune_malloc  # noqa: E402
 

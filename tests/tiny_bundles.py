@@ -28,7 +28,10 @@ TEXTS = {
     # 4 special tokens and 296 words.
     "word": [" ".join([*WORDS, *(f"word{number}" for number in range(282))])],
 }
-TOKENIZERS = {kind: learn_tokenizer(texts, Tokenize(kind=kind, vocab_size=VOCABULARY, lowercase=False)) for kind, texts in TEXTS.items()}
+TOKENIZERS = {
+    kind: learn_tokenizer(texts, Tokenize(kind=kind, vocab_size=VOCABULARY, lowercase=False))
+    for kind, texts in TEXTS.items()
+}
 
 
 class TinyBundles:

@@ -23,10 +23,13 @@ TINY_VARIANT = {"embedding_size": 16, "hidden_size": 16, "layers": 1}
 TINY: dict[str, Any] = {
     "fetch": {"source": "files", "files": {"val_fraction": 0.2, "test_fraction": 0.2}},
     "tokenize": {"kind": "bpe", "vocab_size": 300},
-    "train": {"epochs": 1, "batch_size": 4, "sequence_length": 32, "num_evals": 2},
+    "train": {
+        "data": {"epochs": 1, "batch_size": 4, "sequence_length": 32},
+        "evaluation": {"num_evals": 2},
+    },
     "evaluate": {"batch_size": 4, "window_tokens": 64, "context_tokens": 32},
     "verify": {
-        "tokens": 40,
+        "num_tokens": 40,
         "sampling": [{"temperature": 0.7, "top_k": 0, "top_p": 1.0}, {"temperature": 1.2, "top_k": 20, "top_p": 0.9}],
     },
     "diagnose": {
@@ -37,9 +40,9 @@ TINY: dict[str, Any] = {
         "gradients": {"windows": 4, "reach": 20},
         "context": {"windows": 8, "tokens": 32, "cut": [1, 5, 20], "beyond": [5]},
         "gates": {"windows": 4, "tokens": 32},
-        "overfitting": {"train_tokens": 1000, "validation_tokens": 500, "epochs": 2, "hidden_size": 16, "points": 2},
+        "overfitting": {"train_tokens": 1000, "validation_tokens": 500, "epochs": 2, "hidden_size": 16, "num_evals": 2},
         "speed": {"training_tokens": [4, 16], "generated_tokens": [4, 16], "repeats": 1},
-        "text": {"temperatures": [0.8, 1.3], "samples": 3, "tokens": 30, "prompt_tokens": 4},
+        "text": {"temperatures": [0.8, 1.3], "num_samples": 3, "num_tokens": 30, "prompt_tokens": 4},
     },
     "report": {"prompt": "KING.\n", "tokens": 40},
     "variants": {"gru": TINY_VARIANT, "bilstm": TINY_VARIANT},

@@ -375,7 +375,7 @@ def load(path: Path = Path("params.yaml")) -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise InputError(f"{path}: {_first_misfit(error)}") from None
+        raise InputError(f"{path}: {_first_misfit(error, Params)}") from None
 
 
 S = TypeVar("S", bound=BaseModel)
@@ -397,15 +397,15 @@ def override(section: S, changes: Mapping[str, Any]) -> S:
     try:
         return type(section).model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{type(section).__name__}: {_first_misfit(error)}") from None
+        raise InputError(f"{type(section).__name__}: {_first_misfit(error, type(section))}") from None
 
 
-def _first_misfit(error: ValidationError) -> str:
+def _first_misfit(error: ValidationError, root: type[BaseModel]) -> str:
     misfit = error.errors()[0]
     where = ".".join(str(part) for part in misfit["loc"])
     if misfit["type"] == "extra_forbidden":
         *parents, key = misfit["loc"]
-        return f"unknown parameter '{where}': {nearest(str(key), _known_keys(parents))}"
+        return f"unknown parameter '{where}': {nearest(str(key), _known_keys(parents, root))}"
     if misfit["type"] == "missing":
         return f"'{where}' is missing"
     value = misfit["input"]
@@ -418,9 +418,8 @@ def _choices(misfit: Any) -> list[str]:
     return [part.strip("'") for part in misfit["ctx"]["expected"].replace(" or ", ", ").split(", ")]
 
 
-def _known_keys(parents: list[int | str]) -> list[str]:
-    """The keys that the section at `parents` may hold."""
-    section: type[BaseModel] = Params
+def _known_keys(parents: list[int | str], section: type[BaseModel]) -> list[str]:
+    """The keys that the section at `parents` of another one may hold."""
     for part in parents:
         if isinstance(part, int):
             continue

@@ -57,10 +57,12 @@ WRITERS = {
     "weights": """
 import torch
 from recurlm import model
-from recurlm.config import Variant
-block = Variant(cell="gru", embedding_size=200, hidden_size=200)
+from recurlm import config as settings
+params = settings.load(Path("params.yaml"))
+sizes = {"embedding_size": 200, "hidden_size": 200}
+config = params.variant("gru").model_copy(update=sizes)
 partial.mkdir()
-model.save(partial, model.build("gru", block, 100), "gru", block)
+model.save(partial, model.build("gru", config, 100), "gru", config)
 """,
 }
 PROGRAM = """

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from recurlm import config
 from recurlm.diagnostics import context, gates, gradients
 from recurlm.diagnostics.intervals import Bootstrap
-from recurlm.diagnostics.passages import passages
 
 DRAWS = Bootstrap(samples=50, confidence=0.9, seed=1)
 every_causal = pytest.mark.parametrize("name", CAUSAL)

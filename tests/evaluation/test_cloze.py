@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from recurlm.config import Variant
 from recurlm.evaluation.perplexity import cloze, score
-from recurlm.evaluation.windows import batches, split_windows
+from recurlm.evaluation.windows import batches
 from recurlm.model import LanguageModel, build
 from recurlm.variants import REGISTRY
 

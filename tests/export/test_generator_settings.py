@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from recurlm.config import Export, Variant
 from recurlm.export.bundle import write_graphs
 from recurlm.export.graphs import ExportCache
-from recurlm.verify.sessions import Graphs
 from recurlm.export.sampling import sample, suppression
 from recurlm.model import LanguageModel, build
 from recurlm.variants import REGISTRY
+from recurlm.verify.sessions import Graphs
 
 VOCABULARY = 37
 MANIFEST = {

@@ -15,11 +15,11 @@ import torch
 
 from recurlm.config import Export, Sampling, Variant
 from recurlm.export.bundle import never_drawn, write_graphs
+from recurlm.model import LanguageModel, build
+from recurlm.variants import REGISTRY
 from recurlm.verify.checks import GREEDY, chunked_calls, filled_tokens, generated_tokens
 from recurlm.verify.reference import Reference
 from recurlm.verify.sessions import Graphs
-from recurlm.model import LanguageModel, build
-from recurlm.variants import REGISTRY
 
 VOCABULARY = 41
 SPECIAL = {"bos": 0, "mask": 1, "unk": 2, "eol": None}

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
+from recurlm.verify.verify import prove
 from safetensors.torch import load_file
 
 from recurlm.config import Evaluate, Export, MaxPerplexityIncrease, Precision, Sampling, Variant, Verify
@@ -18,17 +19,16 @@ from recurlm.evaluation.perplexity import score
 from recurlm.export.bundle import QUANTIZED, write_graphs
 from recurlm.export.graphs import Builder, ExportCache
 from recurlm.export.precision import quantizer_for
-from recurlm.verify.checks import GREEDY, VerificationError, chunked_calls
-from recurlm.verify.verify import prove
-from recurlm.verify.reference import Reference
-from recurlm.verify.quantized import QuantizedProducts
-from recurlm.verify.quantized_checks import quantized_steps, quantized_tokens
-from recurlm.verify.sessions import Graphs
 from recurlm.export.quantize import Quantizer, count_products
 from recurlm.model import LanguageModel, build
 from recurlm.storage import read_json
 from recurlm.tokens.files import TokenFile
 from recurlm.variants import REGISTRY
+from recurlm.verify.checks import GREEDY, VerificationError, chunked_calls
+from recurlm.verify.quantized import QuantizedProducts
+from recurlm.verify.quantized_checks import quantized_steps, quantized_tokens
+from recurlm.verify.reference import Reference
+from recurlm.verify.sessions import Graphs
 
 VOCABULARY = 43
 MANIFEST = {
@@ -69,7 +69,9 @@ def kept() -> dict[str, ExportCache]:
 
 
 @pytest.fixture(scope="module", params=[(name, precision) for name in REGISTRY for precision in ROUNDED], ids="-".join)
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, kept: dict[str, ExportCache]) -> Made:
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, kept: dict[str, ExportCache]
+) -> Made:
     name, precision = request.param
     return Made(name, precision, tmp_path_factory.mktemp(name), kept[name], Export(group_size=16))
 

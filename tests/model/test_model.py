@@ -7,28 +7,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from configs import PARAMS, model_config
 from safetensors.torch import load_file
 
-from recurlm import config
-from recurlm.config import Variant
+from recurlm.config import ModelConfig
 from recurlm.errors import InputError
 from recurlm.model import LanguageModel, best_device, build, count_parameters, load, save
-from recurlm.variants import REGISTRY
+from recurlm.objective import objective_of
 
-PARAMS = config.load(Path(__file__).parents[2] / "params.yaml")
 VOCABULARY = 13
-every_name = pytest.mark.parametrize("name", REGISTRY)
+every_name = pytest.mark.parametrize("name", PARAMS.variants)
 either_tied = pytest.mark.parametrize("tied", [True, False])
 
 
-def block_of(name: str, **changes: object) -> Variant:
-    small = {"embedding_size": 5, "hidden_size": 7, "layers": 2, "dropout": 0.4}
-    return Variant(**(PARAMS.variant(name).model_dump() | small | changes))
+def config_of(name: str, **changes: object) -> ModelConfig:
+    return model_config(name, **({"embedding_size": 5, "hidden_size": 7, "dropout": 0.4} | changes))
 
 
 def make(name: str, **changes: object) -> LanguageModel:
     torch.manual_seed(1)
-    return build(name, block_of(name, **changes), VOCABULARY).eval()
+    return build(name, config_of(name, **changes), VOCABULARY).eval()
 
 
 @every_name
@@ -44,7 +42,7 @@ def test_a_chunk_is_read_as_step_by_step_where_a_model_is_causal(name: str, tied
         step, state = model.step(tokens[:, t], state)
         steps.append(step)
     assert steps[0].shape == (3, VOCABULARY)
-    if model.causal:
+    if objective_of(model).name == "causal":
         torch.testing.assert_close(torch.stack(steps, dim=1), logits, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(state, end, rtol=1e-5, atol=1e-5)
 
@@ -65,7 +63,7 @@ def test_tied_weights_are_one_tensor_and_count_once(name: str, hidden: int) -> N
 @either_tied
 def test_a_saved_model_comes_back_the_same_and_ready_to_evaluate(name: str, tied: bool, tmp_path: Path) -> None:
     model = make(name, tie_weights=tied).requires_grad_(False)
-    save(tmp_path, model, name, block_of(name, tie_weights=tied))
+    save(tmp_path, model, name, config_of(name, tie_weights=tied))
     back = load(tmp_path)
     tokens = torch.randint(VOCABULARY, (2, 6))
     assert torch.equal(back(tokens, back.initial_state(2))[0], model(tokens, model.initial_state(2))[0])
@@ -80,14 +78,14 @@ def test_the_same_seed_writes_the_same_bytes(name: str, tmp_path: Path) -> None:
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
-        save(folder, make(name), name, block_of(name))
+        save(folder, make(name), name, config_of(name))
     for file in ("model.safetensors", "model.json"):
         assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes()
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    save(tmp_path, make("lstm"), "lstm", block_of("lstm"))
+    save(tmp_path, make("lstm"), "lstm", config_of("lstm"))
     return tmp_path
 
 
@@ -111,7 +109,7 @@ def test_one_changed_bit_in_the_weights_is_noticed(saved: Path, place: int) -> N
 def test_weights_that_do_not_fit_their_description_are_named(saved: Path) -> None:
     path = saved / "model.json"
     description = json.loads(path.read_text(encoding="utf-8"))
-    description["block"]["hidden_size"] = 8
+    description["config"]["hidden_size"] = 8
     path.write_text(json.dumps(description), encoding="utf-8")
     with pytest.raises(InputError, match="do not fit"):
         load(saved)

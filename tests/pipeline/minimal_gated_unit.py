@@ -1,46 +1,44 @@
-"""The minimal gated unit: a GRU whose two gates are one. A test adds it to a clone as a fifth variant."""
+"""The minimal gated unit: a GRU whose two gates are one. A test adds it to a clone as a new cell."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from recurlm.variants.base import Stack, product
+from recurlm.variants.base import Recurrence, State, mask_state, product
 
 
-class MGU(Stack):
+class MGU(Recurrence):
     """h' = (1 − f) ⊙ h + f ⊙ n, with n = tanh(W x + U (f ⊙ h) + b) (Zhou et al. 2016, arXiv:1603.09420)."""
 
     gates = 1
-    cell_states = ("h",)
 
-    def make_layer(self, input_size: int, hidden_size: int) -> nn.Module:
-        weights = {
-            "Wf": torch.randn(hidden_size, input_size) * input_size**-0.5,
-            "Uf": nn.init.orthogonal_(torch.empty(hidden_size, hidden_size)),
-            "bf": torch.zeros(hidden_size),
-            "W": torch.randn(hidden_size, input_size) * input_size**-0.5,
-            "U": nn.init.orthogonal_(torch.empty(hidden_size, hidden_size)),
-            "b": torch.zeros(hidden_size),
-        }
-        return nn.ParameterDict({name: nn.Parameter(value) for name, value in weights.items()})
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.output_size = hidden_size
+        self.state_spec = {"h": (hidden_size,)}
+        self.Wf = nn.Parameter(torch.randn(hidden_size, input_size) * input_size**-0.5)
+        self.Uf = nn.Parameter(nn.init.orthogonal_(torch.empty(hidden_size, hidden_size)))
+        self.bf = nn.Parameter(torch.zeros(hidden_size))
+        self.W = nn.Parameter(torch.randn(hidden_size, input_size) * input_size**-0.5)
+        self.U = nn.Parameter(nn.init.orthogonal_(torch.empty(hidden_size, hidden_size)))
+        self.b = nn.Parameter(torch.zeros(hidden_size))
 
-    def run_layer(
-        self, layer: nn.Module, x: Float[Tensor, "batch time input"], state: Sequence[Float[Tensor, "batch hidden"]]
-    ) -> tuple[Float[Tensor, "batch time hidden"], Sequence[Float[Tensor, "batch hidden"]]]:
-        y = []
+    def forward(
+        self, x: Float[Tensor, "batch time input"], state: State, reset: Bool[Tensor, "batch time"] | None = None
+    ) -> tuple[Float[Tensor, "batch time output"], State]:
+        outputs = []
         for t in range(x.shape[1]):
-            state = self.step_layer(layer, x[:, t], state)
-            y.append(state[0])
-        return torch.stack(y, dim=1), state
+            if reset is not None:
+                state = mask_state(state, ~reset[:, t])
+            y, state = self.step(x[:, t], state)
+            outputs.append(y)
+        return torch.stack(outputs, dim=1), state
 
-    def step_layer(
-        self, layer: nn.Module, x: Float[Tensor, "batch input"], state: Sequence[Float[Tensor, "batch hidden"]]
-    ) -> Sequence[Float[Tensor, "batch hidden"]]:
-        (h,) = state
-        f = torch.sigmoid(product(x, layer["Wf"]) + product(h, layer["Uf"]) + layer["bf"])
-        n = torch.tanh(product(x, layer["W"]) + product(f * h, layer["U"]) + layer["b"])
-        return [(1 - f) * h + f * n]
+    def step(self, x: Float[Tensor, "batch input"], state: State) -> tuple[Float[Tensor, "batch output"], State]:
+        h = state["h"]
+        f = torch.sigmoid(product(x, self.Wf) + product(h, self.Uf) + self.bf)
+        n = torch.tanh(product(x, self.W) + product(f * h, self.U) + self.b)
+        h = (1 - f) * h + f * n
+        return h, {"h": h}

@@ -28,9 +28,9 @@ def restored(reproduced: Project, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.mark.parametrize(
     ("changes", "stage", "says"),
     [
-        ({"train": {"gradient_clp": 1.0}}, "train.py gru", "did you mean 'max_grad_norm'?"),
-        ({"train": {"batch_size": 0}}, "train.py gru", "train.batch_size"),
-        ({"train": {"batch_size": 100_000}}, "train.py gru", "train.batch_size"),
+        ({"train": {"optimizer": {"max_gradnorm": 1.0}}}, "train.py gru", "did you mean 'max_grad_norm'?"),
+        ({"train": {"data": {"batch_size": 0}}}, "train.py gru", "train.data.batch_size"),
+        ({"train": {"data": {"batch_size": 100_000}}}, "train.py gru", "train.data.batch_size"),
         ({"variants": {"gru": {"muon_lrr": 0.1}}}, "train.py gru", "did you mean 'muon_lr'?"),
         ({}, "train.py gruu", "did you mean 'gru'?"),
         ({}, "train.py", "which variant?"),

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -53,11 +54,11 @@ def test_one_repro_makes_every_output_of_every_variant(reproduced: Project) -> N
         assert json.loads((data / f"metrics/{variant}.json").read_bytes())["variant"] == variant
         for folder in ("perplexity", "diagnostics", "samples"):
             assert json.loads((data / f"metrics/{folder}/{variant}.json").read_bytes())["variant"] == variant
-        proofs = json.loads((data / f"metrics/proof/{variant}.json").read_bytes())
+        results = json.loads((data / f"metrics/verification/{variant}.json").read_bytes())
         maker = "filler.onnx" if variant == "bilstm" else "generator.onnx"
         for precision in ("fp32", "int8", "int4"):
-            assert proofs[precision]["passed"] is True
-            assert proofs[precision]["products"].keys() == {precision}
+            assert results[precision]["verified"] is True
+            assert results[precision]["products"].keys() == {precision}
             bundle = json.loads((data / f"onnx/{variant}/{precision}/bundle.json").read_bytes())
             assert bundle["precision"] == precision
             assert maker in bundle["files"]
@@ -68,7 +69,7 @@ def test_one_repro_makes_every_output_of_every_variant(reproduced: Project) -> N
 
 def test_a_repro_leaves_git_clean_but_for_the_lock_and_the_metrics(reproduced: Project) -> None:
     changed = set(reproduced.git("show", "--format=", "--name-only", "HEAD").splitlines())
-    folders = ("", "proof/", "perplexity/", "diagnostics/", "samples/")
+    folders = ("", "verification/", "summary/", "perplexity/", "diagnostics/", "samples/")
     metrics = {f"data/metrics/{folder}{variant}.json" for folder in folders for variant in VARIANTS}
     assert changed == {"dvc.lock", *metrics}
 
@@ -108,14 +109,14 @@ def test_an_experiment_runs_the_stages_of_the_edited_block_alone_and_is_a_run_of
     assert project.repro() == {"report"}
 
 
-def test_a_new_variant_is_one_file_one_line_in_the_registry_and_one_block(project: Project) -> None:
+def test_a_new_cell_is_one_file_one_line_in_the_registry_and_one_block(project: Project) -> None:
     add_minimal_gated_unit(project)
     changed = {line[3:] for line in project.git("status", "--porcelain").splitlines()}
     assert changed == {"params.yaml", "src/recurlm/variants/__init__.py", "src/recurlm/variants/mgu.py"}
 
     assert project.repro() == {"report", *stages_of("mgu")}
-    proofs = json.loads((project.folder / "data/metrics/proof/mgu.json").read_bytes())
-    assert all(proofs[precision]["passed"] is True for precision in ("fp32", "int8", "int4"))
+    results = json.loads((project.folder / "data/metrics/verification/mgu.json").read_bytes())
+    assert all(results[precision]["verified"] is True for precision in ("fp32", "int8", "int4"))
     assert json.loads((project.folder / "data/metrics/mgu.json").read_bytes())["test"]["bits_per_byte"] > 0
     for page in (project.folder / "data/report").glob("*.*"):
         if page.suffix in {".md", ".html"}:
@@ -128,9 +129,78 @@ def add_minimal_gated_unit(project: Project) -> None:
     registry = (variants / "__init__.py").read_text(encoding="utf-8")
     registry = registry.replace("\n\nREGISTRY", "\nfrom recurlm.variants.mgu import MGU\n\nREGISTRY", 1)
     (variants / "__init__.py").write_text(registry.replace("\n}", '\n    "mgu": MGU,\n}'), encoding="utf-8")
-    block = {"mgu": {"cell": "mgu", **TINY_VARIANT, "dropout": 0.0, "tie_weights": True, "muon_lr": 0.01}}
+    block = {"mgu": {"cell": "mgu", **TINY_VARIANT, "muon_lr": 0.01, "adamw_lr": 0.004}}
     with (project.folder / "params.yaml").open("a", encoding="utf-8") as params:
         params.write("".join(f"  {line}\n" for line in yaml.safe_dump(block).splitlines()))
+
+
+def test_new_variants_of_known_cells_are_blocks_of_params_alone(project: Project) -> None:
+    """A bidirectional GRU, and an LSTM in residual blocks, through the whole DAG without a line of code."""
+    blocks = {
+        "bigru": {"cell": "gru", "bidirectional": True, **TINY_VARIANT},
+        "lstm_blocks": {"cell": "lstm", "block": "residual", "conv": 4, "mlp_ratio": 1.0, **TINY_VARIANT},
+    }
+    project.set_params(
+        {"variants": {name: block | {"muon_lr": 0.01, "adamw_lr": 0.004} for name, block in blocks.items()}}
+    )
+    assert {line[3:] for line in project.git("status", "--porcelain").splitlines()} == {"params.yaml"}
+    assert project.repro() == {"report", *stages_of(*blocks)}
+    for name in blocks:
+        results = json.loads((project.folder / f"data/metrics/verification/{name}.json").read_bytes())
+        assert all(results[precision]["verified"] is True for precision in ("fp32", "int8", "int4"))
+    scores = json.loads((project.folder / "data/metrics/bigru.json").read_bytes())
+    assert scores["objective"] == "cloze"
+    assert scores["test"]["pseudo_bits_per_byte"] > 0
+
+
+@pytest.mark.parametrize(
+    ("file", "stale"),
+    [
+        ("src/recurlm/verify/checks.py", {"verify"}),
+        ("src/recurlm/training/batches.py", {"train", "diagnose"}),
+        ("src/recurlm/export/quantize.py", {"export"}),
+        ("src/recurlm/diagnostics/context.py", {"diagnose"}),
+        ("src/recurlm/variants/compose.py", {"train"}),
+        ("src/recurlm/serving/app.py", set()),
+        ("src/recurlm/report/build.py", set()),
+    ],
+)
+def test_an_edited_file_makes_only_the_stages_that_use_it_stale(
+    reproduced: Project, file: str, stale: set[str]
+) -> None:
+    """What follows becomes stale once these have run, and only if they give something else."""
+    path = reproduced.folder / file
+    before = path.read_bytes()
+    path.write_bytes(before + b"\n# edited\n")
+    try:
+        changed = json.loads(reproduced.run("dvc", "status", "--json").stdout)
+    finally:
+        path.write_bytes(before)
+    assert {stage.split("@")[0] for stage in changed if stage != "report"} == stale
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"checkpoint": {"every_seconds": 5}}, {"machine": {"threads": 1}}, {"machine": {"progress_seconds": 2}}],
+)
+def test_what_changes_no_result_retrains_nothing(reproduced: Project, change: dict[str, Any]) -> None:
+    path = reproduced.folder / "params.yaml"
+    before = path.read_bytes()
+    reproduced.set_params({"train": change})
+    try:
+        changed = json.loads(reproduced.run("dvc", "status", "--json").stdout)
+    finally:
+        path.write_bytes(before)
+    assert set(changed) <= {"report"}
+
+
+def test_dvc_metrics_show_is_a_row_a_variant_with_at_most_ten_columns(reproduced: Project) -> None:
+    shown = json.loads(reproduced.run("dvc", "metrics", "show", "--json").stdout)
+    files = shown[""]["data"]
+    assert set(files) == {f"data/metrics/summary/{variant}.json" for variant in VARIANTS}
+    columns = {name for file in files.values() for name in file["data"]}
+    assert len(columns) <= 10
+    assert {"test_bpb", "pseudo_test_bpb", "parameters", "verified", "bundle_mb"} <= columns
 
 
 def test_deleted_outputs_and_a_deleted_store_come_back_without_training(project: Project) -> None:

@@ -26,7 +26,7 @@ def attempt(variant: str, seconds: float | None) -> bool:
     if child == 0:
         sys.argv = ["train.py", variant]
         try:
-            train.main()
+            train.run_variant(train.main)
         finally:
             os._exit(0 if Path(f"data/models/{variant}/model.safetensors").exists() else 1)
     if seconds is not None:

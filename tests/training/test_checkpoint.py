@@ -14,7 +14,8 @@ import torch
 import yaml
 
 from recurlm import config
-from recurlm.training.checkpoint import Checkpoint, key_of
+from recurlm.training.checkpoint import Checkpoint, Snapshot, run_key
+from recurlm.training.run import key_of
 
 ROOT = Path(__file__).parents[2]
 KILLED = Path(__file__).with_name("killed_training.py")
@@ -29,8 +30,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["fetch"] |= {"source": "files"}
     params["fetch"]["files"] |= {"path": "text/*.txt", "split": "position"}
     params["tokenize"] |= {"kind": "char"}
-    params["train"] |= {"epochs": 2, "batch_size": 4, "sequence_length": 16, "checkpoint_seconds": 0}
-    params["train"] |= {"average": "ema", "ramp_share": 0.3, "ramp_batch": 2, "ramp_time": 4}
+    params["train"]["data"] |= {"epochs": 2, "batch_size": 4, "sequence_length": 16}
+    params["train"]["checkpoint"] |= {"every_seconds": 0}
+    params["train"]["regularization"] |= {"average": "ema"}
     for block in params["variants"].values():
         block |= {"embedding_size": 8, "hidden_size": 12, "dropout": 0.2, "weight_drop": 0.2, "embed_dropout": 0.1}
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
@@ -63,10 +65,10 @@ def test_twenty_kills_change_no_byte_of_the_result(folder: Path, variant: str, s
     while kills < 20:
         shutil.rmtree(folder / "data/models" / variant)
         seed += 10
-        told = subprocess.run(
+        output = subprocess.run(
             [sys.executable, KILLED, variant, str(20 - kills), str(seed)], cwd=folder, check=True, capture_output=True
         )
-        killed, went_on = map(int, told.stdout.split())
+        killed, went_on = map(int, output.stdout.split())
         assert results(folder, variant) == whole
         assert list((folder / "data/checkpoints").iterdir()) == []
         kills, resumed = kills + killed, resumed + went_on
@@ -82,9 +84,9 @@ def test_ctrl_c_ends_after_the_step_and_says_how_to_go_on(folder: Path) -> None:
     while not list((folder / "data/checkpoints").glob("gru.safetensors")):
         time.sleep(0.01)
     running.send_signal(signal.SIGINT)
-    _, told = running.communicate(timeout=60)
+    _, output = running.communicate(timeout=60)
     assert running.returncode == 130
-    last = told.splitlines()[-1]
+    last = output.splitlines()[-1]
     assert last.startswith("recurlm: stopped after step ")
     assert last.endswith("data/checkpoints/gru.safetensors is kept: run it again to go on")
 
@@ -111,11 +113,11 @@ def test_the_key_follows_parameters_data_and_code(tmp_path: Path) -> None:
     code = tmp_path / "code"
     code.mkdir()
     (code / "a.py").write_text("1")
-    keys = {key_of({"seed": 1}, [code]), key_of({"seed": 2}, [code])}
+    keys = {run_key({"seed": 1}, [code]), run_key({"seed": 2}, [code])}
     (code / "a.py").write_text("2")
-    keys.add(key_of({"seed": 1}, [code]))
+    keys.add(run_key({"seed": 1}, [code]))
     (code / "b.py").write_text("")
-    keys.add(key_of({"seed": 1}, [code]))
+    keys.add(run_key({"seed": 1}, [code]))
     assert len(keys) == 4
 
 
@@ -123,15 +125,28 @@ def test_a_checkpoint_of_another_run_or_a_broken_one_is_not_loaded(tmp_path: Pat
     path = tmp_path / "run.safetensors"
     mine = Checkpoint(path, "mine", every=0)
     assert mine.load() is None
-    mine.save({"model/w": torch.ones(2)}, {"step": 3})
+    mine.save(Snapshot({"model/w": torch.ones(2)}, {"step": 3}))
     saved = mine.load()
     assert saved is not None
-    assert saved.facts == {"step": 3}
+    assert saved.values == {"step": 3}
     assert torch.equal(saved.part("model")["w"], torch.ones(2))
     assert Checkpoint(path, "another", every=0).load() is None
     path.write_bytes(path.read_bytes()[:40])
     assert mine.load() is None
 
 
-def test_how_often_to_save_is_a_parameter_that_shapes_no_result() -> None:
-    assert config.Train().checkpoint_seconds == 30
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"checkpoint.every_seconds": 7}, True),
+        ({"machine.threads": 1}, True),
+        ({"machine.progress_seconds": 3}, True),
+        ({"evaluation.num_evals": 4}, False),
+        ({"data.mask_prob": 0.2}, False),
+    ],
+)
+def test_only_what_shapes_the_weights_makes_another_run(prepared: Path, change: dict[str, float], same: bool) -> None:
+    params = config.load(prepared / "params.yaml")
+    changed = params.model_copy(update={"train": config.override(params.train, change)})
+    keys = [key_of("gru", each, torch.device("cpu"), prepared / "data") for each in (params, changed)]
+    assert (keys[0] == keys[1]) == same

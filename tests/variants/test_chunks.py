@@ -6,37 +6,39 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recurlm.variants import gru, rnn
+from recurlm.variants import gru, lstm, rnn
 
 TIME, BATCH, INPUT, HIDDEN = 5, 3, 4, 6
-CELLS = ["tanh", "relu", "gru"]
+CELLS = ["tanh", "relu", "gru", "lstm"]
 
 
 def weights(cell: str, dtype: torch.dtype, hidden: int = HIDDEN, width: int = INPUT) -> tuple[nn.Module, list[Tensor]]:
     torch.manual_seed(1)
-    layer = (
-        nn.GRU(width, hidden, batch_first=True)
-        if cell == "gru"
-        else nn.RNN(width, hidden, nonlinearity=cell, batch_first=True)
-    )
-    layer = layer.to(dtype)
+    kinds = {"gru": nn.GRU, "lstm": nn.LSTM}
+    options = {} if cell in kinds else {"nonlinearity": cell}
+    layer = kinds.get(cell, nn.RNN)(width, hidden, batch_first=True, **options).to(dtype)
     return layer, list(layer.parameters())
 
 
-def chunk(cell: str, x: Tensor, h: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+def chunk(cell: str, reset: Tensor | None, x: Tensor, h: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+    """The loop of a cell; an LSTM's cell state begins as −h."""
     if cell == "gru":
-        return gru._Chunk.apply(x, h, *parameters)
+        return gru._Chunk.apply(x, h, *parameters, reset)
     *matrices, b, d = parameters
-    return rnn._Chunk.apply(x, h, *matrices, b + d, cell)
+    if cell == "lstm":
+        return lstm._Chunk.apply(x, h, -h, *matrices, b + d, reset)
+    return rnn._Chunk.apply(x, h, *matrices, b + d, cell, reset)
 
 
+@pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("time", [1, TIME])
 @pytest.mark.parametrize("cell", CELLS)
-def test_gradients_are_those_of_finite_differences(cell: str, time: int) -> None:
+def test_gradients_are_those_of_finite_differences(cell: str, time: int, resets: bool) -> None:
     _, parameters = weights(cell, torch.float64)
     x = torch.randn(BATCH, time, INPUT, dtype=torch.float64, requires_grad=True)
     h = torch.randn(BATCH, HIDDEN, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda *inputs: chunk(cell, *inputs), (x, h, *parameters))
+    reset = torch.rand(BATCH, time) < 0.4 if resets else None
+    assert torch.autograd.gradcheck(lambda *inputs: chunk(cell, reset, *inputs), (x, h, *parameters))
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -48,10 +50,16 @@ def test_under_autocast_gradients_are_as_near_to_fp32_as_those_of_torch_s_own_lo
     def gradients(y: Tensor, last: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad((y * goal).sum() + last.sum(), parameters)
 
-    exact = gradients(*layer(x, h[None]))
+    state = (h[None], -h[None]) if cell == "lstm" else h[None]
+
+    def of_torch() -> tuple[Tensor, Tensor]:
+        y, last = layer(x, state)
+        return y, last[0] if cell == "lstm" else last
+
+    exact = gradients(*of_torch())
     with torch.autocast("cpu", torch.bfloat16):
-        own = layer(x, h[None])
-        written_out = chunk(cell, x, h, *parameters)
+        own = of_torch()
+        written_out = chunk(cell, None, x, h, *parameters)[:2]
     assert written_out[0].dtype == torch.bfloat16
     for found, theirs, expected in zip(gradients(*written_out), gradients(*own), exact, strict=True):
         assert 0 < (found - expected).norm() < 2 * (theirs - expected).norm()

@@ -1,39 +1,44 @@
-"""The contract of a recurrence, for every name in the registry and every choice that its constructor offers."""
+"""The contract of a recurrence, for every cell of the registry, every choice that it offers, and all around it."""
 
 from __future__ import annotations
 
 import inspect
 import itertools
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
+from configs import model_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recurlm import config
+from recurlm.model import build
 from recurlm.variants import REGISTRY
-from recurlm.variants.base import Recurrence, State
+from recurlm.variants.base import Recurrence, State, mask_state
+from recurlm.variants.compose import Bidirectional
 
-PARAMS = config.load(Path(__file__).parents[2] / "params.yaml")
 INPUT, HIDDEN = 5, 7
 CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.float64: {"rtol": 1e-10, "atol": 1e-10}}
+AROUND: dict[str, dict[str, Any]] = {
+    "": {},
+    "concat": {"concat_layers": True},
+    "blocks": {"block": "residual", "conv": 4, "mlp_ratio": 1.5},
+    "block": {"block": "residual"},
+    "both": {"bidirectional": True},
+    "blocks-both": {"block": "residual", "conv": 3, "bidirectional": True, "concat_layers": True},
+}
 
 
-def cases() -> dict[str, tuple[str, dict[str, Any]]]:
-    """Each variant as params.yaml has it, and once more for each other choice: `rnn` with relu, all `concat_layers`."""
-    found = {}
-    for name, variant in REGISTRY.items():
-        own = PARAMS.variant(name).own
-        found[name] = (name, own)
-        for key, annotation in inspect.get_annotations(variant.__init__, eval_str=True).items():
+def cases() -> dict[str, dict[str, Any]]:
+    """Each cell with all that may stand around it, and once more for each other choice: `rnn` with relu."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, cell in REGISTRY.items():
+        for around, changes in AROUND.items():
+            found[f"{name}-{around}".rstrip("-")] = {"cell": name, "concat_layers": False} | changes
+        for key, annotation in inspect.get_annotations(cell.__init__, eval_str=True).items():
             if get_origin(annotation) is Literal:
-                others = [choice for choice in get_args(annotation) if choice != own.get(key)]
-                found |= {f"{name}-{choice}": (name, own | {key: choice}) for choice in others}
-            elif annotation is bool:
-                found[f"{name}-{key}"] = (name, own | {key: not own.get(key)})
+                found |= {f"{name}-{choice}": {"cell": name, key: choice} for choice in get_args(annotation)[1:]}
     return found
 
 
@@ -42,12 +47,16 @@ every_case = pytest.mark.parametrize("case", CASES)
 
 
 def make(case: str, layers: int = 2, dtype: torch.dtype = torch.float32) -> Recurrence:
-    name, own = CASES[case]
     torch.manual_seed(3)
-    recurrence = REGISTRY[name](INPUT, HIDDEN, layers=layers, dropout=0.4, **own)
+    config = model_config(**CASES[case], embedding_size=INPUT, hidden_size=HIDDEN, layers=layers, dropout=0.4)
+    recurrence = build("tried", config, 11).recurrence
     for parameter in recurrence.parameters():  # fresh biases are zero, which would hide a forgotten one
         torch.nn.init.normal_(parameter, std=0.4)
     return recurrence.to(dtype).eval()
+
+
+def causal(recurrence: Recurrence) -> bool:
+    return not isinstance(recurrence, Bidirectional)
 
 
 def make_input(recurrence: Recurrence, batch: int, time: int) -> tuple[Tensor, State]:
@@ -56,32 +65,46 @@ def make_input(recurrence: Recurrence, batch: int, time: int) -> tuple[Tensor, S
     return x, {name: torch.randn(batch, *shape, dtype=dtype) for name, shape in recurrence.state_spec.items()}
 
 
-def in_pieces(recurrence: Recurrence, x: Tensor, state: State, lengths: list[int], steps: bool) -> tuple[Tensor, State]:
+def in_pieces(
+    recurrence: Recurrence,
+    x: Tensor,
+    state: State,
+    lengths: list[int],
+    steps: bool,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, State]:
     """Read x piece by piece, carrying the state: by `forward`, or in pieces of one by `step`."""
+    parts = [(piece, None) for piece in x.split(lengths, dim=1)]
+    if reset is not None:
+        parts = list(zip(x.split(lengths, dim=1), reset.split(lengths, dim=1), strict=True))
 
-    def read(piece: Tensor, state: State) -> tuple[Tensor, State]:
+    def read(piece: Tensor, resets: Tensor | None, state: State, backwards: bool) -> tuple[Tensor, State]:
         if not steps:
-            return recurrence(piece, state)
+            return recurrence(piece, state, resets)
+        keep = None if resets is None else ~resets[:, 0]
+        if keep is not None and not backwards:
+            state = mask_state(state, keep)
         y, state = recurrence.step(piece[:, 0], state)
+        if keep is not None and backwards:  # read from the right, a text begins behind its first element
+            state = mask_state(state, keep)
         return y[:, None], state
 
-    def walk(pieces: list[Tensor], state: State) -> tuple[list[Tensor], State]:
-        outputs = []
-        for piece in pieces:
-            y, state = read(piece, state)
+    def walk(backwards: bool) -> tuple[list[Tensor], State]:
+        outputs, now = [], state
+        for piece, resets in reversed(parts) if backwards else parts:
+            y, now = read(piece, resets, now, backwards)
             outputs.append(y)
-        return outputs, state
+        return outputs[::-1] if backwards else outputs, now
 
-    pieces = list(x.split(lengths, dim=1))
-    outputs, end = walk(pieces, state)
-    if recurrence.causal:
+    outputs, end = walk(backwards=False)
+    if not isinstance(recurrence, Bidirectional):
         return torch.cat(outputs, dim=1), end
     # A walk from the left has the left half of the outputs right, a walk from the right the other half.
-    backwards, start = walk(pieces[::-1], state)
+    mirrored, start = walk(backwards=True)
     y_left = torch.cat(outputs, dim=1).chunk(2, dim=-1)[0]
-    y_right = torch.cat(backwards[::-1], dim=1).chunk(2, dim=-1)[1]
-    joined = {name: (end if name.startswith("left.") else start)[name] for name in state}
-    return torch.cat([y_left, y_right], dim=-1), joined
+    y_right = torch.cat(mirrored, dim=1).chunk(2, dim=-1)[1]
+    left = recurrence.states_of("left")
+    return torch.cat([y_left, y_right], dim=-1), {name: (end if name in left else start)[name] for name in state}
 
 
 def assert_same(found: tuple[Tensor, State], expected: tuple[Tensor, State]) -> None:
@@ -111,8 +134,37 @@ def test_any_chunking_with_carried_state_reads_the_same(case: str, lengths: list
 
 
 @every_case
-def test_gradients_of_chunks_and_of_steps_agree(case: str) -> None:
+@given(lengths=st.lists(st.integers(1, 5), min_size=1, max_size=5), seed=st.integers(0, 99))
+@settings(max_examples=15, deadline=None)
+def test_resets_are_zero_states_in_any_chunking(case: str, lengths: list[int], seed: int) -> None:
+    recurrence = make(case)
+    x, state = make_input(recurrence, 3, sum(lengths))
+    reset = torch.rand(3, sum(lengths), generator=torch.Generator().manual_seed(seed)) < 0.3
+    whole = recurrence(x, state, reset)
+    assert_same(in_pieces(recurrence, x, state, lengths, steps=False, reset=reset), whole)
+    assert_same(in_pieces(recurrence, x, state, [1] * sum(lengths), steps=True, reset=reset), whole)
+
+
+@every_case
+def test_nothing_passes_a_reset_in_either_direction(case: str) -> None:
+    recurrence = make(case)
+    x, state = make_input(recurrence, batch=2, time=7)
+    reset = torch.zeros(2, 7, dtype=torch.bool)
+    reset[:, 3] = True
+    y, _ = recurrence(x, state, reset)
+    other = x.clone()
+    other[:, :3] += 1
+    assert torch.equal(recurrence(other, state, reset)[0][:, 3:], y[:, 3:])
+    other = x.clone()
+    other[:, 3:] += 1
+    assert torch.equal(recurrence(other, state, reset)[0][:, :3], y[:, :3])
+
+
+@every_case
+@pytest.mark.parametrize("resets", [False, True])
+def test_gradients_of_chunks_and_of_steps_agree(case: str, resets: bool) -> None:
     recurrence = make(case, layers=2, dtype=torch.float64)
+    reset = torch.rand(3, 7, generator=torch.Generator().manual_seed(1)) < 0.3 if resets else None
     x, state = make_input(recurrence, batch=3, time=7)
     inputs = [x, *state.values(), *recurrence.parameters()]
     for tensor in inputs:
@@ -120,13 +172,13 @@ def test_gradients_of_chunks_and_of_steps_agree(case: str) -> None:
 
     def gradients(steps: bool) -> tuple[Tensor, ...]:
         lengths = [1] * 7 if steps else [7]
-        y, end = in_pieces(recurrence, x, state, lengths, steps)
+        y, end = in_pieces(recurrence, x, state, lengths, steps, reset)
         torch.manual_seed(5)  # the same random weights of the sum on both paths
         loss = sum((value * torch.randn_like(value)).sum() for value in (y, *end.values()))
-        return torch.autograd.grad(loss, inputs)
+        return torch.autograd.grad(loss, inputs, materialize_grads=True, allow_unused=True)
 
     for fast, reference in zip(gradients(steps=False), gradients(steps=True), strict=True):
-        assert reference.abs().max() > 0
+        assert resets or reference.abs().max() > 0
         torch.testing.assert_close(fast, reference, rtol=1e-8, atol=1e-10)
 
 
@@ -182,7 +234,7 @@ def test_an_output_reads_what_the_contract_allows_and_all_of_it(case: str) -> No
     y, _ = recurrence(x, state)
     for t, other in itertools.product(range(6), range(6)):
         (gradient,) = torch.autograd.grad(y[0, t].sum(), x, retain_graph=True)
-        may_read = other <= t if recurrence.causal else other != t
+        may_read = other <= t if causal(recurrence) else other != t
         assert bool((gradient[0, other] != 0).any()) == may_read, (t, other)
 
 
@@ -197,11 +249,9 @@ def test_dropout_is_silent_in_evaluation_and_acts_between_layers_in_training(cas
 
 @every_case
 def test_fresh_weights_come_from_the_seed_alone(case: str) -> None:
-    name, own = CASES[case]
-
     def fresh(seed: int) -> list[Tensor]:
         torch.manual_seed(seed)
-        return list(REGISTRY[name](INPUT, HIDDEN, layers=2, **own).parameters())
+        return list(build("tried", model_config(**CASES[case]), 11).recurrence.parameters())
 
     assert all(torch.equal(a, b) for a, b in zip(fresh(1), fresh(1), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(fresh(1), fresh(2), strict=True))

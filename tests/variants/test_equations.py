@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from recurlm.variants.bilstm import BiLSTM
+from recurlm.variants.compose import Bidirectional, Stack
 from recurlm.variants.gru import GRU
 from recurlm.variants.lstm import LSTM
 from recurlm.variants.rnn import RNN
@@ -21,9 +21,9 @@ def sigmoid(a: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-a))
 
 
-def weights(stack: torch.nn.Module, gates: str) -> Weights:
-    """The first layer's matrices and biases by gate: W (input), U (recurrent), b and d (their biases)."""
-    (layer,) = stack.layers
+def weights(cell: torch.nn.Module, gates: str) -> Weights:
+    """A cell's matrices and biases by gate: W (input), U (recurrent), b and d (their biases)."""
+    (layer,) = cell.children()
     tensors = {"W": layer.weight_ih_l0, "U": layer.weight_hh_l0, "b": layer.bias_ih_l0, "d": layer.bias_hh_l0}
     return {
         letter + gate: part.detach().numpy()
@@ -89,45 +89,44 @@ def random_state(*names: str) -> dict[str, np.ndarray]:
 def test_rnn_is_elman_s(nonlinearity: str, φ: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> None:
     rnn = RNN(INPUT, HIDDEN, nonlinearity=nonlinearity).double()
     random_weights(rnn)
-    state = random_state("layer0.h")
+    state = random_state("h")
     np.testing.assert_allclose(outputs(rnn, x, state), elman(weights(rnn, "h"), x, *state.values(), φ), rtol=1e-10)
 
 
 def test_gru_is_cho_s_with_the_reset_after_the_product(x: np.ndarray) -> None:
     gru = GRU(INPUT, HIDDEN).double()
     random_weights(gru)
-    state = random_state("layer0.h")
+    state = random_state("h")
     np.testing.assert_allclose(outputs(gru, x, state), cho(weights(gru, "rzn"), x, *state.values()), rtol=1e-10)
 
 
 def test_lstm_is_hochreiter_s_with_a_forget_gate(x: np.ndarray) -> None:
     lstm = LSTM(INPUT, HIDDEN).double()
     random_weights(lstm)
-    state = random_state("layer0.h", "layer0.c")
+    state = random_state("h", "c")
     expected = hochreiter(weights(lstm, "ifgo"), x, *state.values())
     np.testing.assert_allclose(outputs(lstm, x, state), expected, rtol=1e-10)
 
 
-def test_bilstm_joins_the_left_to_t_minus_1_and_the_right_from_t_plus_1(x: np.ndarray) -> None:
-    bilstm = BiLSTM(INPUT, HIDDEN).double()
-    random_weights(bilstm)
-    state = random_state("left.layer0.h", "left.layer0.c", "right.layer0.h", "right.layer0.c")
-    h_left, c_left, h_right, c_right = state.values()
-    from_left = hochreiter(weights(bilstm.left, "ifgo"), x, h_left, c_left)
-    from_right = hochreiter(weights(bilstm.right, "ifgo"), x[::-1], h_right, c_right)[::-1]
+def test_bidirectional_joins_the_left_to_t_minus_1_and_the_right_from_t_plus_1(x: np.ndarray) -> None:
+    both = Bidirectional(LSTM(INPUT, HIDDEN), LSTM(INPUT, HIDDEN)).double()
+    random_weights(both)
+    state = random_state(*both.state_spec)
+    h_left, c_left, y_left, h_right, c_right, y_right = state.values()
+    from_left = hochreiter(weights(both.left, "ifgo"), x, h_left, c_left)
+    from_right = hochreiter(weights(both.right, "ifgo"), x[::-1], h_right, c_right)[::-1]
     expected = np.concatenate(
-        [np.vstack([h_left, from_left[:-1]]), np.vstack([from_right[1:], h_right])],
+        [np.vstack([y_left, from_left[:-1]]), np.vstack([from_right[1:], y_right])],
         axis=1,
     )
-    np.testing.assert_allclose(outputs(bilstm, x, state), expected, rtol=1e-10)
+    np.testing.assert_allclose(outputs(both, x, state), expected, rtol=1e-10)
 
 
 def test_each_layer_reads_the_one_below(x: np.ndarray) -> None:
-    rnn = RNN(INPUT, HIDDEN, layers=2).double()
-    random_weights(rnn)
+    below, above = RNN(INPUT, HIDDEN), RNN(HIDDEN, HIDDEN)
+    stack = Stack([below, above]).double()
+    random_weights(stack)
     state = random_state("layer0.h", "layer1.h")
-    below, above = RNN(INPUT, HIDDEN).double(), RNN(HIDDEN, HIDDEN).double()
-    below.layers[0], above.layers[0] = rnn.layers
-    y = outputs(below, x, {"layer0.h": state["layer0.h"]})
-    y = outputs(above, y, {"layer0.h": state["layer1.h"]})
-    np.testing.assert_allclose(outputs(rnn, x, state), y, rtol=1e-10)
+    y = outputs(below, x, {"h": state["layer0.h"]})
+    y = outputs(above, y, {"h": state["layer1.h"]})
+    np.testing.assert_allclose(outputs(stack, x, state), y, rtol=1e-10)

@@ -1,4 +1,4 @@
-"""What lets a variant be added by one file, one registry line and one params block."""
+"""What lets a cell be added by one file and one registry line, and a variant by one block of params.yaml."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import ast
 from pathlib import Path
 
 import pytest
+import torch
+from configs import CHECKOUT, PARAMS, model_config
 
-from recurlm import config
-from recurlm.config import Variant
+from recurlm.config import ModelConfig
 from recurlm.errors import InputError
 from recurlm.model import build
 from recurlm.variants import REGISTRY
 
-ROOT = Path(__file__).parents[2]
-PARAMS = config.load(ROOT / "params.yaml")
-every_name = pytest.mark.parametrize("name", REGISTRY)
+every_name = pytest.mark.parametrize("name", PARAMS.variants)
+every_cell = pytest.mark.parametrize("cell", REGISTRY)
 
 
 def own_imports(path: Path) -> set[str]:
@@ -31,32 +31,30 @@ def own_imports(path: Path) -> set[str]:
     return {module for module in found if module.split(".")[0] == "recurlm"}
 
 
-def block(name: str, **changes: object) -> Variant:
-    return Variant(**(PARAMS.variant(name).model_dump() | {"embedding_size": 5, "hidden_size": 6} | changes))
+def config_of(name: str, **changes: object) -> ModelConfig:
+    return ModelConfig(**(PARAMS.variant(name).model_dump() | {"embedding_size": 5, "hidden_size": 6} | changes))
 
 
-def test_every_variant_has_a_block_in_params_and_every_block_a_variant() -> None:
-    assert set(REGISTRY) == set(PARAMS.variants)
+def test_every_cell_has_a_variant_in_params_and_every_variant_a_cell() -> None:
+    assert {variant.cell for variant in PARAMS.variants.values()} == set(REGISTRY)
 
 
-@every_name
-def test_a_variant_lives_in_the_file_of_its_name(name: str) -> None:
-    assert REGISTRY[name].__module__ == f"recurlm.variants.{name}"
+@every_cell
+def test_a_cell_lives_in_the_file_of_its_name(cell: str) -> None:
+    assert REGISTRY[cell].__module__ == f"recurlm.variants.{cell}"
 
 
-@every_name
-def test_a_variant_imports_no_more_than_dvc_watches_for_it(name: str) -> None:
-    """Its stages depend on its own file, base.py and the file named by `cell`: another import would go unnoticed."""
-    folder = ROOT / "src/recurlm/variants"
-    cell = PARAMS.variant(name).cell
-    watched = {"recurlm.variants.base", f"recurlm.variants.{cell}"}
-    assert own_imports(folder / f"{name}.py") <= watched
-    assert own_imports(folder / f"{cell}.py") <= {"recurlm.variants.base"}
+@every_cell
+def test_a_cell_imports_no_more_than_dvc_watches_for_it(cell: str) -> None:
+    """Its stages depend on its own file, base.py and compose.py: another import would go unnoticed."""
+    folder = CHECKOUT / "src/recurlm/variants"
+    assert own_imports(folder / f"{cell}.py") == {"recurlm.variants.base"}
+    assert own_imports(folder / "compose.py") == {"recurlm.variants.base"}
     assert own_imports(folder / "base.py") == set()
 
 
 def test_the_registry_holds_nothing_but_names_and_classes() -> None:
-    tree = ast.parse((ROOT / "src/recurlm/variants/__init__.py").read_text(encoding="utf-8"))
+    tree = ast.parse((CHECKOUT / "src/recurlm/variants/__init__.py").read_text(encoding="utf-8"))
     docstring, *imports, registry = tree.body
     assert isinstance(docstring, ast.Expr)
     assert all(isinstance(node, ast.ImportFrom) for node in imports)
@@ -65,25 +63,43 @@ def test_the_registry_holds_nothing_but_names_and_classes() -> None:
 
 @every_name
 def test_every_variant_is_built_from_its_block(name: str) -> None:
-    model = build(name, block(name), vocab_size=11)
+    model = build(name, config_of(name), vocab_size=11)
     assert model.vocab_size == 11
-    assert type(model.recurrence) is REGISTRY[name]
+    cell = REGISTRY[PARAMS.variant(name).cell]
+    assert sum(isinstance(module, cell) for module in model.modules()) == (4 if name == "bilstm" else 2)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("width", [6, 64])
+@every_cell
+def test_a_fresh_model_in_residual_blocks_finds_every_token_about_equally_likely(
+    cell: str, width: int, tied: bool
+) -> None:
+    """With tied weights, its input would reach the output, and it would predict the token that it has just read."""
+    torch.manual_seed(1)
+    sizes = {"embedding_size": width, "hidden_size": width, "tie_weights": tied}
+    config = model_config(cell, **sizes, block="residual", conv=4, mlp_ratio=1.0, concat_layers=False)
+    model = build("blocks", config, 50)
+    tokens = torch.randint(50, (8, 30))
+    logits, _ = model(tokens[:, :-1], model.initial_state(8))
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    assert abs(float(loss) - torch.tensor(50.0).log()) < (1e-5 if tied else 0.5)
 
 
 @every_name
 def test_an_unknown_parameter_names_the_nearest(name: str) -> None:
     with pytest.raises(InputError, match=rf"unknown parameter 'variants\.{name}\.dropuot': did you mean 'dropout'"):
-        build(name, block(name, dropuot=0.1), vocab_size=11)
+        build(name, config_of(name, dropuot=0.1), vocab_size=11)
 
 
-def test_a_parameter_of_another_variant_is_unknown() -> None:
+def test_a_parameter_of_another_cell_is_unknown() -> None:
     with pytest.raises(InputError, match=r"unknown parameter 'variants\.gru\.nonlinearity'"):
-        build("gru", block("gru", nonlinearity="tanh"), vocab_size=11)
+        build("gru", config_of("gru", nonlinearity="tanh"), vocab_size=11)
 
 
 def test_an_own_parameter_misspelt_names_the_nearest() -> None:
     with pytest.raises(InputError, match=r"'variants\.rnn\.nonlinearty': did you mean 'nonlinearity'"):
-        build("rnn", block("rnn", nonlinearty="relu"), vocab_size=11)
+        build("rnn", config_of("rnn", nonlinearty="relu"), vocab_size=11)
 
 
 @pytest.mark.parametrize(
@@ -91,14 +107,15 @@ def test_an_own_parameter_misspelt_names_the_nearest() -> None:
 )
 def test_a_wrong_nonlinearity_is_refused_with_the_nearest(wrong: object, hint: str) -> None:
     with pytest.raises(InputError, match=rf"'variants\.rnn\.nonlinearity' is .*{hint}"):
-        build("rnn", block("rnn", nonlinearity=wrong), vocab_size=11)
-
-
-def test_an_unknown_variant_names_the_nearest() -> None:
-    with pytest.raises(InputError, match="unknown variant 'lsmt': did you mean 'lstm'"):
-        build("lsmt", block("lstm"), vocab_size=11)
+        build("rnn", config_of("rnn", nonlinearity=wrong), vocab_size=11)
 
 
 def test_an_unknown_cell_names_the_nearest() -> None:
     with pytest.raises(InputError, match=r"variants\.bilstm\.cell is 'lstn': did you mean"):
-        build("bilstm", block("bilstm", cell="lstn"), vocab_size=11)
+        build("bilstm", config_of("bilstm", cell="lstn"), vocab_size=11)
+
+
+@pytest.mark.parametrize("change", [{"conv": 4}, {"mlp_ratio": 1.0}])
+def test_parts_of_a_residual_block_without_the_block_are_refused(change: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="'variants.gru': conv and mlp_ratio need 'block: residual'"):
+        build("gru", config_of("gru", **change), vocab_size=11)

@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from recurlm.verify.verify import prove
 
 from recurlm.config import Evaluate, Export, Sampling, Variant, Verify
 from recurlm.evaluation.metrics import describe
 from recurlm.evaluation.perplexity import score
 from recurlm.export.bundle import write_bundle, write_graphs
-from recurlm.verify.checks import GREEDY, VerificationError, largest_logit_difference
-from recurlm.verify.verify import prove
-from recurlm.verify.reference import Reference
-from recurlm.verify.sessions import Graphs
-from recurlm.verify.parallel import verify_all
 from recurlm.model import LanguageModel, build, save
 from recurlm.storage import read_json, sha256_of, write_json
 from recurlm.tokens.files import TokenFile
+from recurlm.verify.checks import GREEDY, VerificationError, largest_logit_difference
+from recurlm.verify.parallel import verify_all
+from recurlm.verify.reference import Reference
+from recurlm.verify.sessions import Graphs
 
 VOCABULARY = 23
 BLOCK = Variant(cell="gru", embedding_size=7, hidden_size=8)

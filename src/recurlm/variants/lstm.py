@@ -61,7 +61,7 @@ class _Chunk(torch.autograd.Function):
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)  # type: ignore[untyped-decorator]
     def forward(
-        ctx: Any, x: Tensor, h0: Tensor, c0: Tensor, W: Tensor, U: Tensor, b: Tensor, reset: Tensor
+        ctx: Any, x: Tensor, h0: Tensor, c0: Tensor, W: Tensor, U: Tensor, b: Tensor, reset: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         xs = x.transpose(0, 1).contiguous()  # [time, batch, …] from here on
         resets = Resets(reset, xs)

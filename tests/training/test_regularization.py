@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+from configs import PARAMS, model_config
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from recurlm.config import Variant
 from recurlm.model import build
-from recurlm.training.regularize import activation_penalty, weight_drop
-from recurlm.variants import REGISTRY
+from recurlm.training.regularization import activation_penalty, weight_drop
 from recurlm.variants.base import LockedDropout
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("name", PARAMS.variants)
 def test_weight_drop_acts_on_the_recurrent_matrices_and_leaves_no_trace(name: str) -> None:
     torch.manual_seed(1)
-    model = build(name, Variant(cell=name, embedding_size=6, hidden_size=10, layers=2), 9)
+    model = build(name, model_config(name, hidden_size=10), 9)
     matrices = model.recurrence.recurrent_matrices()
     assert len(matrices) == (4 if name == "bilstm" else 2)
     assert all(matrix.shape[1] == 10 for matrix in matrices)
@@ -72,10 +71,9 @@ def test_locked_dropout_hides_the_same_features_at_every_step_of_a_row(share: fl
     assert LockedDropout(0.0)(x) is x
 
 
-def test_embedding_dropout_hides_a_token_wherever_it_stands_as_an_input_and_never_as_an_output() -> None:
+def test_embed_dropout_hides_a_token_wherever_it_stands_as_an_input_and_never_as_an_output() -> None:
     torch.manual_seed(1)
-    block = Variant(cell="gru", embedding_size=6, hidden_size=6, embed_dropout=0.5)
-    model = build("gru", block, 40)
+    model = build("gru", model_config("gru", hidden_size=6, concat_layers=False, embed_dropout=0.5), 40)
     tokens = torch.arange(40).repeat(3, 2)
     rows = model.embed(tokens)
     zero = (rows == 0).all(-1)
@@ -96,8 +94,7 @@ def test_the_penalties_are_those_of_the_paper() -> None:
 
 
 def test_each_kind_of_dropout_has_its_place_and_follows_the_common_one_unless_it_is_set() -> None:
-    block = {"cell": "lstm", "embedding_size": 6, "hidden_size": 6, "layers": 2, "dropout": 0.3}
-    common = build("lstm", Variant(**block), 9)
-    assert (common.input_dropout.share, common.recurrence.dropout.share, common.output_dropout.share) == (0.3,) * 3
-    own = build("lstm", Variant(**block, input_dropout=0.0, output_dropout=0.5), 9)
-    assert (own.input_dropout.share, own.recurrence.dropout.share, own.output_dropout.share) == (0.0, 0.3, 0.5)
+    common = build("lstm", model_config(dropout=0.3), 9)
+    assert (common.input_dropout.p, common.recurrence.dropout.p, common.output_dropout.p) == (0.3,) * 3
+    own = build("lstm", model_config(dropout=0.3, input_dropout=0.0, output_dropout=0.5), 9)
+    assert (own.input_dropout.p, own.recurrence.dropout.p, own.output_dropout.p) == (0.0, 0.3, 0.5)
