@@ -54,6 +54,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --no-compile -r requirements.lock
 	.venv/bin/pip install --no-deps -e .
+	# DVC's own notes about files stay in the checkout, not in /var/tmp/dvc. The path has to be absolute: experiments that
+	# are queued run in a folder of their own.
+	.venv/bin/dvc config --local core.site_cache_dir "$(CURDIR)/.cache/dvc"
 	@touch $@
 
 .PHONY: help setup repro test lint ui playground serve bench

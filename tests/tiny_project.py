@@ -83,6 +83,11 @@ class Project:
             command, cwd=self.folder, env=self.environment, capture_output=True, text=True, preexec_fn=limit
         )
 
+    def keep_notes_inside(self) -> None:
+        """What `make` sets: DVC's own notes about files stay in the checkout."""
+        result = self.run("dvc", "config", "--local", "core.site_cache_dir", str(self.folder / ".cache/dvc"))
+        assert result.returncode == 0, result.stderr
+
     def git(self, *arguments: str) -> str:
         result = self.run("git", *arguments)
         assert result.returncode == 0, result.stderr
@@ -118,7 +123,9 @@ class Project:
         """The same project elsewhere, with its results and DVC's cache, without what a machine keeps for itself."""
         leave = shutil.ignore_patterns(".cache", ".mlflow", "__pycache__")
         shutil.copytree(self.folder, target / "project", ignore=leave)
-        return Project(target / "project", target / "outside")
+        project = Project(target / "project", target / "outside")
+        project.keep_notes_inside()
+        return project
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -173,4 +180,5 @@ def clone_of_this_checkout(root: Path) -> Project:
     project.write_params(_merged(params, TINY))
     project.git("init", "--quiet")
     project.commit()
+    project.keep_notes_inside()
     return project

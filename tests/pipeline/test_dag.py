@@ -203,6 +203,25 @@ def test_dvc_metrics_show_is_a_row_a_variant_with_at_most_ten_columns(reproduced
     assert {"test_bpb", "pseudo_test_bpb", "parameters", "verified", "bundle_mb"} <= columns
 
 
+def test_experiments_are_queued_and_run_elsewhere_without_setting_anything(project: Project) -> None:
+    """DVC's default place for its notes, as in a clone in which `make` never ran."""
+    project.git("config", "--local", "user.name", "a test")
+    (project.folder / ".dvc/config.local").unlink()
+    queued = project.run(
+        "dvc", "exp", "run", "--queue", "--name", "smaller", "-S", "tokenize.vocab_size=280", "tokenize"
+    )
+    assert queued.returncode == 0, queued.stderr
+    started = project.run("dvc", "queue", "start")
+    assert started.returncode == 0, started.stderr
+    end = time.monotonic() + 240
+    while "Success" not in (shown := project.run("dvc", "queue", "status").stdout) and time.monotonic() < end:
+        assert "Failed" not in shown, project.run("dvc", "queue", "logs", "smaller").stdout
+        time.sleep(1)
+    assert "Success" in shown
+    assert "smaller" in project.run("dvc", "exp", "list").stdout
+    project.run("dvc", "queue", "stop")
+
+
 def test_deleted_outputs_and_a_deleted_store_come_back_without_training(project: Project) -> None:
     before = results(project)
     shutil.rmtree(project.folder / ".mlflow", ignore_errors=True)

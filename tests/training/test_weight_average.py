@@ -1,4 +1,4 @@
-"""Promises of the weight averages: they are the means that they are called, and training goes on from its own weights."""
+"""Promises of the weight averages: each is the mean that it is called, and training goes on from its own weights."""
 
 from __future__ import annotations
 

@@ -117,5 +117,5 @@ def test_an_unknown_cell_names_the_nearest() -> None:
 
 @pytest.mark.parametrize("change", [{"conv": 4}, {"mlp_ratio": 1.0}])
 def test_parts_of_a_residual_block_without_the_block_are_refused(change: dict[str, float]) -> None:
-    with pytest.raises(InputError, match="'variants.gru': conv and mlp_ratio need 'block: residual'"):
+    with pytest.raises(InputError, match=r"'variants\.gru': conv and mlp_ratio need 'block: residual'"):
         build("gru", config_of("gru", **change), vocab_size=11)
