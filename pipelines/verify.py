@@ -38,7 +38,7 @@ def main() -> None:
                 "parameters": metrics["parameters"],
                 "model_sha256": sha256_of(data / "models" / variant / "model.safetensors"),
                 "metrics": {"protocol": metrics["protocol"], **metrics["test"]},
-                "proof": proven[precision],
+                "verification": proven[precision],
             }
             bundle.mkdir()
             write_bundle(bundle, graphs, data / "tokens" / "tokenizer.json", facts)

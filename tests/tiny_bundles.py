@@ -55,7 +55,7 @@ class TinyBundles:
                 "tokenizer_sha256": sha256_of(tokenizer),
                 "parameters": 0,
                 "metrics": {},
-                "proof": {},
+                "verification": {},
             }
             write_bundle(folder, graphs, tokenizer, facts)
         return folder

@@ -15,8 +15,8 @@ from tiny_bundles import TOKENIZERS, WORDS, TinyBundles
 from recurlm.errors import InputError
 from recurlm.evaluation.perplexity import score as evaluate
 from recurlm.runtime import Filler, Generator, Scorer
-from recurlm.runtime.pieces import BLOCK, read_text, whole_words
 from recurlm.runtime.scorer import CONTEXT, WINDOW, windows
+from recurlm.runtime.tokenizer import BLOCK, read_blocks, split_at_words
 from recurlm.variants import REGISTRY
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -119,7 +119,7 @@ def test_an_empty_text_is_refused(bundles: TinyBundles) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @given(texts=st.lists(st.one_of(TEXT, st.text(" \n\tab'.é漢\x1c"))))
 def test_pieces_have_the_tokens_of_the_whole(kind: str, texts: list[str]) -> None:
-    whole, pieces = "".join(texts), list(whole_words(texts))
+    whole, pieces = "".join(texts), list(split_at_words(texts))
     assert "".join(pieces) == whole
     ids = [id for piece in pieces for id in TOKENIZERS[kind].encode(piece).ids]
     assert ids == TOKENIZERS[kind].encode(whole).ids
@@ -127,7 +127,7 @@ def test_pieces_have_the_tokens_of_the_whole(kind: str, texts: list[str]) -> Non
 
 
 def test_pieces_are_short_where_the_text_has_words() -> None:
-    assert max(map(len, whole_words([verse(100)] * 20))) < 2 * len(verse(100))
+    assert max(map(len, split_at_words([verse(100)] * 20))) < 2 * len(verse(100))
 
 
 @given(content=st.binary(max_size=40), place=st.integers(-20, 20))
@@ -141,9 +141,9 @@ def test_a_file_is_read_as_python_decodes_it(
         expected = data.decode()
     except UnicodeDecodeError as error:
         with pytest.raises(InputError, match=rf"\(byte {error.start}\)"):
-            list(read_text(path))
+            list(read_blocks(path))
     else:
-        assert "".join(read_text(path)) == expected
+        assert "".join(read_blocks(path)) == expected
 
 
 @given(sizes=st.lists(st.integers(0, 2000), max_size=8))

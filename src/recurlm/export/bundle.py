@@ -20,7 +20,7 @@ from recurlm.export.quantize import count_products
 from recurlm.model import LanguageModel
 from recurlm.storage import read_json, sha256_of, write_json, write_sealed_json
 
-FORMAT = 2  # of bundle.json; a runtime refuses one that it does not know
+FORMAT = 3  # of bundle.json; a runtime refuses any other
 ROUNDING = "rounding.safetensors"
 
 
@@ -75,7 +75,7 @@ def write_graphs(
     description = {
         "format": FORMAT,
         "variant": variant,
-        "causal": model.causal,
+        "objective": "causal" if model.causal else "cloze",
         "precision": precision,
         "portable": rounding is not None and settings.portable,
         "products": {kind: count for kind, count in products.items() if count},
@@ -83,8 +83,8 @@ def write_graphs(
         "tokenizer_sha256": tokens["tokenizer_sha256"],
         "tokenizer_kind": tokens["kind"],
         "special": tokens["special"],
-        "suppressed": suppressed,
-        "state": state,
+        "suppressed_tokens": suppressed,
+        "state_spec": state,
         "opset": settings.opset,
         "ir_version": settings.ir_version,
         "corpus": tokens["corpus"],

@@ -63,7 +63,7 @@ def prove(
     """
     description = read_json(folder / "graphs.json")
     graphs, precision = Graphs(folder, torch.get_num_threads()), description["precision"]
-    reference = Reference(model, description["suppressed"])
+    reference = Reference(model, description["suppressed_tokens"])
     text = np.asarray(held_out.ids[: max(settings.tokens, 256)], np.int64)
     numbers = np.random.default_rng(1).random((1 + len(settings.sampling), settings.tokens), np.float32)
     found = _nats_per_token(graphs, model.causal, held_out, scoring, f"{variant} {precision}", line)
