@@ -110,10 +110,10 @@ def test_axe_finds_no_barrier(open_page: Any, dark: bool) -> None:
     axe = (PLAYGROUND / "node_modules/axe-core/axe.min.js").read_text(encoding="utf-8")
     for _ in ("before", "after"):
         page.driver.execute_script(axe)
-        found = page.driver.execute_async_script("axe.run().then(arguments[0])")
-        told = [(each["id"], [node["html"] for node in each["nodes"]]) for each in found["violations"]]
-        assert told == []
-        assert len(found["passes"]) > 10
+        results = page.driver.execute_async_script("axe.run().then(arguments[0])")
+        violations = [(each["id"], [node["html"] for node in each["nodes"]]) for each in results["violations"]]
+        assert violations == []
+        assert len(results["passes"]) > 10
         page.submit()
         page.driver.find_elements("css selector", ".token.generated")[9].click()
 

@@ -34,13 +34,13 @@ def verse(words: int) -> str:
 )
 def test_a_text_scores_as_the_pipeline_scores_it(bundles: TinyBundles, variant: str, kind: str) -> None:
     text = verse(1500)
-    found = Scorer.from_bundle(bundles(variant, kind)).score(text)
+    score = Scorer.from_bundle(bundles(variant, kind)).score(text)
     ids = [0, *TOKENIZERS[kind].encode(text).ids]
     model = bundles.models[variant]
     section = len(ids) if model.causal else WINDOW  # as one stream, or in windows
     expected = evaluate(model, np.array(ids), np.array([0, len(ids)]), section, CONTEXT, batch_size=1)
-    assert found.tokens == expected.tokens == len(ids) - 1
-    assert found.nats == pytest.approx(expected.nats, rel=1e-5)
+    assert score.tokens == expected.tokens == len(ids) - 1
+    assert score.nats == pytest.approx(expected.nats, rel=1e-5)
 
 
 @pytest.mark.parametrize("variant", ["lstm", "bilstm"])
@@ -59,18 +59,18 @@ def test_a_file_of_any_length_scores_as_its_text_does(bundles: TinyBundles, vari
 
 def test_the_counts_are_those_of_the_text(bundles: TinyBundles) -> None:
     text = "the naïve king\nand his 🍰"
-    found = Scorer.from_bundle(bundles("lstm", "char")).score(text)
-    assert (found.tokens, found.characters, found.bytes, found.words) == (24, 24, len(text.encode()), 6)
-    assert (found.unknown_tokens, found.out_of_vocabulary_words) == (1, 1)
+    score = Scorer.from_bundle(bundles("lstm", "char")).score(text)
+    assert (score.tokens, score.characters, score.bytes, score.words) == (24, 24, len(text.encode()), 6)
+    assert (score.unknown_tokens, score.out_of_vocabulary_words) == (1, 1)
     words = Scorer.from_bundle(bundles("lstm", "word")).score(text)
     assert (words.tokens, words.words, words.unknown_tokens, words.out_of_vocabulary_words) == (7, 6, 3, 3)
 
 
 def test_every_number_follows_from_the_nats_and_a_count(bundles: TinyBundles) -> None:
-    found = Scorer.from_bundle(bundles("lstm")).score("to be or not to be")
-    assert found.perplexity_per_token == pytest.approx(math.exp(found.nats / found.tokens))
-    assert found.perplexity_per_word == pytest.approx(math.exp(found.nats / 6))
-    assert found.bits_per_byte == found.bits_per_character == pytest.approx(found.nats / math.log(2) / 18)
+    score = Scorer.from_bundle(bundles("lstm")).score("to be or not to be")
+    assert score.perplexity_per_token == pytest.approx(math.exp(score.nats / score.tokens))
+    assert score.perplexity_per_word == pytest.approx(math.exp(score.nats / 6))
+    assert score.bits_per_byte == score.bits_per_character == pytest.approx(score.nats / math.log(2) / 18)
 
 
 def test_text_without_words_has_no_perplexity_per_word(bundles: TinyBundles) -> None:

@@ -78,9 +78,9 @@ class GraphSession:
         )
         return dict(zip(names, values, strict=False)), dict(zip(self.state_spec, values[len(names) :], strict=True))
 
-    def _check(self, found: dict[str, tuple[Any, ...]], inputs: Set[str] | None) -> None:
-        states = {name.removeprefix(STATE): shape for name, shape in found.items() if name.startswith(STATE)}
-        others = {name for name in found if not name.startswith(STATE)}
+    def _check(self, shapes: Mapping[str, tuple[Any, ...]], inputs: Set[str] | None) -> None:
+        states = {name.removeprefix(STATE): shape for name, shape in shapes.items() if name.startswith(STATE)}
+        others = {name for name in shapes if not name.startswith(STATE)}
         if states != self.state_spec or (inputs is not None and others != inputs):
             raise InputError(f"{self.path}: not the graph that the JSON file beside it describes: export it again")
 
@@ -103,7 +103,7 @@ def _load(path: Path, threads: int) -> Any:
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
     options.use_deterministic_compute = True
-    # Processors without VNNI add up int8 products in 16 bits, which may overflow, unless they are told not to.
+    # Processors without VNNI add up int8 products in 16 bits, which may overflow, unless this is set.
     options.add_session_config_entry("session.x64quantprecision", "1")
     unusable = (
         exceptions.Fail,

@@ -8,8 +8,8 @@ A sequence keeps its own state, random generator and settings, so that its text 
     sequence b                      prefill  decode
     sequence c    prefill  prefill  decode            (a long prompt in two pieces; left after one chunk)
 
-On some machines and in some precisions (int4) the sums of a row depend on the batch size. There, sequences that promise
-a certain text run alone, in turns.
+On some machines and in some precisions (int4) the sums of a row depend on the batch size. There, sequences whose text
+is reproducible (a seed, or greedy) run alone, in turns.
 """
 
 from __future__ import annotations

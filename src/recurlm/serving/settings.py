@@ -38,7 +38,7 @@ class Settings:
     """The bundles to serve, the address, and the API key.
 
     Raises:
-        InputError: a name cannot stand in an address, or the API key is blank or cannot stand in a header.
+        InputError: a name cannot stand in an address, or the API key is empty or cannot stand in a header.
     """
 
     bundles: dict[str, Path]  # by the name that requests use
