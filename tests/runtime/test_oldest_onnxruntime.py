@@ -30,7 +30,8 @@ import onnxruntime
 from recurlm.errors import InputError
 from recurlm.runtime import Generator
 folders, settings = json.loads(sys.argv[1])
-texts = [[Generator.from_bundle(folder).generate("king or", 40, **setting) for setting in settings] for folder in folders]
+generators = [Generator.from_bundle(folder) for folder in folders]
+texts = [[generator.generate("king or", 40, **setting) for setting in settings] for generator in generators]
 try:
     Generator.from_bundle(sys.argv[2])
     refusal = ""
