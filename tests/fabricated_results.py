@@ -96,16 +96,16 @@ def write_variant(data: Path, name: str, number: int) -> None:
     onnx.save_model(tiny_graph(), bundle / graph)
     files = {graph: {"sha256": sha((bundle / graph).read_bytes()), "bytes": (bundle / graph).stat().st_size}}
     description = {
-        "format": 2,
+        "format": 3,
         "precision": "fp32",
         "variant": name,
-        "causal": not pseudo,
+        "objective": "cloze" if pseudo else "causal",
         "tokenizer_kind": "bpe",
         "special": {"bos": 0, "mask": 1},
-        "state": {"h": [8]},
+        "state_spec": {"h": [8]},
         "model_sha256": sha(weights),
         "files": files,
-        "proof": proof,
+        "verification": proof,
     }
     write_sealed_json(bundle / "bundle.json", description)
 

@@ -22,7 +22,7 @@ VOCABULARY = 300  # of each kind of tokenizer, so that a variant's graphs serve 
 WORDS = ["king", "night", "sea", "crown", "naïve", "ghost", "storm", "to", "be", "or", "not", "that", "is", "the"]
 TEXTS = {
     # 258 bytes and special tokens, and the most frequent pairs of these words.
-    "bpe": [f"{one} {two}, {one}.\n" for one in WORDS for two in WORDS],
+    "bpe": [f"{first} {second}, {first}.\n" for first in WORDS for second in WORDS],
     # 3 special tokens and 297 characters: ASCII, accented letters, Greek, a face of four bytes.
     "char": ["\n" + "".join(map(chr, [*range(32, 127), *range(192, 384), *range(945, 953), 0x1F600]))],
     # 4 special tokens and 296 words.

@@ -1,4 +1,4 @@
-// The page's side of the two workers: what is asked last is what counts.
+// The page's side of the two workers: only answers to the latest request count.
 
 import type { Answer, Request, Role, Task } from "./messages.ts";
 import type { Description } from "./runtime/bundle.ts";
@@ -22,29 +22,29 @@ export class Engine {
       };
       return made;
     };
-    this.workers = { writer: worker("writer"), reader: worker("reader") };
+    this.workers = { generator: worker("generator"), scorer: worker("scorer") };
   }
 
   open(description: Description): void {
     this.opening = ++this.run;
-    for (const role of ["writer", "reader"] as const)
+    for (const role of ["generator", "scorer"] as const)
       this.send(role, { kind: "open", role, root: this.root, description, run: this.run });
   }
 
-  write(task: Task): void {
+  generate(task: Task): void {
     this.run++;
-    this.send("reader", { kind: "stop", run: this.run });
-    this.send("writer", { kind: "write", run: this.run, ...task });
+    this.send("scorer", { kind: "stop", run: this.run });
+    this.send("generator", { kind: "generate", run: this.run, ...task });
   }
 
-  /** Tokens that were written go to the reader. */
-  read(ids: number[]): void {
-    this.send("reader", { kind: "read", ids, run: this.run });
+  /** Score the text's next tokens. */
+  score(ids: number[]): void {
+    this.send("scorer", { kind: "score", ids, run: this.run });
   }
 
-  /** No more is written; what was written is still read. */
+  /** Stop generating; tokens that were generated are still scored. */
   stop(): void {
-    this.send("writer", { kind: "stop", run: -this.run });
+    this.send("generator", { kind: "stop", run: -this.run });
   }
 
   private counts({ run }: Answer): boolean {

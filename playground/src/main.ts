@@ -1,4 +1,4 @@
-// The page: what is chosen goes to the workers, what they answer is shown.
+// The page: sends the form to the workers, and shows their answers.
 
 import "@fontsource-variable/source-serif-4";
 import "@fontsource-variable/source-serif-4/wght-italic.css";
@@ -12,7 +12,7 @@ import { Form } from "./page/form.ts";
 import { startScheme } from "./page/scheme.ts";
 import { Strip } from "./page/strip.ts";
 import { TokenText } from "./page/text.ts";
-import type { Description, Manifest } from "./runtime/bundle.ts";
+import { type Description, type Manifest, taskOf } from "./runtime/bundle.ts";
 
 const root = new URL(".", location.href).href;
 const loading = element<HTMLProgressElement>("loading");
@@ -25,13 +25,13 @@ const text = new TokenText((cell, at) => {
   const before = text.cells.slice(0, at).reduce((sum, each) => sum + each.ids.length, 0);
   strip.look(cell ? before + cell.ids.length - 1 : -1);
 });
-const engine = new Engine(root, heard);
+const engine = new Engine(root, onAnswer);
 const measured = new Map<string, number>(); // tokens a second, by bundle
 
 let form: Form;
 let units = 0;
-let writing = false;
-let drawn = { tokens: 0, timed: 0, milliseconds: 0, chunks: 0 };
+let running = false;
+let progress = { tokens: 0, timed: 0, milliseconds: 0, chunks: 0 };
 
 startScheme(() => strip.redraw());
 element<HTMLDetailsElement>("more").open = matchMedia("(min-width: 60rem)").matches;
@@ -59,7 +59,7 @@ async function start(): Promise<void> {
 
 function choose(bundle: Description): void {
   problem("");
-  if (writing) finished("Stopped");
+  if (running) finished("Stopped");
   text.clear();
   strip.clear((units = 0));
   element("speed").textContent = "";
@@ -74,90 +74,94 @@ function begin(): void {
   problem("");
   text.clear();
   strip.clear(units);
-  drawn = { tokens: 0, timed: 0, milliseconds: 0, chunks: 0 };
-  writing = true;
+  progress = { tokens: 0, timed: 0, milliseconds: 0, chunks: 0 };
+  running = true;
   stop.disabled = false;
-  element("speed").textContent = form.bundle.causal ? "Writing …" : "Filling in …";
-  element("status").textContent = form.bundle.causal ? "Writing" : "Filling in";
-  engine.write(form.task());
+  const doing = generates() ? "Generating" : "Filling in";
+  element("speed").textContent = `${doing} …`;
+  element("status").textContent = doing;
+  engine.generate(form.task());
 }
 
-function heard(role: Role, answer: Answer): void {
+function onAnswer(role: Role, answer: Answer): void {
   switch (answer.kind) {
     case "progress":
-      if (role === "writer") [loading.max, loading.value] = [answer.total, answer.received];
+      if (role === "generator") [loading.max, loading.value] = [answer.total, answer.received];
       return;
     case "opened":
-      if (role === "reader") return;
+      if (role === "scorer") return;
       loading.hidden = true;
       if (units === 0) strip.clear((units = answer.units));
-      if (!writing) element("status").textContent = "The model is ready";
+      if (!running) element("status").textContent = "The model is ready";
       return;
     case "prompt":
-      if (!writing) return;
-      const filled = new Set(answer.blanks.flat());
+      if (!running) return;
+      const filled = new Set(answer.words.flat());
       text.add(answer.ids, answer.texts, (at) => (!filled.size ? "given" : filled.has(at) ? "filled" : "around"));
-      return engine.read(answer.ids);
+      return engine.score(answer.ids);
     case "chunk":
-      if (!writing) return;
-      text.add(answer.ids, answer.texts, () => "written");
-      engine.read(answer.ids);
+      if (!running) return;
+      text.add(answer.ids, answer.texts, () => "generated");
+      engine.score(answer.ids);
       return count(answer.ids.length, answer.milliseconds);
-    case "marks":
-      text.mark(answer.marks);
-      return strip.add(answer.marks.map((mark) => mark.state));
+    case "scores":
+      text.addScores(answer.scores);
+      return strip.add(answer.scores.map((score) => score.state));
     case "done":
-      return finished(form.bundle.causal ? "Written" : "Filled in");
+      return finished(generates() ? "Generated" : "Filled in");
     case "error":
-      if (role === "writer") loading.hidden = true;
-      if (writing) finished("");
+      if (role === "generator") loading.hidden = true;
+      if (running) finished("");
       problem(answer.expected ? answer.message : `This should not have happened: ${answer.message}`);
   }
 }
 
 function count(tokens: number, milliseconds: number): void {
-  drawn.tokens += tokens;
+  progress.tokens += tokens;
   // The first call reads the prompt, and in its course the browser compiles what runs often.
-  if (drawn.chunks++ > 2) {
-    drawn.timed += tokens;
-    drawn.milliseconds += milliseconds;
+  if (progress.chunks++ > 2) {
+    progress.timed += tokens;
+    progress.milliseconds += milliseconds;
   }
-  if (drawn.timed > 0) measured.set(form.bundle.path, drawn.timed / (drawn.milliseconds / 1000));
+  if (progress.timed > 0) measured.set(form.bundle.path, progress.timed / (progress.milliseconds / 1000));
   element("speed").textContent = speed();
 }
 
 function speed(): string {
   const rate = measured.get(form.bundle.path);
-  const tokens = `${drawn.tokens.toLocaleString("en")} ${drawn.tokens === 1 ? "token" : "tokens"}`;
-  return rate && drawn.timed > 0 ? `${tokens} · ${rounded(rate)} tokens/s` : tokens;
+  const tokens = `${progress.tokens.toLocaleString("en")} ${progress.tokens === 1 ? "token" : "tokens"}`;
+  return rate && progress.timed > 0 ? `${tokens} · ${rounded(rate)} tokens/s` : tokens;
 }
 
 function finished(how: string): void {
-  writing = false;
+  running = false;
   stop.disabled = true;
-  const { causal } = form.bundle;
-  element("speed").textContent = how === "" ? "" : causal ? speed() : how;
-  // Not told while it is written: a screen reader could not keep up.
+  element("speed").textContent = how === "" ? "" : generates() ? speed() : how;
+  // Not announced while it is generated: a screen reader could not keep up.
   const words = text.cells.map((cell) => cell.text).join("");
-  element("status").textContent = how === "" ? "" : `${how}${causal ? `, ${speed()}` : ""}. ${words}`;
+  element("status").textContent = how === "" ? "" : `${how}${generates() ? `, ${speed()}` : ""}. ${words}`;
   facts();
 }
 
-/** What is known of the chosen bundle, and how fast each has run here. */
+/** Show the chosen bundle's size, quality and speed. */
 function facts(): void {
-  const { path, parameters, metrics, files, causal, proof, portable } = form.bundle;
-  const bytes = files[causal ? "generator.onnx" : "filler.onnx"]!.bytes;
-  const bits = metrics[causal ? "bits_per_byte" : "pseudo_bits_per_byte"];
+  const { path, parameters, metrics, files, verification, portable } = form.bundle;
+  const bytes = files[generates() ? "generator.onnx" : "filler.onnx"]!.bytes;
+  const bits = metrics[generates() ? "bits_per_byte" : "pseudo_bits_per_byte"];
   const rate = measured.get(path);
   const parts = [
     `${parameters.toLocaleString("en")} parameters`,
     `${(bytes / 1e6).toFixed(1)} MB to load`,
-    typeof bits === "number" ? `${bits.toFixed(3)} ${causal ? "" : "pseudo-"}bits a byte on unseen text` : "",
-    proof.passed ? "proven against PyTorch" : "",
-    portable ? "a seed's text is the same on every machine" : "",
+    typeof bits === "number" ? `${bits.toFixed(3)} ${generates() ? "" : "pseudo-"}bits per byte on unseen text` : "",
+    verification.verified ? "verified against PyTorch" : "",
+    portable ? "same seed, same text on every machine" : "",
     rate ? `${rounded(rate)} tokens/s in this browser` : "",
   ];
   element("facts").textContent = `${parts.filter(Boolean).join(" · ")}.`;
+}
+
+function generates(): boolean {
+  return taskOf(form.bundle) === "generate";
 }
 
 function rounded(rate: number): string {

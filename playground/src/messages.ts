@@ -1,27 +1,26 @@
-// What the page and its workers say to each other. `run` numbers what a person asked for: answers to an older one are
-// late, and dropped.
+// Messages between the page and its workers. `run` numbers the requests: answers to an older one are dropped.
 
 import type { Description } from "./runtime/bundle.ts";
-import type { Mark } from "./runtime/reader.ts";
 import type { Sampling } from "./runtime/sampling.ts";
+import type { TokenScore } from "./runtime/scorer.ts";
 
-export type Role = "writer" | "reader";
+export type Role = "generator" | "scorer"; // the first also fills masks
 
-/** A text to be written on, or whose blanks are to be filled. */
+/** A prompt to continue, or a text whose masks to fill. */
 export interface Task {
   text: string;
-  count: number; // tokens, for a text that is written on
+  count: number; // of new tokens after a prompt
   sampling: Sampling;
   seed: string;
 }
 
 export type Request =
   | { kind: "open"; role: Role; root: string; description: Description; run: number }
-  | ({ kind: "write"; run: number } & Task)
-  | { kind: "read"; ids: number[]; run: number }
+  | ({ kind: "generate"; run: number } & Task)
+  | { kind: "score"; ids: number[]; run: number }
   | { kind: "stop"; run: number };
 
-/** Tokens as they are shown: their texts joined are the text. */
+/** Token ids and the text that each adds. */
 export interface Tokens {
   ids: number[];
   texts: string[];
@@ -30,9 +29,9 @@ export interface Tokens {
 export type Answer = { run: number } & (
   | { kind: "progress"; received: number; total: number }
   | { kind: "opened"; units: number }
-  | ({ kind: "prompt"; blanks: number[][] } & Tokens)
+  | ({ kind: "prompt"; words: number[][] } & Tokens)
   | ({ kind: "chunk"; milliseconds: number } & Tokens)
-  | { kind: "marks"; marks: Mark[] }
+  | { kind: "scores"; scores: TokenScore[] }
   | { kind: "done" }
   | { kind: "error"; message: string; expected: boolean }
 );

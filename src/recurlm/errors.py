@@ -1,4 +1,4 @@
-"""Bad input gets one clear line and exit status 2; everything else is a bug and shows its traceback."""
+"""Bad input ends a program with one line on stderr and exit status 2; any other exception shows its traceback."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 
-# A full disk, a full quota and a file-size limit: the person's machine, not our bug.
+# A full disk, a full quota and a file-size limit are no bugs of ours.
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# numpy's writers give no errno, only this.
+# numpy reports a full disk without an errno, by this message.
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 
 
 class InputError(Exception):
-    """What is wrong, where, and what to do: one line for the person who typed it."""
+    """Bad input: the message is one line that says what is wrong, where, and what to do."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The hint that ends a message about an unknown name: the nearest known one, or all of them."""
+    """A hint for an unknown name: "did you mean" the nearest known one, or the list of all."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
 
 
 def exit_cleanly(main: Callable[[], None]) -> None:
-    """Run a program's `main`; bad input and a full disk end it with one line on stderr and status 2."""
+    """Run `main`; bad input and a full disk end the program with one line on stderr and status 2."""
     try:
         main()
     except InputError as error:

@@ -90,9 +90,9 @@ def test_score_prints_lines_that_name_their_units(recurlm: Callable[..., Result]
     path.write_text("the king\nor the sea\n", encoding="utf-8")
     result = recurlm("score", "--variant", "bilstm", "--file", path)
     assert (result.returncode, result.stderr) == (0, "")
-    found = Scorer.from_bundle(folder / "data/onnx/bilstm/fp32").score_file(path)
+    score = Scorer.from_bundle(folder / "data/onnx/bilstm/fp32").score_file(path)
     lines = dict(line.rsplit(maxsplit=1) for line in result.stdout.splitlines())
-    assert lines["pseudo bits per byte"] == f"{found.bits_per_byte:,.4f}"
+    assert lines["pseudo bits per byte"] == f"{score.bits_per_byte:,.4f}"
     assert (lines["protocol"], lines["words"], lines["bytes"]) == ("cloze", "5", "20")
 
 
@@ -185,7 +185,7 @@ def test_help_explains_every_option(recurlm: Callable[..., Result], command: lis
         assert "default: " in result.stdout
 
 
-def test_version_is_told(recurlm: Callable[..., Result]) -> None:
+def test_version_prints_the_version(recurlm: Callable[..., Result]) -> None:
     assert recurlm("--version").stdout == "recurlm 0.1.0\n"
 
 

@@ -89,9 +89,9 @@ def test_a_section_is_overridden_by_dotted_keys() -> None:
     train = config.load(ROOT / "params.yaml").train
     changed = config.override(train, {"data.epochs": 0.5, "seed": 9})
     assert (changed.data.epochs, changed.seed, changed.data.batch_size) == (0.5, 9, train.data.batch_size)
-    with pytest.raises(InputError, match="unknown parameter 'data.epoch': did you mean 'epochs'"):
+    with pytest.raises(InputError, match=r"unknown parameter 'data\.epoch': did you mean 'epochs'"):
         config.override(train, {"data.epoch": 1})
-    with pytest.raises(InputError, match="'data.epochs' is 0"):
+    with pytest.raises(InputError, match=r"'data\.epochs' is 0"):
         config.override(train, {"data.epochs": 0})
 
 

@@ -3,16 +3,16 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 
-import { kindsOf } from "../../playground/src/runtime/blanks.ts";
-import type { Bundle, Description } from "../../playground/src/runtime/bundle.ts";
+import { type Bundle, type Description, taskOf } from "../../playground/src/runtime/bundle.ts";
 import { InputError } from "../../playground/src/runtime/errors.ts";
 import { Filler } from "../../playground/src/runtime/filler.ts";
 import { generate } from "../../playground/src/runtime/generator.ts";
 import { Graph } from "../../playground/src/runtime/graph.ts";
+import { allowedTokens } from "../../playground/src/runtime/maskedText.ts";
 import { forBrowser } from "../../playground/src/runtime/onnx.ts";
 import { Uniform } from "../../playground/src/runtime/random.ts";
-import { type Mark, readCloze, Reader } from "../../playground/src/runtime/reader.ts";
 import { type Sampling, seedOf } from "../../playground/src/runtime/sampling.ts";
+import { scoreCloze, StreamScorer, type TokenScore } from "../../playground/src/runtime/scorer.ts";
 import { Vocabulary } from "../../playground/src/runtime/vocabulary.ts";
 
 const bundles = new Map<string, Bundle>();
@@ -24,7 +24,7 @@ function bundleAt(folder: string): Bundle {
   const read = (name: string) => JSON.parse(readFileSync(`${folder}/${name}`, "utf8"));
   const description = read("bundle.json") as Description;
   const vocabulary = new Vocabulary(read("tokenizer.json"), description.tokenizer_kind, description.special);
-  const bundle = { description, state: description.state, vocabulary } as Bundle;
+  const bundle = { description, stateSpec: description.state_spec, vocabulary } as Bundle;
   bundles.set(folder, bundle);
   return bundle;
 }
@@ -37,16 +37,16 @@ async function graphAt(path: string): Promise<Graph> {
 
 const ANSWERS: Record<string, (...given: any[]) => unknown> = {
   uniform: (seed: string, counts: number[]) => {
-    const stream = new Uniform(seedOf(seed));
-    return counts.map((count) => [...stream.draw(count)]);
+    const rng = new Uniform(seedOf(seed));
+    return counts.map((count) => [...rng.draw(count)]);
   },
   ids: (folder: string, text: string) => bundleAt(folder).vocabulary.knownIds(text, "the text"),
   text: (folder: string, ids: number[]) => bundleAt(folder).vocabulary.text(ids),
   decode: (folder: string, before: string, last: number, ids: number[]) =>
     ids.map(bundleAt(folder).vocabulary.decoder(before, last)),
-  kinds: (folder: string) => {
-    const { afterSpace, first, further } = kindsOf(bundleAt(folder).vocabulary);
-    return [afterSpace, first, further].map((each) => [...each]);
+  allowed: (folder: string) => {
+    const { firstAfterSpace, first, continuation } = allowedTokens(bundleAt(folder).vocabulary);
+    return [firstAfterSpace, first, continuation].map((each) => [...each]);
   },
   generate: async (folder: string, prompt: string, count: number, sampling: Sampling, seed: string) => {
     const graph = await graphAt(`${folder}/generator.onnx`);
@@ -60,16 +60,16 @@ const ANSWERS: Record<string, (...given: any[]) => unknown> = {
   },
   fill: async (folder: string, text: string, sampling: Sampling, seed: string) =>
     await new Filler(bundleAt(folder), await graphAt(`${folder}/filler.onnx`)).fill(text, sampling, seedOf(seed)),
-  read: async (folder: string, ids: number[]) => {
+  score: async (folder: string, ids: number[]) => {
     const [bundle, graph] = [bundleAt(folder), await graphAt(`${folder}/step.onnx`)];
-    let marks: Mark[] = [];
-    if (bundle.description.causal) {
-      const reader = new Reader(bundle, graph);
-      for (const id of ids) marks.push(await reader.read(id));
+    let scores: TokenScore[] = [];
+    if (taskOf(bundle.description) === "generate") {
+      const scorer = new StreamScorer(bundle, graph);
+      for (const id of ids) scores.push(await scorer.score(id));
     } else {
-      marks = (await readCloze(bundle, graph, [bundle.vocabulary.bos, ...ids])).slice(1);
+      scores = (await scoreCloze(bundle, graph, [bundle.vocabulary.bos, ...ids])).slice(1);
     }
-    return marks.map((mark) => ({ ...mark, state: [...mark.state] }));
+    return scores.map((score) => ({ ...score, state: [...score.state] }));
   },
   rewrite: (from: string, to: string) => writeFileSync(to, forBrowser(readFileSync(from))),
 };

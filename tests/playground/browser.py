@@ -60,25 +60,25 @@ class Browser:
         self.driver.get(self.address + (query if isinstance(query, str) else f"?{urlencode(query)}"))
         self.wait(lambda: self.text("status") == "The model is ready" or self.text("problem"))
 
-    def write(self) -> None:
-        """Press the button, and wait until all is written and every token is coloured."""
+    def submit(self) -> None:
+        """Press the button, and wait until the text is complete and every token has its score."""
         self.element("go").click()
-        self.wait(lambda: self.text("problem") or (self.is_idle() and self.all_are_read()))
+        self.wait(lambda: self.text("problem") or (self.is_idle() and self.all_are_scored()))
 
     def is_idle(self) -> bool:
         return not self.element("stop").is_enabled()
 
-    def all_are_read(self) -> bool:
+    def all_are_scored(self) -> bool:
         script = "return [...document.querySelectorAll('.token')].map(token => 'bits' in token.dataset)"
-        read = self.driver.execute_script(script)
-        return bool(read) and all(read)
+        scored = self.driver.execute_script(script)
+        return bool(scored) and all(scored)
 
     def ids(self, kind: str) -> list[int]:
-        """The tokens on the page that were `given`, `written` or `filled`."""
+        """The tokens on the page that were `given`, `generated` or `filled`."""
         script = f"return [...document.querySelectorAll('.token.{kind}')].map(token => token.dataset.ids)"
         return [int(id) for ids in self.driver.execute_script(script) for id in ids.split()]
 
-    def written(self) -> str:
+    def shown_text(self) -> str:
         """The whole text as it stands on the page."""
         text: str = self.driver.execute_script("return document.getElementById('tokens').textContent")
         return text

@@ -22,63 +22,63 @@ from recurlm.variants import REGISTRY
 pytestmark = pytest.mark.xdist_group("playground")
 
 PROMPT = "king or night\nthe sea"
-BLANKS = "king or ___ the sea ___ night"
+MASKED = "king or ___ the sea ___ night"
 SETTINGS = {"temperature": 1.0, "top_k": 50, "top_p": 0.95, "seed": 3}
 QUERY = {"temperature": "1.0", "topK": "50", "topP": "0.95", "seed": "3"}
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("variant", [name for name, kind in REGISTRY.items() if kind.causal])
-def test_the_page_writes_pythons_tokens(open_page: Any, bundles: TinyBundles, variant: str, precision: Any) -> None:
+def test_the_page_generates_pythons_tokens(open_page: Any, bundles: TinyBundles, variant: str, precision: Any) -> None:
     generator = Generator.from_bundle(bundles(variant, "bpe", precision))
     count = 200
     page: Browser = open_page(QUERY | {"variant": variant, "precision": precision, "text": PROMPT, "count": count})
-    page.write()
+    page.submit()
     assert page.ids("given") == generator.bundle.vocabulary.known_ids(PROMPT, "the prompt")
     expected = PROMPT + generator.generate(PROMPT, count, **SETTINGS)
-    assert page.written() == expected
+    assert page.shown_text() == expected
     assert page.console() == []
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("variant", [name for name, kind in REGISTRY.items() if not kind.causal])
-def test_the_page_fills_blanks_as_python_does(
+def test_the_page_fills_masks_as_python_does(
     open_page: Any, bundles: TinyBundles, variant: str, precision: Any
 ) -> None:
     filler = Filler.from_bundle(bundles(variant, "bpe", precision))
-    page: Browser = open_page(QUERY | {"variant": variant, "precision": precision, "text": BLANKS})
-    page.write()
-    assert page.written() == filler.fill(BLANKS, **SETTINGS)
+    page: Browser = open_page(QUERY | {"variant": variant, "precision": precision, "text": MASKED})
+    page.submit()
+    assert page.shown_text() == filler.fill(MASKED, **SETTINGS)
     assert page.ids("filled")
     assert page.console() == []
 
 
-def test_a_person_chooses_types_and_writes_again(open_page: Any, bundles: TinyBundles) -> None:
+def test_a_person_chooses_types_and_generates_again(open_page: Any, bundles: TinyBundles) -> None:
     page: Browser = open_page()
     page.choose("variant", "lstm")
     page.choose("precision", "int8")
     page.type("text", "the crown")
     page.type("count", "30")
     page.type("seed", "8")
-    page.write()
+    page.submit()
     generator = Generator.from_bundle(bundles("lstm", "bpe", "int8"))
-    assert page.written() == "the crown" + generator.generate("the crown", 30, seed=8)
+    assert page.shown_text() == "the crown" + generator.generate("the crown", 30, seed=8)
     address = page.driver.current_url
     page.choose("variant", "bilstm")
     assert page.text("go") == "Fill in"
-    page.write()
+    page.submit()
     assert page.ids("filled")
     page.driver.get(address)  # the link shows the same text
-    page.write()
-    assert page.written() == "the crown" + generator.generate("the crown", 30, seed=8)
+    page.submit()
+    assert page.shown_text() == "the crown" + generator.generate("the crown", 30, seed=8)
     assert page.console() == []
 
 
 def test_all_requests_go_to_the_pages_own_host(open_page: Any) -> None:
     page: Browser = open_page({"count": 20}, alone=True)
-    page.write()
+    page.submit()
     page.choose("variant", "bilstm")
-    page.write()
+    page.submit()
     page.driver.execute_script("fetch('http://127.0.0.2:9/').catch(() => 0)")
     host = urlsplit(page.address).netloc
     urls = page.requests()
@@ -91,16 +91,16 @@ def test_all_requests_go_to_the_pages_own_host(open_page: Any) -> None:
 @pytest.mark.parametrize("dark", [False, True])
 def test_it_fits_a_phone(open_page: Any, dark: bool) -> None:
     page: Browser = open_page({"count": 60}, size=(390, 844), phone=True, dark=dark)
-    page.write()
+    page.submit()
     page.element("more").click()
     width = "return [document.documentElement.scrollWidth, document.body.scrollWidth, innerWidth]"
     assert page.driver.execute_script(width) == [390, 390, 390]
-    tokens = page.driver.find_elements("css selector", ".token.written")
+    tokens = page.driver.find_elements("css selector", ".token.generated")
     tokens[20].click()
     assert page.element("card").is_displayed()
     assert page.driver.execute_script(width) == [390, 390, 390]
     page.choose("variant", "bilstm")
-    page.write()
+    page.submit()
     assert page.driver.execute_script(width) == [390, 390, 390]
 
 
@@ -110,12 +110,12 @@ def test_axe_finds_no_barrier(open_page: Any, dark: bool) -> None:
     axe = (PLAYGROUND / "node_modules/axe-core/axe.min.js").read_text(encoding="utf-8")
     for _ in ("before", "after"):
         page.driver.execute_script(axe)
-        found = page.driver.execute_async_script("axe.run().then(arguments[0])")
-        told = [(each["id"], [node["html"] for node in each["nodes"]]) for each in found["violations"]]
-        assert told == []
-        assert len(found["passes"]) > 10
-        page.write()
-        page.driver.find_elements("css selector", ".token.written")[9].click()
+        results = page.driver.execute_async_script("axe.run().then(arguments[0])")
+        violations = [(each["id"], [node["html"] for node in each["nodes"]]) for each in results["violations"]]
+        assert violations == []
+        assert len(results["passes"]) > 10
+        page.submit()
+        page.driver.find_elements("css selector", ".token.generated")[9].click()
 
 
 def test_the_keyboard_alone_is_enough(open_page: Any) -> None:
@@ -128,7 +128,7 @@ def test_the_keyboard_alone_is_enough(open_page: Any) -> None:
         reached.append(active.get_attribute("id") or active.get_attribute("name") or active.tag_name)
         if reached[-1] == "go":
             ActionChains(page.driver).send_keys(Keys.ENTER).perform()
-            page.wait(lambda: page.is_idle() and page.all_are_read())
+            page.wait(lambda: page.is_idle() and page.all_are_scored())
         if reached[-1] == "tokens":
             break
     assert reached[-1] == "tokens", reached
@@ -144,8 +144,8 @@ def test_the_keyboard_alone_is_enough(open_page: Any) -> None:
 
 def test_pointing_at_a_token_shows_what_else_was_likely(open_page: Any) -> None:
     page: Browser = open_page({"count": 25})
-    page.write()
-    token = page.driver.find_elements("css selector", ".token.written")[10]
+    page.submit()
+    token = page.driver.find_elements("css selector", ".token.generated")[10]
     ActionChains(page.driver).move_to_element(token).perform()
     card = page.element("card")
     assert card.is_displayed()
@@ -160,23 +160,23 @@ def test_the_state_is_drawn_cell_by_cell(open_page: Any) -> None:
         const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
         return new Set(new Uint32Array(data.buffer)).size"""
     page.wait(lambda: 1 < page.driver.execute_script(colours) < 5)  # empty cells, and what is between them
-    page.write()
+    page.submit()
     page.wait(lambda: page.driver.execute_script(colours) > 50)
 
 
-def test_stop_stops_and_the_page_writes_again(open_page: Any) -> None:
+def test_stop_stops_and_the_page_generates_again(open_page: Any) -> None:
     page: Browser = open_page({"count": 1_000_000, "temperature": 1, "topK": 0, "topP": 1, "seed": 5, "variant": "rnn"})
     page.element("go").click()
-    page.wait(lambda: len(page.ids("written")) > 0)
+    page.wait(lambda: len(page.ids("generated")) > 0)
     page.element("stop").click()
     page.wait(page.is_idle)
-    page.wait(page.all_are_read)
-    count = len(page.ids("written"))
+    page.wait(page.all_are_scored)
+    count = len(page.ids("generated"))
     page.driver.execute_async_script("setTimeout(arguments[0], 300)")
-    assert len(page.ids("written")) == count
+    assert len(page.ids("generated")) == count
     page.type("count", "10")
-    page.write()
-    assert 0 < len(page.ids("written")) <= 10
+    page.submit()
+    assert 0 < len(page.ids("generated")) <= 10
     assert page.console() == []
 
 
@@ -193,7 +193,7 @@ def test_stop_stops_and_the_page_writes_again(open_page: Any) -> None:
 )
 def test_bad_input_gets_one_clear_line(open_page: Any, field: str, value: str, named: str) -> None:
     page: Browser = open_page({field: value, "variant": "gru"})
-    page.write()
+    page.submit()
     assert named in page.text("problem")
     assert page.is_idle()
     assert page.console() == []
@@ -201,13 +201,13 @@ def test_bad_input_gets_one_clear_line(open_page: Any, field: str, value: str, n
 
 def test_a_changed_file_is_refused(open_page: Any, site: Path) -> None:
     graph = site / "bundles/rnn/int8/generator.onnx"
-    proven = graph.read_bytes()
-    graph.write_bytes(proven[:-1] + bytes([proven[-1] ^ 1]))
+    verified = graph.read_bytes()
+    graph.write_bytes(verified[:-1] + bytes([verified[-1] ^ 1]))
     try:
         page: Browser = open_page({"variant": "rnn", "precision": "int8"}, alone=True)  # with an empty cache
-        assert "bundles/rnn/int8/generator.onnx is not the file that was proven" in page.text("problem")
+        assert "bundles/rnn/int8/generator.onnx is not the file that was verified" in page.text("problem")
     finally:
-        graph.write_bytes(proven)
+        graph.write_bytes(verified)
 
 
 def test_its_types_hold(npm: str) -> None:

@@ -1,4 +1,4 @@
-"""The page's own code, under node, gives what Python gives: numbers, tokens, texts, words in blanks, surprise."""
+"""The page's own code, under node, gives what Python gives: random numbers, tokens, texts, filled masks, surprisal."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from matrix_states import with_matrix_states
 from node_process import Node
 from tiny_bundles import TinyBundles
 
 from recurlm.errors import InputError
 from recurlm.runtime import Bundle, Filler, Generator, Scorer
-from recurlm.runtime.blanks import Kinds
-from recurlm.runtime.sampling import numbers, uniform
+from recurlm.runtime.masked_text import AllowedTokens
+from recurlm.runtime.sampling import seeded_rng, uniforms
 from recurlm.variants import REGISTRY
 
 pytestmark = pytest.mark.xdist_group("playground")
@@ -64,12 +65,12 @@ def camel(setting: dict[str, Any]) -> dict[str, Any]:
 @EASY
 @given(st.integers(0, 2**200) | st.integers(0, 2**33), st.lists(st.integers(0, 9), max_size=6))
 def test_a_seed_stands_for_the_numbers_that_numpy_draws(node: Node, seed: int, counts: list[int]) -> None:
-    stream = numbers(seed)
-    assert node.ask("uniform", str(seed), counts) == [uniform(stream, count).tolist() for count in counts]
+    rng = seeded_rng(seed)
+    assert node.ask("uniform", str(seed), counts) == [uniforms(rng, count).tolist() for count in counts]
 
 
 def test_many_numbers_of_a_seed_are_numpys(node: Node) -> None:
-    assert node.ask("uniform", "7", [20_000]) == [uniform(numbers(7), 20_000).tolist()]
+    assert node.ask("uniform", "7", [20_000]) == [uniforms(seeded_rng(7), 20_000).tolist()]
 
 
 def encoded(bundle: Bundle, text: str) -> list[int] | None:
@@ -169,7 +170,7 @@ def test_the_graph_that_the_browser_runs_is_the_bundles(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("variant", CLOZE)
-def test_blanks_get_pythons_words(node: Node, bundles: TinyBundles, variant: str, kind: str) -> None:
+def test_masks_get_pythons_words(node: Node, bundles: TinyBundles, variant: str, kind: str) -> None:
     folder = bundles(variant, kind)
     filler = Filler.from_bundle(folder)
     texts = ["king or ___ the sea", "___ night ___\n___ be", "to ___"]
@@ -182,22 +183,35 @@ def test_blanks_get_pythons_words(node: Node, bundles: TinyBundles, variant: str
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_tokens_may_stand_in_a_word(node: Node, bundles: TinyBundles, kind: str) -> None:
     folder = bundles("lstm", kind)
-    kinds = Kinds.of(Bundle.open(folder).vocabulary)
-    assert node.ask("kinds", str(folder)) == [each.astype(int).tolist() for each in kinds]
+    allowed = AllowedTokens.of(Bundle.open(folder).vocabulary)
+    assert node.ask("allowed", str(folder)) == [each.astype(int).tolist() for each in allowed]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 @pytest.mark.parametrize("variant", list(REGISTRY))
-def test_surprise_is_what_the_scorer_says(node: Node, bundles: TinyBundles, variant: str, precision: Any) -> None:
+def test_surprisal_is_what_the_scorer_says(node: Node, bundles: TinyBundles, variant: str, precision: Any) -> None:
     folder = bundles(variant, "bpe", precision)
     text = "king, or that night the sea is.\n" * 3
-    marks = node.ask("read", str(folder), encoded(Bundle.open(folder), text))
-    nats = sum(mark["bits"] for mark in marks) * np.log(2)
+    scores = node.ask("score", str(folder), encoded(Bundle.open(folder), text))
+    nats = sum(score["bits"] for score in scores) * np.log(2)
     assert nats == pytest.approx(Scorer.from_bundle(folder).score(text).nats, rel=1e-5)
-    for mark in marks:
-        shares = [each["probability"] for each in mark["alternatives"]]
-        assert shares == sorted(shares, reverse=True)
-        assert (shares[0] == pytest.approx(2 ** -mark["bits"])) == (mark["rank"] == 1)
+    for score in scores:
+        probabilities = [each["probability"] for each in score["alternatives"]]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert (probabilities[0] == pytest.approx(2 ** -score["bits"])) == (score["rank"] == 1)
+
+
+@pytest.mark.parametrize("variant", ["lstm", "bilstm"])
+def test_states_of_any_rank_change_nothing(node: Node, bundles: TinyBundles, tmp_path: Path, variant: str) -> None:
+    flat, matrix = bundles(variant), with_matrix_states(bundles(variant), tmp_path / variant)
+    ids = encoded(Bundle.open(flat), "king or that night the sea")
+    assert node.ask("score", str(matrix), ids) == node.ask("score", str(flat), ids)
+    if variant == "lstm":
+        question = (PROMPT, 100, camel(FREE), "1")
+        assert node.ask("generate", str(matrix), *question) == node.ask("generate", str(flat), *question)
+    else:
+        question = ("king ___ the sea", camel(FREE), "1")
+        assert node.ask("fill", str(matrix), *question) == node.ask("fill", str(flat), *question)
 
 
 @pytest.mark.parametrize(

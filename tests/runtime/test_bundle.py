@@ -85,13 +85,29 @@ def test_a_description_that_is_broken_is_refused(copy: Path) -> None:
     assert "bundle.json: not a JSON file" in refused(copy)
     (copy / "bundle.json").write_text("[]")
     assert "not a bundle's description" in refused(copy)
-    (copy / "bundle.json").write_text('{"format": 2}')
+    (copy / "bundle.json").write_text('{"format": 3}')
     assert "'variant' is missing" in refused(copy)
 
 
 def test_an_unknown_format_is_refused(copy: Path) -> None:
-    describe(copy, format=3)
-    assert "format 3, and this recurlm reads 2" in refused(copy)
+    describe(copy, format=4)
+    assert "format 4, and this recurlm reads 3: install the recurlm that wrote it" in refused(copy)
+
+
+def test_a_bundle_of_an_older_format_is_to_be_exported_again(copy: Path) -> None:
+    description = json.loads((copy / "bundle.json").read_text())
+    for new, old in {"objective": "causal", "state_spec": "state", "suppressed_tokens": "suppressed"}.items():
+        description[old] = description.pop(new)
+    (copy / "bundle.json").write_text(json.dumps(description | {"format": 2, "causal": True}))
+    assert "bundle.json: corrupted" in refused(copy)
+    del description["seal"]
+    write_sealed_json(copy / "bundle.json", description | {"format": 2, "causal": True})
+    assert refused(copy).endswith("bundle.json: format 2, and this recurlm reads 3: export it again (dvc repro)")
+
+
+def test_an_unknown_objective_is_refused(copy: Path) -> None:
+    describe(copy, objective="casual")
+    assert "unknown objective 'casual': did you mean 'causal'?" in refused(copy)
 
 
 def test_an_unknown_tokenizer_is_refused(copy: Path) -> None:
@@ -108,13 +124,13 @@ def test_a_folder_without_a_bundle_names_those_beside_and_inside(copy: Path) -> 
 def test_a_graph_that_is_another_than_described_is_refused(copy: Path) -> None:
     (copy / "generator.onnx").write_bytes((copy / "scorer.onnx").read_bytes())
     describe(copy)
-    assert "not the graph that bundle.json describes" in refused(copy)
+    assert "not the graph that the JSON file beside it describes" in refused(copy)
 
 
 def test_a_state_of_another_size_is_refused(copy: Path) -> None:
     description = json.loads((copy / "bundle.json").read_text())
-    describe(copy, state=description["state"] | {"layer0.h": [13]})
-    assert "not the graph that bundle.json describes" in refused(copy)
+    describe(copy, state_spec=description["state_spec"] | {"layer0.h": [13]})
+    assert "not the graph that the JSON file beside it describes" in refused(copy)
 
 
 def test_a_graph_that_this_onnxruntime_is_too_old_for_is_refused(copy: Path) -> None:
@@ -157,7 +173,8 @@ def test_a_bundle_works_wherever_it_is_copied(bundles: TinyBundles, copy: Path) 
 
 def test_an_opened_bundle_says_what_it_is(bundles: TinyBundles) -> None:
     bundle = Bundle.open(bundles("lstm"))
-    assert (bundle.variant, bundle.precision, bundle.causal) == ("lstm", "fp32", True)
+    assert (bundle.variant, bundle.precision, bundle.objective) == ("lstm", "fp32", "causal")
     assert bundle.vocabulary.kind == "bpe"
-    assert bundle.state == {"layer0.h": (12,), "layer0.c": (12,), "layer1.h": (12,), "layer1.c": (12,)}
-    assert not Filler.from_bundle(str(bundles("bilstm"))).bundle.causal
+    assert bundle.tasks == ("generate", "score")
+    assert bundle.state_spec == {"layer0.h": (12,), "layer0.c": (12,), "layer1.h": (12,), "layer1.c": (12,)}
+    assert Filler.from_bundle(str(bundles("bilstm"))).bundle.objective == "cloze"

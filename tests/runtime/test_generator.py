@@ -39,8 +39,8 @@ def in_one_call(path: Path, prompt: str, count: int, temperature: float, top_k: 
         "top_p": np.array([top_p], np.float32),
         "uniform": np.random.Generator(np.random.PCG64(seed)).random((1, count), np.float32),
     }
-    (drawn,) = bundle.session("generator.onnx", INPUTS | OPTIONAL, None).run(["tokens"], feeds)
-    new = [*drawn[0].tolist(), 0]
+    results, _ = bundle.session("generator.onnx", INPUTS | OPTIONAL, None).run(["tokens"], feeds)
+    new = [*results["tokens"][0].tolist(), 0]
     whole = tokenizer.decode([*ids, *new[: new.index(0)]])
     assert whole.startswith(prompt)
     return whole[len(prompt) :].rstrip("\ufffd")  # bytes of a character that was not finished

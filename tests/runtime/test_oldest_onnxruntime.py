@@ -30,7 +30,8 @@ import onnxruntime
 from recurlm.errors import InputError
 from recurlm.runtime import Generator
 folders, settings = json.loads(sys.argv[1])
-texts = [[Generator.from_bundle(folder).generate("king or", 40, **one) for one in settings] for folder in folders]
+generators = [Generator.from_bundle(folder) for folder in folders]
+texts = [[generator.generate("king or", 40, **setting) for setting in settings] for generator in generators]
 try:
     Generator.from_bundle(sys.argv[2])
     refusal = ""
@@ -48,17 +49,17 @@ def test_the_oldest_onnxruntime_gives_the_same_text(bundles: TinyBundles, tmp_pa
     python = str(tmp_path / "old/bin/python")
     packages = [f"onnxruntime=={OLDEST}", "numpy<2", "tokenizers"]
     subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
-    found = subprocess.run(
+    result = subprocess.run(
         [python, "-c", SCRIPT, json.dumps([folders, SETTINGS]), str(too_new)],
         capture_output=True,
         text=True,
         env={"PYTHONPATH": str(SOURCE)},
     )
-    assert found.returncode == 0, found.stderr
-    version, texts, refusal = json.loads(found.stdout)
+    assert result.returncode == 0, result.stderr
+    version, texts, refusal = json.loads(result.stdout)
     assert version == OLDEST
     assert texts == [
-        [Generator.from_bundle(folder).generate("king or", 40, **one) for one in SETTINGS] for folder in folders
+        [Generator.from_bundle(folder).generate("king or", 40, **setting) for setting in SETTINGS] for folder in folders
     ]
     assert f"onnxruntime {OLDEST} cannot run it" in refusal
     assert "\n" not in refusal

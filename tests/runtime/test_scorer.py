@@ -15,8 +15,8 @@ from tiny_bundles import TOKENIZERS, WORDS, TinyBundles
 from recurlm.errors import InputError
 from recurlm.evaluation.perplexity import score as evaluate
 from recurlm.runtime import Filler, Generator, Scorer
-from recurlm.runtime.pieces import BLOCK, read_text, whole_words
 from recurlm.runtime.scorer import CONTEXT, WINDOW, windows
+from recurlm.runtime.tokenizer import BLOCK, read_blocks, split_at_words
 from recurlm.variants import REGISTRY
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -34,13 +34,13 @@ def verse(words: int) -> str:
 )
 def test_a_text_scores_as_the_pipeline_scores_it(bundles: TinyBundles, variant: str, kind: str) -> None:
     text = verse(1500)
-    found = Scorer.from_bundle(bundles(variant, kind)).score(text)
+    score = Scorer.from_bundle(bundles(variant, kind)).score(text)
     ids = [0, *TOKENIZERS[kind].encode(text).ids]
     model = bundles.models[variant]
     section = len(ids) if model.causal else WINDOW  # as one stream, or in windows
     expected = evaluate(model, np.array(ids), np.array([0, len(ids)]), section, CONTEXT, batch_size=1)
-    assert found.tokens == expected.tokens == len(ids) - 1
-    assert found.nats == pytest.approx(expected.nats, rel=1e-5)
+    assert score.tokens == expected.tokens == len(ids) - 1
+    assert score.nats == pytest.approx(expected.nats, rel=1e-5)
 
 
 @pytest.mark.parametrize("variant", ["lstm", "bilstm"])
@@ -59,18 +59,18 @@ def test_a_file_of_any_length_scores_as_its_text_does(bundles: TinyBundles, vari
 
 def test_the_counts_are_those_of_the_text(bundles: TinyBundles) -> None:
     text = "the naïve king\nand his 🍰"
-    found = Scorer.from_bundle(bundles("lstm", "char")).score(text)
-    assert (found.tokens, found.characters, found.bytes, found.words) == (24, 24, len(text.encode()), 6)
-    assert (found.unknown_tokens, found.out_of_vocabulary_words) == (1, 1)
+    score = Scorer.from_bundle(bundles("lstm", "char")).score(text)
+    assert (score.tokens, score.characters, score.bytes, score.words) == (24, 24, len(text.encode()), 6)
+    assert (score.unknown_tokens, score.out_of_vocabulary_words) == (1, 1)
     words = Scorer.from_bundle(bundles("lstm", "word")).score(text)
     assert (words.tokens, words.words, words.unknown_tokens, words.out_of_vocabulary_words) == (7, 6, 3, 3)
 
 
 def test_every_number_follows_from_the_nats_and_a_count(bundles: TinyBundles) -> None:
-    found = Scorer.from_bundle(bundles("lstm")).score("to be or not to be")
-    assert found.perplexity_per_token == pytest.approx(math.exp(found.nats / found.tokens))
-    assert found.perplexity_per_word == pytest.approx(math.exp(found.nats / 6))
-    assert found.bits_per_byte == found.bits_per_character == pytest.approx(found.nats / math.log(2) / 18)
+    score = Scorer.from_bundle(bundles("lstm")).score("to be or not to be")
+    assert score.perplexity_per_token == pytest.approx(math.exp(score.nats / score.tokens))
+    assert score.perplexity_per_word == pytest.approx(math.exp(score.nats / 6))
+    assert score.bits_per_byte == score.bits_per_character == pytest.approx(score.nats / math.log(2) / 18)
 
 
 def test_text_without_words_has_no_perplexity_per_word(bundles: TinyBundles) -> None:
@@ -119,7 +119,7 @@ def test_an_empty_text_is_refused(bundles: TinyBundles) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @given(texts=st.lists(st.one_of(TEXT, st.text(" \n\tab'.é漢\x1c"))))
 def test_pieces_have_the_tokens_of_the_whole(kind: str, texts: list[str]) -> None:
-    whole, pieces = "".join(texts), list(whole_words(texts))
+    whole, pieces = "".join(texts), list(split_at_words(texts))
     assert "".join(pieces) == whole
     ids = [id for piece in pieces for id in TOKENIZERS[kind].encode(piece).ids]
     assert ids == TOKENIZERS[kind].encode(whole).ids
@@ -127,7 +127,7 @@ def test_pieces_have_the_tokens_of_the_whole(kind: str, texts: list[str]) -> Non
 
 
 def test_pieces_are_short_where_the_text_has_words() -> None:
-    assert max(map(len, whole_words([verse(100)] * 20))) < 2 * len(verse(100))
+    assert max(map(len, split_at_words([verse(100)] * 20))) < 2 * len(verse(100))
 
 
 @given(content=st.binary(max_size=40), place=st.integers(-20, 20))
@@ -141,9 +141,9 @@ def test_a_file_is_read_as_python_decodes_it(
         expected = data.decode()
     except UnicodeDecodeError as error:
         with pytest.raises(InputError, match=rf"\(byte {error.start}\)"):
-            list(read_text(path))
+            list(read_blocks(path))
     else:
-        assert "".join(read_text(path)) == expected
+        assert "".join(read_blocks(path)) == expected
 
 
 @given(sizes=st.lists(st.integers(0, 2000), max_size=8))

@@ -28,13 +28,13 @@ class Server:
 
     def __enter__(self) -> Server:
         self.process = subprocess.Popen(self.command, stderr=subprocess.PIPE, text=True, env=self.environment)
-        told = []
+        lines = []
         for line in self._stderr():
-            told.append(line)
-            if found := ANNOUNCED.match(line):
-                self.port = int(found[1])
+            lines.append(line)
+            if match := ANNOUNCED.match(line):
+                self.port = int(match[1])
                 return self
-        raise AssertionError(f"no server: {told}")
+        raise AssertionError(f"no server: {lines}")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.process.kill()
@@ -66,7 +66,7 @@ class Server:
         self.process.send_signal(number)
         return self.process.wait(timeout=60)
 
-    def told(self) -> str:
+    def rest_of_stderr(self) -> str:
         """The rest of stderr, once it has ended."""
         return self._stderr().read()
 

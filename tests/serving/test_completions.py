@@ -57,7 +57,7 @@ def test_so_it_does_among_many_requests_of_other_settings(
     neutral = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
     words = [prompt.strip() if model == "word" else prompt for prompt in PROMPTS]
     words = [prompt.replace(",", "") for prompt in words]
-    asked = [(words[at % 4], 20 + 37 * at % 300, {**neutral, **settings[at % 5]}, at) for at in range(60)]
+    asked = [(words[seed % 4], 20 + 37 * seed % 300, {**neutral, **settings[seed % 5]}, seed) for seed in range(60)]
 
     def ask(prompt: str, length: int, setting: dict[str, Any], seed: int) -> str:
         body = {"model": model, "prompt": prompt, "max_tokens": length, "seed": seed, **setting}
@@ -67,7 +67,7 @@ def test_so_it_does_among_many_requests_of_other_settings(
         return text
 
     with ThreadPoolExecutor(30) as pool:
-        texts = list(pool.map(lambda one: ask(*one), asked))
+        texts = list(pool.map(lambda arguments: ask(*arguments), asked))
     expected = [generators[model].generate(prompt, length, seed=seed, **s) for prompt, length, s, seed in asked]
     assert texts == expected
     together = server.metric(f'recurlm_call_texts_sum{{model="{model}"}}') - before
@@ -156,10 +156,10 @@ def test_log_probabilities_are_those_of_score(server: Server, model: str) -> Non
     scored = server.post("/score", {"model": model, "text": choice.text, "tokens": True}).json()["token_log_probs"]
     # A drawn text may be other tokens than the tokenizer makes of it; those of the prompt are the same.
     prompt = server.post("/score", {"model": model, "text": "the king", "tokens": True}).json()["token_log_probs"]
-    if [one["token"] for one in scored] == logprobs.tokens:
-        assert logprobs.token_logprobs == pytest.approx([one["log_prob"] for one in scored], abs=1e-4)
-    assert logprobs.tokens[: len(prompt)] == [one["token"] for one in prompt]
-    assert logprobs.token_logprobs[: len(prompt)] == pytest.approx([one["log_prob"] for one in prompt], abs=1e-4)
+    if [token["token"] for token in scored] == logprobs.tokens:
+        assert logprobs.token_logprobs == pytest.approx([token["log_prob"] for token in scored], abs=1e-4)
+    assert logprobs.tokens[: len(prompt)] == [token["token"] for token in prompt]
+    assert logprobs.token_logprobs[: len(prompt)] == pytest.approx([token["log_prob"] for token in prompt], abs=1e-4)
     for log_prob, token, top in zip(logprobs.token_logprobs, logprobs.tokens, logprobs.top_logprobs, strict=True):
         assert len(top) == 3
         assert max(top.values()) >= log_prob or top.get(token) == log_prob

@@ -61,7 +61,7 @@ def test_a_signal_lets_what_runs_finish_takes_nothing_new_and_exits_0(
         assert server.process.wait(timeout=60) == 0
         assert refused
         assert finished == 16
-        assert server.told() == ""
+        assert server.rest_of_stderr() == ""
     assert texts[0] == Generator.from_bundle(bundles("lstm")).generate("king", 4000, 0.0, 0)
 
 
@@ -95,7 +95,7 @@ def test_killed_under_load_and_started_again_it_answers(model: tuple[str, str]) 
         assert again.client().completions.create(**{**LONG, "max_tokens": 20}).choices[0].text
 
 
-def test_more_than_may_wait_is_told_to_come_again(model: tuple[str, str]) -> None:
+def test_a_full_queue_answers_429(model: tuple[str, str]) -> None:
     with Server(*model, "--max-batch", "16", "--max-queue", "20", "--max-tokens", "1000000") as server:
         endless = {**LONG, "max_tokens": 1_000_000}
         streams = [server.client().completions.create(stream=True, **endless) for _ in range(2)]
@@ -112,12 +112,12 @@ def test_more_than_may_wait_is_told_to_come_again(model: tuple[str, str]) -> Non
 
 
 def test_score_and_fill_give_what_the_runtime_gives(server: Server, bundles: TinyBundles) -> None:
-    found = Scorer.from_bundle(bundles("lstm")).score("the king, the sea")
+    score = Scorer.from_bundle(bundles("lstm")).score("the king, the sea")
     answer = server.post("/score", {"model": "lstm", "text": "the king, the sea", "tokens": True}).json()
-    told = answer.pop("token_log_probs")
-    assert answer == {"model": "lstm", **found.metrics()}
-    assert sum(-token["log_prob"] for token in told) == pytest.approx(found.nats)
-    assert "".join(token["token"] for token in told) == "the king, the sea"
+    tokens = answer.pop("token_log_probs")
+    assert answer == {"model": "lstm", **score.metrics()}
+    assert sum(-token["log_prob"] for token in tokens) == pytest.approx(score.nats)
+    assert "".join(token["token"] for token in tokens) == "the king, the sea"
     pseudo = server.post("/score", {"model": "cloze", "text": "the king"}).json()
     assert (pseudo["protocol"], pseudo["nats"]) == (
         "cloze",

@@ -112,7 +112,7 @@ def test_a_bundle_names_the_hash_of_each_of_its_files(proven: tuple[LanguageMode
     tokenizer.write_text("{}")
     folder = tmp_path / "bundle"
     folder.mkdir()
-    write_bundle(folder, graphs, tokenizer, {"proof": {"passed": True}})
+    write_bundle(folder, graphs, tokenizer, {"verification": {"verified": True}})
     told = read_json(folder / "bundle.json")
     files = {file.name for file in folder.iterdir()} - {"bundle.json"}
     assert set(told["files"]) == files

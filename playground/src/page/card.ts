@@ -1,4 +1,4 @@
-// What the model thought of one token: beside it for the eye, and as a sentence for a screen reader.
+// One token's score: a card beside it, and a sentence for a screen reader.
 
 import { aloud, element } from "./elements.ts";
 import type { Cell } from "./text.ts";
@@ -8,27 +8,27 @@ export class Card {
   private readonly spoken = element("details");
 
   show(cell: Cell | null, spoken: boolean): void {
-    const mark = cell?.marks[0];
-    this.box.hidden = !mark;
-    if (!cell || !mark) {
+    const score = cell?.scores[0];
+    this.box.hidden = !score;
+    if (!cell || !score) {
       this.spoken.textContent = "";
       return;
     }
-    const bits = cell.marks.reduce((sum, each) => sum + each.bits, 0);
+    const bits = cell.scores.reduce((sum, each) => sum + each.bits, 0);
     const head = made("p", "head");
     head.append(made("b", "", visible(cell.text)), made("span", "", `${bits.toFixed(1)} bits`));
-    const place = `${percent(2 ** -bits)} likely, ${ordinal(mark.rank)} of the model's choices`;
+    const place = `${percent(2 ** -bits)} likely, ${ordinal(score.rank)} of the model's choices`;
     const list = made("ol", "");
-    const largest = mark.alternatives[0]!.probability;
-    for (const { id, text, probability } of mark.alternatives) {
-      const row = made("li", id === cell.ids[0] ? "drawn" : "");
-      row.style.setProperty("--share", String(probability / largest));
+    const largest = score.alternatives[0]!.probability;
+    for (const { id, text, probability } of score.alternatives) {
+      const row = made("li", id === cell.ids[0] ? "chosen" : "");
+      row.style.setProperty("--fraction", String(probability / largest));
       row.append(made("span", "", visible(text)), made("span", "", percent(probability)));
       list.append(row);
     }
     this.box.replaceChildren(head, made("p", "", place), list);
     this.place(cell.span);
-    const likeliest = mark.alternatives.slice(0, 3).map((each) => `${aloud(each.text)} ${percent(each.probability)}`);
+    const likeliest = score.alternatives.slice(0, 3).map((each) => `${aloud(each.text)} ${percent(each.probability)}`);
     this.spoken.textContent = spoken
       ? `${aloud(cell.text)}: ${bits.toFixed(1)} bits, ${place}. Likeliest: ${likeliest.join(", ")}.`
       : "";
@@ -55,9 +55,9 @@ function visible(text: string): string {
 }
 
 function percent(probability: number): string {
-  const share = 100 * probability;
-  if (share < 0.01) return "under 0.01 %";
-  return `${share.toFixed(share < 1 ? 2 : share < 10 ? 1 : 0)} %`;
+  const percents = 100 * probability;
+  if (percents < 0.01) return "under 0.01 %";
+  return `${percents.toFixed(percents < 1 ? 2 : percents < 10 ? 1 : 0)} %`;
 }
 
 function ordinal(rank: number): string {

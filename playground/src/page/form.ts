@@ -1,7 +1,7 @@
-// What a person chooses: the bundle, the text, the settings. An address may hold all of it, so that a link shows a text.
+// The form: bundle, text, settings. The page's address may hold all of them, so that a link shows a text.
 
 import type { Task } from "../messages.ts";
-import type { Description } from "../runtime/bundle.ts";
+import { type Description, taskOf } from "../runtime/bundle.ts";
 import { element } from "./elements.ts";
 
 interface Setting {
@@ -9,27 +9,27 @@ interface Setting {
   label: string;
   hint: string;
   step: string;
-  write: string; // what it is at first for a text that is written on
-  fill: string | null; // and for blanks; null where they have no such setting
+  generate: string; // the default for text generation
+  fill: string | null; // the default for mask filling; null where it has no such setting
 }
 
 const SETTINGS: Setting[] = [
-  { name: "temperature", label: "Temperature", hint: "0 takes the likeliest", step: "0.05", write: "0.8", fill: "0" },
-  { name: "topK", label: "Top-k", hint: "0 keeps all", step: "1", write: "40", fill: "0" },
-  { name: "topP", label: "Top-p", hint: "1 keeps all", step: "0.01", write: "0.95", fill: "1" },
-  { name: "minP", label: "Min-p", hint: "0 keeps all", step: "0.01", write: "0", fill: null },
-  { name: "repetitionPenalty", label: "Repetition penalty", hint: "1 is none", step: "0.05", write: "1", fill: null },
-  { name: "count", label: "Tokens", hint: "at most", step: "10", write: "200", fill: null },
-  { name: "seed", label: "Seed", hint: "same seed, same text", step: "1", write: "1", fill: "1" },
+  { name: "temperature", label: "Temperature", hint: "0 is greedy", step: "0.05", generate: "0.8", fill: "0" },
+  { name: "topK", label: "Top-k", hint: "0 keeps all", step: "1", generate: "40", fill: "0" },
+  { name: "topP", label: "Top-p", hint: "1 keeps all", step: "0.01", generate: "0.95", fill: "1" },
+  { name: "minP", label: "Min-p", hint: "0 keeps all", step: "0.01", generate: "0", fill: null },
+  { name: "repetitionPenalty", label: "Repetition penalty", hint: "1 is none", step: "0.05", generate: "1", fill: null },
+  { name: "count", label: "Tokens", hint: "at most", step: "10", generate: "200", fill: null },
+  { name: "seed", label: "Seed", hint: "same seed, same text", step: "1", generate: "1", fill: "1" },
 ];
 const PROMPT = "KING.\n";
-const BLANKS = "To be or ___ to be, that is the question:";
+const MASKED = "To be or ___ to be, that is the question:";
 
 export class Form {
   private readonly bundles: Description[];
-  private readonly typed = { write: PROMPT, fill: BLANKS };
+  private readonly typed = { generate: PROMPT, fill: MASKED };
   private readonly address = new URLSearchParams(location.search);
-  private mode: "write" | "fill";
+  private mode: "generate" | "fill";
 
   constructor(bundles: Description[], chosen: (bundle: Description) => void) {
     this.bundles = bundles;
@@ -39,7 +39,7 @@ export class Form {
     element("variant").addEventListener("change", () => chosen(this.shown()));
     element("precision").addEventListener("change", () => chosen(this.shown()));
     element("settings").append(...SETTINGS.map(field));
-    this.mode = start.causal ? "write" : "fill";
+    this.mode = taskOf(start);
     this.typed[this.mode] = this.address.get("text") ?? this.typed[this.mode];
     this.shown();
     for (const { name } of SETTINGS) input(name).value = this.address.get(name) ?? input(name).value;
@@ -51,7 +51,7 @@ export class Form {
     return of.find((each) => each.precision === checked("precision")) ?? of[0]!;
   }
 
-  /** What is asked, and that the page's address says so. */
+  /** The form as a task; the page's address follows it. */
   task(): Task {
     const { variant, precision } = this.bundle;
     const text = element<HTMLTextAreaElement>("text").value;
@@ -72,27 +72,27 @@ export class Form {
     return { text, count: value("count"), seed: input("seed").value, sampling };
   }
 
-  /** Show what the chosen bundle has: its precisions, its settings. */
+  /** Show the precisions and settings of the chosen bundle. */
   private shown(): Description {
     const { bundle } = this;
     for (const radio of element("precision").querySelectorAll("input")) {
       radio.disabled = !this.bundles.some((each) => each.variant === bundle.variant && each.precision === radio.value);
       radio.checked = radio.value === bundle.precision;
     }
-    const mode = bundle.causal ? "write" : "fill";
+    const mode = taskOf(bundle);
     const text = element<HTMLTextAreaElement>("text");
     if (mode !== this.mode) this.typed[this.mode] = text.value;
     if (mode !== this.mode || text.value === "") {
       text.value = this.typed[mode];
-      for (const setting of SETTINGS) input(setting.name).value = setting[mode] ?? setting.write;
+      for (const setting of SETTINGS) input(setting.name).value = setting[mode] ?? setting.generate;
     }
     this.mode = mode;
     for (const setting of SETTINGS) input(setting.name).closest("label")!.hidden = setting[mode] === null;
-    element("text-label").textContent = bundle.causal ? "Prompt" : "Text with blanks";
-    element("text-hint").textContent = bundle.causal
-      ? "The text goes on from here; empty, it begins anew."
+    element("text-label").textContent = mode === "generate" ? "Prompt" : "Text with blanks";
+    element("text-hint").textContent = mode === "generate"
+      ? "The model continues this text; an empty prompt begins a new one."
       : "Write ___ where a word is missing. This model reads both sides.";
-    element("go").textContent = bundle.causal ? "Write" : "Fill in";
+    element("go").textContent = mode === "generate" ? "Generate" : "Fill in";
     return bundle;
   }
 
@@ -113,12 +113,12 @@ export class Form {
   }
 }
 
-function field({ name, label, hint, step, write }: Setting): HTMLElement {
+function field({ name, label, hint, step, generate }: Setting): HTMLElement {
   const box = document.createElement("label");
   box.className = "field";
   const words = Object.assign(document.createElement("span"), { textContent: label });
   const small = Object.assign(document.createElement("small"), { textContent: hint });
-  const given = { id: name, name, step, min: "0", value: write, type: name === "seed" ? "text" : "number" };
+  const given = { id: name, name, step, min: "0", value: generate, type: name === "seed" ? "text" : "number" };
   const typed = Object.assign(document.createElement("input"), given);
   typed.inputMode = name === "topK" || name === "count" || name === "seed" ? "numeric" : "decimal";
   typed.autocomplete = "off";

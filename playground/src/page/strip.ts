@@ -1,4 +1,4 @@
-// The hidden state as a strip of cells: a column a token, which moves to the left as the text grows.
+// The hidden state as a strip of cells: a column for each token, which moves to the left as the text grows.
 
 import { element } from "./elements.ts";
 
@@ -15,7 +15,7 @@ export class Strip {
   private end = 0; // the column after the last that is shown
   private frame = 0;
 
-  /** @param pointed told the column under the pointer, or −1 */
+  /** @param pointed called with the column under the pointer, or −1 */
   constructor(pointed: (column: number) => void) {
     new ResizeObserver(() => this.redraw()).observe(this.canvas);
     this.canvas.addEventListener("pointermove", (event) => {
@@ -25,16 +25,17 @@ export class Strip {
     this.canvas.addEventListener("pointerleave", () => pointed(-1));
   }
 
-  /** Begin anew with a model that has so many hidden units. */
+  /** Clear the strip, for a model with so many hidden units. */
   clear(units: number): void {
     this.columns.length = 0;
     this.end = 0;
     this.active = -1;
     element("strip-caption").textContent =
-      `Hidden state: ${Math.min(UNITS, units)} of the last layer's ${units.toLocaleString("en")} units, a column a token; blue below zero, orange above.`;
+      `Hidden state: ${Math.min(UNITS, units)} of the last layer's ${units.toLocaleString("en")} units, a column for each token; blue below zero, orange above.`;
     this.redraw();
   }
 
+  /** @param states one a token, flattened */
   add(states: Float32Array[]): void {
     for (const state of states) {
       const shown = Math.min(UNITS, state.length);
@@ -103,6 +104,6 @@ function colour(hex: string): Colour {
   return [value >> 16, (value >> 8) & 255, value & 255];
 }
 
-function blend(from: Colour, to: Colour, share: number): number[] {
-  return from.map((part, at) => Math.round(part + (to[at]! - part) * share));
+function blend(from: Colour, to: Colour, fraction: number): number[] {
+  return from.map((part, at) => Math.round(part + (to[at]! - part) * fraction));
 }

@@ -1,16 +1,16 @@
-// The text as its tokens, each coloured by its surprise, and which of them is looked at.
+// The text as its tokens, each coloured by its surprisal, and the one that is selected.
 
-import type { Mark } from "../runtime/reader.ts";
+import type { TokenScore } from "../runtime/scorer.ts";
 import { aloud, element } from "./elements.ts";
 
-const MOST_BITS = 14; // full colour
+const MAX_BITS = 14; // full colour
 
 /** What stands on the page for one token, or for the tokens of one character. */
 export interface Cell {
   span: HTMLElement;
   ids: number[];
   text: string;
-  marks: Mark[];
+  scores: TokenScore[];
 }
 
 export class TokenText {
@@ -19,7 +19,7 @@ export class TokenText {
   private readonly looked: (cell: Cell | null, at: number) => void;
   private waiting: number[] = []; // tokens of a character that is not whole yet
   private readonly owners: Cell[] = []; // by token, the cell it stands in
-  private read = 0; // tokens that have their mark
+  private scored = 0; // tokens that have their score
   private active = -1;
   private pinned = false; // by keyboard or touch: the pointer's leaving does not end it
 
@@ -37,10 +37,10 @@ export class TokenText {
   clear(): void {
     this.look(-1);
     this.box.replaceChildren();
-    this.cells.length = this.owners.length = this.waiting.length = this.read = 0;
+    this.cells.length = this.owners.length = this.waiting.length = this.scored = 0;
   }
 
-  /** @param kind of these tokens: "given" as a prompt, "written" after it, "filled" into a blank or "around" one */
+  /** @param kind of these tokens: "given" as a prompt, "generated" after it, "filled" in place of a mask, or "around" one */
   add(ids: number[], texts: string[], kind: (at: number) => string): void {
     const fresh = document.createDocumentFragment();
     ids.forEach((id, at) => {
@@ -54,7 +54,7 @@ export class TokenText {
       span.dataset.ids = this.waiting.join(" ");
       if (text.includes("\n")) span.classList.add("line");
       if (text.trim() === "") span.ariaLabel = aloud(text);
-      const cell: Cell = { span, ids: this.waiting, text, marks: [] };
+      const cell: Cell = { span, ids: this.waiting, text, scores: [] };
       this.cells.push(cell);
       this.owners.push(...this.waiting.map(() => cell));
       this.waiting = [];
@@ -63,13 +63,13 @@ export class TokenText {
     this.box.append(fresh);
   }
 
-  mark(marks: Mark[]): void {
-    for (const mark of marks) {
-      const cell = this.owners[this.read++];
+  addScores(scores: TokenScore[]): void {
+    for (const score of scores) {
+      const cell = this.owners[this.scored++];
       if (!cell) continue;
-      cell.marks.push(mark);
-      const bits = cell.marks.reduce((sum, each) => sum + each.bits, 0);
-      cell.span.style.setProperty("--surprise", Math.min(1, bits / MOST_BITS).toFixed(3));
+      cell.scores.push(score);
+      const bits = cell.scores.reduce((sum, each) => sum + each.bits, 0);
+      cell.span.style.setProperty("--surprisal", Math.min(1, bits / MAX_BITS).toFixed(3));
       cell.span.dataset.bits = bits.toFixed(4);
       if (this.cells[this.active] === cell) this.looked(cell, this.active);
     }

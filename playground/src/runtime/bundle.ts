@@ -1,45 +1,53 @@
-// A bundle, the folder that ships, over HTTP: its files are used if they are those that were proven.
+// A bundle, the folder that ships, over HTTP: a file is used only if its sha256 is the one that was verified.
 
 import { InputError } from "./errors.ts";
 import { Graph } from "./graph.ts";
 import type { Kind, TokenizerFile } from "./tokenizer.ts";
 import { type Special, Vocabulary } from "./vocabulary.ts";
 
-/** What manifest.json says of a bundle: where it lies, and its bundle.json. */
+/** Name → shape of one sequence's state, of any rank. */
+export type StateSpec = Record<string, number[]>;
+
+/** A bundle in manifest.json: its path, and its bundle.json. */
 export interface Description {
   path: string; // relative to the page
   variant: string;
   precision: string;
   portable?: boolean; // its tokens do not depend on the machine
-  causal: boolean; // true: predicts what comes next. false: predicts a token from both sides.
+  objective: "causal" | "cloze"; // predicts the next token, or a masked token from both sides
   parameters: number;
   vocab_size: number;
   tokenizer_kind: Kind;
   special: Special;
-  state: Record<string, number[]>; // name → shape of one sequence's state
+  state_spec: StateSpec;
   files: Record<string, { sha256: string; bytes: number }>;
   metrics: Record<string, number | string>;
-  proof: { passed?: boolean };
+  verification: { verified?: boolean };
   corpus: { name?: string };
+}
+
+/** What a bundle's model does with a text. */
+export function taskOf({ objective }: Description): "generate" | "fill" {
+  return objective === "causal" ? "generate" : "fill";
 }
 
 export interface Manifest {
   bundles: Description[];
 }
 
-/** Told how many bytes of a file have come. */
+/** Called with the number of bytes of a file that have arrived. */
 export type Progress = (file: string, received: number) => void;
 
 export class Bundle {
   readonly description: Description;
-  readonly state: Record<string, number[]>;
+  readonly stateSpec: StateSpec;
   readonly vocabulary: Vocabulary;
   private readonly root: string;
 
   private constructor(root: string, description: Description, tokenizer: TokenizerFile) {
     this.root = root;
     this.description = description;
-    this.state = description.state;
+    this.stateSpec = description.state_spec;
     this.vocabulary = new Vocabulary(tokenizer, description.tokenizer_kind, description.special);
   }
 
@@ -68,12 +76,12 @@ async function fetched(root: string, of: Description, name: string, progress: Pr
     received += value.length;
     progress(name, received);
   }
-  if (received !== expected.bytes || !(await isProven(bytes, expected.sha256)))
-    throw new InputError(`${of.path}/${name} is not the file that was proven: build the page again`);
+  if (received !== expected.bytes || !(await isVerified(bytes, expected.sha256)))
+    throw new InputError(`${of.path}/${name} is not the file that was verified: build the page again`);
   return bytes;
 }
 
-async function isProven(bytes: Uint8Array<ArrayBuffer>, sha256: string): Promise<boolean> {
+async function isVerified(bytes: Uint8Array<ArrayBuffer>, sha256: string): Promise<boolean> {
   // Browsers hash on https and on localhost only; elsewhere the size has to do.
   if (!globalThis.crypto?.subtle) return true;
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));

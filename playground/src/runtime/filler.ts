@@ -1,115 +1,124 @@
-// Words for the blanks of a text, found from both sides of it, by filler.onnx: recurlm.runtime.filler.
+// Mask filling with filler.onnx: words for the ___ of a text, each predicted from both sides: recurlm.runtime.filler.
 //
-// A blank stands for one word, of as many tokens as suit it. The tokens of a blank are filled one after another, the
-// surest first, and after each the rest are looked at anew (mask-predict: Ghazvininejad et al. 2019).
+// Each ___ stands for one word of one or more tokens. Its tokens are filled one after another, the most confident
+// first, and after each the others are predicted again (mask-predict: Ghazvininejad et al. 2019).
 
-import { best, Blanks, type Candidate, candidates, type Kinds, kindsOf, put, type Row } from "./blanks.ts";
 import type { Bundle } from "./bundle.ts";
 import { InputError } from "./errors.ts";
 import { floats, type Graph, integers, numbers, values } from "./graph.ts";
+import {
+  type AllowedTokens,
+  allowedTokens,
+  best,
+  type Candidate,
+  candidates,
+  fillPosition,
+  type MaskedSequence,
+  MaskedText,
+} from "./maskedText.ts";
 import { Uniform } from "./random.ts";
-import { checked, LIKELIEST, type Sampling, samplingFeeds } from "./sampling.ts";
+import { checked, GREEDY, type Sampling, samplingFeeds } from "./sampling.ts";
 
-const MOST_TOKENS = { bpe: 3, char: 12, word: 1 }; // of a blank
-const LONGEST = 2048; // tokens of a text, which is read whole
-const DRAWS = 64; // made when no token drawn at once may stand where it should
-const FLATTER = [1, 10, 100]; // temperatures of these draws, until one will do
+const MAX_WORD_TOKENS = { bpe: 3, char: 12, word: 1 }; // by kind of tokenizer
+const MAX_TOKENS = 2048; // of a text, which is read in one call
+const RETRIES = 64; // tokens sampled for each position where no sampled token is allowed
+const RETRY_TEMPERATURES = [1, 10, 100]; // tried in this order, until a token is allowed
 
-type Draw = [tokens: number[], logProbs: Float32Array];
+type Samples = [tokens: number[], logProbs: Float32Array];
 
 export interface Filled {
   text: string;
-  ids: number[]; // with the start of the text before them
-  blanks: number[][]; // the positions of each blank's tokens among them
+  ids: number[]; // `<bos>` first
+  words: number[][]; // the positions of each filled word
 }
 
 export class Filler {
   private readonly bundle: Bundle;
   private readonly graph: Graph;
-  private readonly kinds: Kinds;
+  private readonly allowed: AllowedTokens;
 
   constructor(bundle: Bundle, graph: Graph) {
     this.bundle = bundle;
     this.graph = graph;
-    this.kinds = kindsOf(bundle.vocabulary);
+    this.allowed = allowedTokens(bundle.vocabulary);
   }
 
   /** The text with a word in place of each `___`. */
   async fill(text: string, sampling: Sampling, seed: bigint): Promise<Filled> {
     checked(sampling);
-    const blanks = new Blanks(text, this.bundle.vocabulary, this.kinds);
-    const every = Array.from({ length: blanks.count }, (_, blank) => blank);
-    const most = MOST_TOKENS[this.bundle.vocabulary.kind];
-    const longest = blanks.row(every.map(() => most), []).ids.length;
-    if (longest > LONGEST)
-      throw new InputError(`the text has about ${longest} tokens, and at most ${LONGEST} are read at once: shorten it`);
+    const masked = new MaskedText(text, this.bundle.vocabulary, this.allowed);
+    const words = Array.from({ length: masked.count }, (_, word) => word);
+    const largest = MAX_WORD_TOKENS[this.bundle.vocabulary.kind];
+    const tokens = masked.sequence(words.map(() => largest), []).ids.length;
+    if (tokens > MAX_TOKENS)
+      throw new InputError(`the text has about ${tokens} tokens, and at most ${MAX_TOKENS} are read at once: shorten it`);
     const sizes: number[] = [];
-    for (const blank of every) sizes.push(await this.size(blanks, blank, most));
-    const row = blanks.row(sizes, every);
-    await this.fillRows([row], sampling, new Uniform(seed));
-    return { text: blanks.text(row), ids: row.ids, blanks: row.blanks };
+    for (const word of words) sizes.push(await this.bestSize(masked, word, largest));
+    const sequence = masked.sequence(sizes, words);
+    await this.fillAll([sequence], sampling, new Uniform(seed));
+    return { text: masked.text(sequence), ids: sequence.ids, words: sequence.words };
   }
 
-  /** How many tokens suit a blank, the others standing for one token each. */
-  private async size(blanks: Blanks, blank: number, most: number): Promise<number> {
-    if (most === 1) return 1;
-    const rows = Array.from({ length: most }, (_, size) =>
-      blanks.row(Array.from({ length: blanks.count }, (_, other) => (other === blank ? size + 1 : 1)), [blank]),
+  /** The likeliest number of tokens of a word, with one mask for each of the others. */
+  private async bestSize(masked: MaskedText, word: number, largest: number): Promise<number> {
+    if (largest === 1) return 1;
+    const sequences = Array.from({ length: largest }, (_, size) =>
+      masked.sequence(Array.from({ length: masked.count }, (_, other) => (other === word ? size + 1 : 1)), [word]),
     );
-    await this.fillRows(rows, LIKELIEST, new Uniform(0n));
-    const likeliest = Math.max(...rows.map((row) => row.logProb));
-    return rows.findIndex((row) => row.logProb === likeliest) + 1;
+    await this.fillAll(sequences, GREEDY, new Uniform(0n));
+    const likeliest = Math.max(...sequences.map((sequence) => sequence.logProb));
+    return sequences.findIndex((sequence) => sequence.logProb === likeliest) + 1;
   }
 
-  /** Fill the open positions of all rows, one of each row in a call. */
-  private async fillRows(rows: Row[], sampling: Sampling, stream: Uniform): Promise<void> {
+  /** Fill all masks, one of each sequence in a call. */
+  private async fillAll(sequences: MaskedSequence[], sampling: Sampling, rng: Uniform): Promise<void> {
     for (;;) {
-      const unfinished = rows.filter((row) => row.open.size > 0);
+      const unfinished = sequences.filter((sequence) => sequence.allowed.size > 0);
       if (unfinished.length === 0) return;
-      const time = Math.max(...unfinished.map((row) => row.ids.length));
-      const draws = await this.draw(
-        unfinished.map((row) => row.ids),
+      const time = Math.max(...unfinished.map((sequence) => sequence.ids.length));
+      const samples = await this.sample(
+        unfinished.map((sequence) => sequence.ids),
         sampling,
-        stream.draw(unfinished.length * time),
+        rng.draw(unfinished.length * time),
       );
-      for (const [at, row] of unfinished.entries()) {
-        const found = candidates(row, ...draws[at]!);
-        put(row, best(found.length > 0 ? found : await this.search(row, sampling, stream)));
+      for (const [row, sequence] of unfinished.entries()) {
+        const allowed = candidates(sequence, ...samples[row]!);
+        fillPosition(sequence, best(allowed.length > 0 ? allowed : await this.retry(sequence, sampling, rng)));
       }
     }
   }
 
   /**
-   * Candidates from many draws, where the single one had none. At temperature 0 the numbers are spread evenly, which
-   * finds every token of a probability of at least 1/DRAWS.
+   * Candidates from many samples, where a single one had none. At temperature 0 the uniform numbers are evenly spaced:
+   * they find every token of probability 1/RETRIES or more.
    */
-  private async search(row: Row, sampling: Sampling, stream: Uniform): Promise<Candidate[]> {
-    const width = row.ids.length;
-    const likeliest = sampling.temperature === 0;
-    const even = Float32Array.from({ length: DRAWS * width }, (_, at) => (Math.floor(at / width) + 0.5) / DRAWS);
-    const flatter = FLATTER.map((temperature) => ({ ...LIKELIEST, temperature }));
-    for (const setting of likeliest ? flatter : [sampling, ...flatter]) {
-      const rows = new Array<number[]>(DRAWS).fill(row.ids);
-      const draws = await this.draw(rows, setting, likeliest ? even : stream.draw(even.length));
-      const found = draws.map((draw) => candidates(row, ...draw)).filter((each) => each.length > 0);
-      if (found.length > 0) return likeliest ? found.flat() : found[0]!;
+  private async retry(sequence: MaskedSequence, sampling: Sampling, rng: Uniform): Promise<Candidate[]> {
+    const time = sequence.ids.length;
+    const greedy = sampling.temperature === 0;
+    const even = Float32Array.from({ length: RETRIES * time }, (_, index) => (Math.floor(index / time) + 0.5) / RETRIES);
+    const hotter = RETRY_TEMPERATURES.map((temperature) => ({ ...GREEDY, temperature }));
+    for (const setting of greedy ? hotter : [sampling, ...hotter]) {
+      const rows = new Array<number[]>(RETRIES).fill(sequence.ids);
+      const samples = await this.sample(rows, setting, greedy ? even : rng.draw(even.length));
+      const allowed = samples.map((row) => candidates(sequence, ...row)).filter((each) => each.length > 0);
+      if (allowed.length > 0) return greedy ? allowed.flat() : allowed[0]!;
     }
     throw new InputError("the vocabulary has no token that could stand in a blank of this text");
   }
 
-  /** For each position of each row, a token drawn from both its sides, and its log-probability. */
-  private async draw(rows: number[][], sampling: Sampling, uniform: Float32Array): Promise<Draw[]> {
-    const time = Math.max(...rows.map((row) => row.length));
-    const shape = [rows.length, time];
-    const padded = rows.flatMap((row) => [...row, ...new Array<number>(time - row.length).fill(0)]);
+  /** A token sampled for each position of each sequence, and its log-probability. */
+  private async sample(sequences: number[][], sampling: Sampling, uniform: Float32Array): Promise<Samples[]> {
+    const time = Math.max(...sequences.map((ids) => ids.length));
+    const shape = [sequences.length, time];
+    const padded = sequences.flatMap((ids) => [...ids, ...new Array<number>(time - ids.length).fill(0)]);
     const { filled, log_prob } = await this.graph.run(["filled", "log_prob"], {
-      ...samplingFeeds(sampling, rows.length),
+      ...samplingFeeds(sampling, sequences.length),
       tokens: integers(padded, shape),
-      length: integers(rows.map((row) => row.length), [rows.length]),
+      length: integers(sequences.map((ids) => ids.length), [sequences.length]),
       uniform: floats(uniform, shape),
     });
     const tokens = numbers(filled!);
     const part = <T>(of: { slice(begin: number, end: number): T }, row: number) => of.slice(row * time, (row + 1) * time);
-    return rows.map((_, row) => [part(tokens, row), part(values(log_prob!), row)]);
+    return sequences.map((_, row) => [part(tokens, row), part(values(log_prob!), row)]);
   }
 }

@@ -2,6 +2,7 @@
 
 import * as ort from "onnxruntime-web/wasm";
 
+import type { StateSpec } from "./bundle.ts";
 import { forBrowser } from "./onnx.ts";
 
 export type Tensor = ort.Tensor;
@@ -41,9 +42,14 @@ export function booleans(count: number, shape: number[]): Tensor {
   return new ort.Tensor("bool", new Uint8Array(count), shape);
 }
 
-/** Whole numbers of an int64 tensor; all that recurlm's graphs give are tokens or counts. */
+/** The values of an int64 tensor of token ids or counts. */
 export function numbers(tensor: Tensor): number[] {
   return Array.from(tensor.data as BigInt64Array, Number);
+}
+
+/** The number of values in a tensor of this shape. */
+export function sizeOf(shape: readonly number[]): number {
+  return shape.reduce((product, axis) => product * axis, 1);
 }
 
 /** The float32 values of a tensor. */
@@ -51,12 +57,11 @@ export function values(tensor: Tensor): Float32Array {
   return tensor.data as Float32Array;
 }
 
-/** A state of zeros for one sequence: what a text begins with. */
-export function zeroState(state: Record<string, number[]>): Feeds {
+/** The state before a sequence's first token: zeros of any rank. */
+export function zeroState(spec: StateSpec): Feeds {
   return Object.fromEntries(
-    Object.entries(state).map(([name, shape]) => {
-      const size = shape.reduce((product, axis) => product * axis, 1);
-      return [`state.${name}`, floats(new Float32Array(size), [1, ...shape])];
+    Object.entries(spec).map(([name, shape]) => {
+      return [`state.${name}`, floats(new Float32Array(sizeOf(shape)), [1, ...shape])];
     }),
   );
 }

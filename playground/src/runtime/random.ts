@@ -8,7 +8,7 @@ const MASK_128 = (1n << 128n) - 1n;
 const MULTIPLIER = 0x2360ed051fc65da44385df649fccf645n;
 const POOL = 4;
 
-/** A stream of uniform numbers. Two calls give what one would. */
+/** A generator of uniform random numbers. Two calls give the numbers of one longer call. */
 export class Uniform {
   private state: bigint;
   private readonly increment: bigint;

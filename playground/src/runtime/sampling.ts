@@ -1,20 +1,20 @@
-// How tokens are drawn: the settings that a person gives, checked as recurlm.runtime.sampling checks them.
+// Sampling settings, checked as recurlm.runtime.sampling checks them.
 
 import { InputError } from "./errors.ts";
 import { type Feeds, floats, integers } from "./graph.ts";
 
-const SMALLEST = 1e-6; // smaller temperatures leave float32's range, and take the likeliest token anyway
-const LARGEST_TOP_K = 2 ** 62;
+const MIN_TEMPERATURE = 1e-6; // smaller temperatures leave float32's range, and take the likeliest token anyway
+const MAX_TOP_K = 2 ** 62;
 
 export interface Sampling {
-  temperature: number; // 0 takes the likeliest token
+  temperature: number; // 0 is greedy
   topK: number; // 0 keeps every token
   topP: number; // 1 keeps every token
   minP: number; // 0 keeps every token
-  repetitionPenalty: number; // 1 lets the text repeat itself
+  repetitionPenalty: number; // 1 is none
 }
 
-export const LIKELIEST: Sampling = { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 };
+export const GREEDY: Sampling = { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 };
 
 /** Refuse values out of their range, NaN among them. */
 export function checked(sampling: Sampling): Sampling {
@@ -30,14 +30,14 @@ export function checked(sampling: Sampling): Sampling {
   return sampling;
 }
 
-/** The settings as the graphs take them, the same for each row. */
+/** The graphs' inputs for a batch with these settings in each row. */
 export function samplingFeeds(sampling: Sampling, batch: number): Feeds {
   const rows = <T>(value: T) => new Array<T>(batch).fill(value);
-  const temperature = sampling.temperature >= SMALLEST ? sampling.temperature : 0;
+  const temperature = sampling.temperature >= MIN_TEMPERATURE ? sampling.temperature : 0;
   return {
     temperature: floats(rows(temperature), [batch]),
-    top_k: integers(rows(Math.min(sampling.topK, LARGEST_TOP_K)), [batch]),
-    top_p: floats(rows(Math.max(sampling.topP, SMALLEST)), [batch]),
+    top_k: integers(rows(Math.min(sampling.topK, MAX_TOP_K)), [batch]),
+    top_p: floats(rows(Math.max(sampling.topP, MIN_TEMPERATURE)), [batch]),
   };
 }
 

@@ -1,4 +1,4 @@
-// Text ↔ ids, and what the special tokens mean: recurlm.runtime.vocabulary and decode.
+// Text ↔ ids, and what the special tokens mean: recurlm.runtime.tokenizer.
 
 import { bytesOf } from "./alphabet.ts";
 import { InputError } from "./errors.ts";
@@ -15,14 +15,14 @@ export interface Special {
   eol: number | null;
 }
 
-/** Fed a text's tokens one by one, it returns that text in portions of whole characters. */
+/** A stream decoder: fed tokens one by one, it returns their text in whole characters. */
 export type Decoder = (id: number) => string;
 
 export class Vocabulary {
   readonly kind: Kind;
   readonly size: number;
-  readonly bos: number; // what a text begins with; drawn, it means that the text has ended
-  readonly mask: number; // what a cloze model reads where a token is hidden
+  readonly bos: number; // every text begins with it, and a model that generates it ends the text
+  readonly mask: number; // a cloze model reads it in place of a masked token
   readonly special: Special;
   private readonly tokenizer: Tokenizer;
 
@@ -37,7 +37,7 @@ export class Vocabulary {
     this.size = this.tokenizer.tokens.length;
   }
 
-  /** The tokens of a text that the vocabulary must hold whole. */
+  /** The token ids of a text that the vocabulary must be able to encode. */
   knownIds(text: string, what: string): number[] {
     if (/\p{Surrogate}/u.test(text)) throw new InputError(`${what} is not UTF-8 text`);
     const { ids, unknown } = this.tokenizer.encode(text);
@@ -50,10 +50,15 @@ export class Vocabulary {
     return ids;
   }
 
-  /** The text of some tokens by themselves. */
+  /** The bytes of a byte-level BPE token; a special token has none. */
+  private bytes(id: number): number[] {
+    return Object.values(this.special).includes(id) ? [] : bytesOf(this.tokenizer.tokens[id] ?? "");
+  }
+
+  /** Decode tokens without their context. */
   text(ids: Iterable<number>): string {
     if (this.kind !== "bpe") return this.tokenizer.decode(ids);
-    const bytes = Array.from(ids).flatMap((id) => bytesOf(this.tokenizer.tokens[id] ?? ""));
+    const bytes = Array.from(ids).flatMap((id) => this.bytes(id));
     return new TextDecoder("utf-8", { ignoreBOM: true }).decode(Uint8Array.from(bytes));
   }
 
@@ -62,18 +67,18 @@ export class Vocabulary {
     if (id === this.bos) return "end of text";
     if (id === this.mask) return "mask";
     if (this.kind === "word") return this.tokenizer.tokens[id] ?? "";
-    const bytes = this.kind === "bpe" ? bytesOf(this.tokenizer.tokens[id] ?? "") : [];
+    const bytes = this.kind === "bpe" ? this.bytes(id) : [];
     const text = this.text([id]);
-    // A part of a character is shown as its bytes.
+    // An incomplete character is shown as its bytes.
     return text.includes("\ufffd") ? bytes.map((byte) => `\\x${byte.toString(16).padStart(2, "0")}`).join("") : text;
   }
 
-  /** Turns tokens into text that goes on after `before`, whose last token is `last`. */
+  /** A stream decoder for tokens that follow the text `before`, whose last token is `last`. */
   decoder(before: string, last: number): Decoder {
     if (this.kind === "bpe") {
       // Bytes of a character wait for the others; those that still wait at the end of the text are not given out.
       const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
-      return (id) => utf8.decode(Uint8Array.from(bytesOf(this.tokenizer.tokens[id] ?? "")), { stream: true });
+      return (id) => utf8.decode(Uint8Array.from(this.bytes(id)), { stream: true });
     }
     let endsInSpace = ENDS_IN_SPACE.test(before) && !ENDS_IN_SPACE.test(this.text([last]));
     if (last === this.bos && this.kind === "word") endsInSpace = true; // no space before a text's first word

@@ -22,7 +22,7 @@ INTERRUPTED, PIPE_CLOSED = 130, 141  # as a shell reports a program that SIGINT 
 
 
 def main() -> None:
-    """The entry point. Ctrl-C, and a reader such as `head` that has seen enough, end it without a word."""
+    """The entry point. Ctrl-C, and a closed pipe such as `head` leaves, end it without a message."""
     try:
         exit_cleanly(run)
         sys.stdout.flush()
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def run() -> None:
-    """Do what the command line asks."""
+    """Parse the command line and run its subcommand."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a character shows a question mark
     arguments = parser().parse_args()
@@ -43,7 +43,7 @@ def run() -> None:
 
 
 def parser() -> Parser:
-    """The command line."""
+    """The parser of the command line."""
     top = Parser(
         prog="recurlm",
         description="Generate, fill and score text with exported recurrent language models, and log results in MLflow.",

@@ -1,4 +1,4 @@
-"""recurlm fill: words in place of blanks."""
+"""recurlm fill: mask filling."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import argparse
 from recurlm.cli.options import Commands, bundle_options, chosen_bundle, command, sampling_options, write
 
 EXAMPLE = """\
-Each ___ becomes one word, found from both its sides; the text around it stays as it is. Quote the text.
+Each ___ becomes one word, predicted from both sides; the text around it is unchanged. Quote the text.
 
   recurlm fill --variant bilstm "To be or ___ to be"
 """
 
 
 def add(commands: Commands) -> None:
-    sub = command(commands, "fill", run, "put words in place of ___", EXAMPLE)
+    sub = command(commands, "fill", run, "fill masks: put a word in place of each ___", EXAMPLE)
     bundle_options(sub)
     sub.add_argument("text", metavar="TEXT", help='such as "To be or ___ to be"')
     sub.add_argument(
         "--max-blank-tokens",
         type=int,
         metavar="N",
-        help="longest word, in tokens (default: 3, and for a tokenizer of kind char 12, of kind word 1)",
+        help="longest word, in tokens (default: 3; 12 for a char tokenizer, 1 for a word tokenizer)",
     )
     sampling_options(sub, temperature=0.0, top_k=0, top_p=1.0)
 

@@ -1,4 +1,4 @@
-"""recurlm generate: go on from a prompt."""
+"""recurlm generate: continue a prompt."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ The prompt is printed first. The same seed gives the same text.
 
 
 def add(commands: Commands) -> None:
-    sub = command(commands, "generate", run, "go on from a prompt", EXAMPLE)
+    sub = command(commands, "generate", run, "continue a prompt", EXAMPLE)
     bundle_options(sub)
-    sub.add_argument("--prompt", required=True, help="text to go on from; '' begins a text")
+    sub.add_argument("--prompt", required=True, help="text to continue; '' begins a new one")
     sub.add_argument("--max-new-tokens", type=int, default=200, metavar="N", help="end after N tokens (default: 200)")
     sampling_options(sub, temperature=0.8, top_k=40, top_p=0.95)
     sub.add_argument(
@@ -25,14 +25,14 @@ def add(commands: Commands) -> None:
         type=float,
         default=0.0,
         metavar="P",
-        help="draw among tokens of at least this share of the likeliest one's probability (default: 0.0)",
+        help="sample from tokens of at least this fraction of the likeliest one's probability (default: 0.0)",
     )
     sub.add_argument(
         "--repetition-penalty",
         type=float,
         default=1.0,
         metavar="R",
-        help="above 1 makes tokens less likely that the text has already (default: 1.0)",
+        help="above 1 makes tokens less likely that the text already has (default: 1.0)",
     )
 
 

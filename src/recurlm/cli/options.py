@@ -1,4 +1,4 @@
-"""What the subcommands have in common: usage errors in one line, which bundle, how to sample."""
+"""Options that subcommands share: the bundle and the sampling settings; usage errors in one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Command = Callable[[argparse.Namespace], None]
 
 
 class Parser(argparse.ArgumentParser):
-    """Wrong usage is bad input like any other: one line, status 2."""
+    """An argument parser that reports wrong usage as an InputError: one line, status 2."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see {self.prog} --help)")
@@ -25,7 +25,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 def command(commands: Commands, name: str, run: Command, summary: str, example: str) -> argparse.ArgumentParser:
-    """A subcommand without options."""
+    """Add a subcommand, without options yet."""
     sub = commands.add_parser(
         name,
         help=summary,
@@ -39,7 +39,7 @@ def command(commands: Commands, name: str, run: Command, summary: str, example: 
 
 
 def bundle_options(sub: argparse.ArgumentParser, several: bool = False) -> None:
-    """Which bundle, or with `several` which bundles, and how many threads."""
+    """Add options for the bundle, or with `several` for bundles, and for threads."""
     where = sub.add_mutually_exclusive_group(required=True)
     where.add_argument("--variant", help=f"use the bundle {BUNDLES}/VARIANT/PRECISION of the current folder")
     where.add_argument("--bundle", metavar="PATH", help="use the bundle in this folder")
@@ -77,30 +77,32 @@ def chosen_bundle(arguments: argparse.Namespace) -> Path:
 
 
 def sampling_options(sub: argparse.ArgumentParser, temperature: float, top_k: int, top_p: float) -> None:
+    """Add options for sampling, with these defaults."""
     sub.add_argument(
         "--temperature",
         type=float,
         default=temperature,
         metavar="T",
-        help=f"0 takes the likeliest token, more than 1 surprises (default: {temperature})",
+        help=f"0 is greedy, above 1 flattens the distribution (default: {temperature})",
     )
     sub.add_argument(
         "--top-k",
         type=int,
         default=top_k,
         metavar="K",
-        help=f"draw among the K likeliest tokens; 0: among all (default: {top_k})",
+        help=f"sample from the K likeliest tokens; 0: from all (default: {top_k})",
     )
     sub.add_argument(
         "--top-p",
         type=float,
         default=top_p,
         metavar="P",
-        help=f"draw among the likeliest tokens that hold this share of the probability (default: {top_p})",
+        help=f"sample from the likeliest tokens whose probabilities add up to P (default: {top_p})",
     )
     sub.add_argument("--seed", type=int, help="a number of 0 or more (default: another text each time)")
 
 
 def write(text: str) -> None:
+    """Print to stdout at once."""
     sys.stdout.write(text)
     sys.stdout.flush()

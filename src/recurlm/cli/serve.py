@@ -12,7 +12,7 @@ from recurlm.errors import InputError
 API_KEY = "RECURLM_API_KEY"
 EXAMPLE = """\
 Answers POST /v1/completions, /score and /fill, GET /v1/models, /health and /metrics; /openapi.json describes them.
-SIGTERM or Ctrl-C lets what runs finish. Needs: pip install 'recurlm[serve]'
+SIGTERM or Ctrl-C lets running requests finish. Needs: pip install 'recurlm[serve]'
 
   recurlm serve --variant lstm --precision int8
   recurlm serve --model small=path/to/bundle --model large=path/to/another --host 0.0.0.0
@@ -22,7 +22,7 @@ SIGTERM or Ctrl-C lets what runs finish. Needs: pip install 'recurlm[serve]'
 
 
 def add(commands: Commands) -> None:
-    sub = command(commands, "serve", run, "answer HTTP requests, as OpenAI's completions", EXAMPLE)
+    sub = command(commands, "serve", run, "serve bundles over HTTP, with OpenAI's completions API", EXAMPLE)
     bundle_options(sub, several=True)
     sub.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
     sub.add_argument("--port", type=int, default=8000, help="port to listen at; 0: any that is free (default: 8000)")
@@ -31,15 +31,15 @@ def add(commands: Commands) -> None:
         metavar="KEY",
         help=f"ask for this key; {API_KEY} in the environment is less visible (default: none)",
     )
-    numbers = {
+    limits = {
         "--max-prompt-tokens": (8192, "of one prompt, or of a text to score"),
         "--max-tokens": (4096, "of one completion"),
-        "--max-batch": (64, "texts drawn at once with a model, and the most that one request may ask for"),
-        "--max-queue": (256, "texts that may wait; beyond them the answer is 429"),
+        "--max-batch": (64, "the largest batch of a model, and the most texts of one request"),
+        "--max-queue": (256, "texts that may wait; beyond that the answer is 429"),
         "--max-body-bytes": (1 << 20, "of a request"),
-        "--grace": (30, "seconds that SIGTERM leaves to what runs"),
+        "--grace": (30, "seconds for running requests to finish after SIGTERM"),
     }
-    for name, (default, what) in numbers.items():
+    for name, (default, what) in limits.items():
         sub.add_argument(name, type=int, default=default, metavar="N", help=f"{what} (default: {default})")
     sub.add_argument("--access-log", action="store_true", help="print a line for each request")
 
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
         body_bytes=arguments.max_body_bytes,
     )
     settings = Settings(
-        bundles=_served(arguments),
+        bundles=_bundles(arguments),
         host=arguments.host,
         port=arguments.port,
         api_key=arguments.api_key if arguments.api_key is not None else os.environ.get(API_KEY),
@@ -70,8 +70,8 @@ def run(arguments: argparse.Namespace) -> None:
     serve(settings)
 
 
-def _served(arguments: argparse.Namespace) -> dict[str, Path]:
-    """The bundles that a server is to have, by name.
+def _bundles(arguments: argparse.Namespace) -> dict[str, Path]:
+    """The folders of the bundles to serve, by name.
 
     Raises:
         InputError: there are none, or two of one name.
@@ -88,8 +88,8 @@ def _served(arguments: argparse.Namespace) -> dict[str, Path]:
         return {f"{bundle.variant}-{bundle.precision}": bundle.folder}
     named: dict[str, Path] = {}
     for given in arguments.model:
-        name, found, path = given.partition("=")
-        if not (found and name and path):
+        name, separator, path = given.partition("=")
+        if not (separator and name and path):
             raise InputError(f"--model {given}: write it as NAME=PATH")
         if name in named:
             raise InputError(f"--model {given}: there is another model '{name}'")

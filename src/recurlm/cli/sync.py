@@ -1,4 +1,4 @@
-"""recurlm sync: the project's results, in MLflow."""
+"""recurlm sync: log the project's results in MLflow."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from recurlm.cli.options import Commands, command, write
 from recurlm.errors import InputError
 
 EXAMPLE = """\
-To be called in the project's folder, as often as one likes: what MLflow has is left, what it lacks is logged. Each
-proven bundle becomes a version of a registered model; the best has the alias champion.
+Call it in the project's folder, as often as you like: it logs only what MLflow lacks. Each verified bundle becomes a
+version of a registered model; the best has the alias champion.
 
   recurlm sync
   recurlm sync --tracking-uri http://127.0.0.1:5000
@@ -30,9 +30,9 @@ def run(arguments: argparse.Namespace) -> None:
     try:
         from recurlm.tracking.sync import sync as bring_up_to_date
 
-        told = bring_up_to_date(Path(), arguments.tracking_uri)
+        messages = bring_up_to_date(Path(), arguments.tracking_uri)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("recurlm"):
             raise
         raise InputError(f"sync needs the package '{error.name}': pip install 'recurlm[pipeline]'") from None
-    write("".join(f"{line}\n" for line in told or ["nothing new"]))
+    write("".join(f"{line}\n" for line in messages or ["nothing new"]))

@@ -12,7 +12,7 @@ import numpy as np
 
 from recurlm.errors import InputError
 from recurlm.report.results import Result, Results
-from recurlm.runtime import Bundle
+from recurlm.runtime import Bundle, GraphSession
 from recurlm.storage import to_json
 from recurlm.tokens.files import open_tokens
 
@@ -115,9 +115,10 @@ def _texts(bundle: Bundle, tokens: Sequence[int], shown: slice) -> list[str]:
 
 
 def _reading(name: str, bundle: Bundle, tokens: Sequence[int], shown: slice) -> Reading:
-    step = bundle.session("step.onnx", {"token", *(f"state.{name}" for name in bundle.state)}, None)
-    logits, states = _walk(bundle, step, tokens[: shown.stop])
-    if bundle.causal:
+    step = bundle.session("step.onnx", {"token"}, None)
+    logits, states = _walk(step, tokens[: shown.stop])
+    causal = "generate" in bundle.tasks
+    if causal:
         before = logits[shown.start - 1 : shown.stop - 1].astype(np.float64)
         largest = before.max(axis=1)
         total = largest + np.log(np.exp(before - largest[:, None]).sum(axis=1))
@@ -125,30 +126,30 @@ def _reading(name: str, bundle: Bundle, tokens: Sequence[int], shown: slice) -> 
         expected = [bundle.vocabulary.text([int(token)]) for token in before.argmax(axis=1)]
     else:
         nats, expected = _cloze(bundle, tokens)[shown], []
-        backwards = _walk(bundle, step, tokens[::-1])[1]
+        backwards = _walk(step, tokens[::-1])[1]
         states |= {key: value[::-1] for key, value in backwards.items() if key.startswith("right.")}
     bits = [round(float(value) / float(np.log(2)), 3) for value in nats]
-    hidden = [key for key in bundle.state if key.endswith(".h")]
-    return Reading(name, bundle.causal, bits, expected, [_layer(key, states[key][shown]) for key in hidden])
+    hidden = [key for key in bundle.state_spec if key.endswith(".h")]
+    return Reading(name, causal, bits, expected, [_layer(key, states[key][shown]) for key in hidden])
 
 
-def _walk(bundle: Bundle, session: Any, tokens: Sequence[int]) -> tuple[Any, dict[str, Any]]:
+def _walk(session: GraphSession, tokens: Sequence[int]) -> tuple[Any, dict[str, Any]]:
     """Logits [token, vocabulary] and states [token, numbers] after each token, from a zero state."""
-    state = {f"state.{name}": np.zeros((1, *shape), np.float32) for name, shape in bundle.state.items()}
-    outputs = ["logits", *(f"next_state.{name}" for name in bundle.state)]
-    rows = []
+    logits, states = [], [session.zero_state(1)]
     for token in tokens:
-        rows.append(session.run(outputs, {"token": np.array([token], np.int64)} | state))
-        state = dict(zip(state, rows[-1][1:], strict=True))
-    columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
-    return columns[0], dict(zip(bundle.state, columns[1:], strict=True))
+        results, state = session.run(["logits"], {"token": np.array([token], np.int64)}, states[-1])
+        logits.append(results["logits"])
+        states.append(state)
+    columns = {name: np.concatenate([state[name] for state in states[1:]]) for name in session.state_spec}
+    return np.concatenate(logits), columns
 
 
 def _cloze(bundle: Bundle, tokens: Sequence[int]) -> Any:
     """−log p of each token after those on both of its sides."""
     scorer = bundle.session("scorer.onnx", {"tokens", "length"}, None)
     feeds = {"tokens": np.array([tokens], np.int64), "length": np.array([len(tokens)], np.int64)}
-    return -scorer.run(["log_prob"], feeds)[0][0]
+    results, _ = scorer.run(["log_prob"], feeds)
+    return -results["log_prob"][0]
 
 
 def _layer(name: str, values: Any) -> Layer:

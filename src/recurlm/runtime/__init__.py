@@ -1,4 +1,4 @@
-"""What ships: generate, fill and score from a bundle, with numpy, onnxruntime and tokenizers, and nothing else.
+"""Inference from a bundle: generate, fill masks and score, with numpy, onnxruntime and tokenizers, and nothing else.
 
     from recurlm.runtime import Generator
 
@@ -7,11 +7,17 @@
         print(text, end="", flush=True)
 
 An instance keeps nothing of a call: any number of threads may use one at once.
+
+    bundle       the folder that ships           session      one graph and its state, in onnxruntime
+    tokenizer    text ↔ token ids                sampling     settings, random numbers
+    generator    text generation                 scorer       log-likelihoods
+    filler       mask filling                    masked_text  a text with ___ as token ids
 """
 
 from recurlm.runtime.bundle import Bundle
 from recurlm.runtime.filler import Filler
 from recurlm.runtime.generator import Generator
 from recurlm.runtime.scorer import Score, Scorer
+from recurlm.runtime.session import GraphSession
 
-__all__ = ["Bundle", "Filler", "Generator", "Score", "Scorer"]
+__all__ = ["Bundle", "Filler", "Generator", "GraphSession", "Score", "Scorer"]

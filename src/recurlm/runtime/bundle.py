@@ -1,29 +1,36 @@
-"""A bundle, the folder that ships: opened if each file in it is the one that was proven, or refused with one line."""
+"""A bundle, the folder that ships: ONNX graphs, a tokenizer, and bundle.json with the sha256 of each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
 from recurlm.errors import InputError, nearest
-from recurlm.runtime.vocabulary import KINDS, Vocabulary
+from recurlm.runtime.session import GraphSession
+from recurlm.runtime.tokenizer import KINDS, Vocabulary
 from recurlm.storage import check_sha256, read_sealed_json
 
-FORMAT = 2
+FORMAT = 3
 DESCRIPTION = "bundle.json"
 KEYS = {
     "variant": str,
     "precision": str,
-    "causal": bool,
+    "objective": str,
     "tokenizer_kind": str,
     "special": dict,
-    "state": dict,
+    "state_spec": dict,
     "files": dict,
     "seal": str,
 }
+
+Task = Literal["generate", "fill", "score"]
+# What a model of each objective can do, and which of its graphs carry a state from call to call. A cloze model's other
+# graphs read a whole text at once, from both sides.
+TASKS: dict[str, tuple[Task, ...]] = {"causal": ("generate", "score"), "cloze": ("fill", "score")}
+STATEFUL = {"causal": {"generator.onnx", "scorer.onnx", "step.onnx"}, "cloze": {"step.onnx"}}
 
 
 @dataclass(frozen=True)
@@ -32,74 +39,56 @@ class Bundle:
 
     folder: Path
     variant: str
-    precision: str  # of its weights: fp32, int8 or int4
-    causal: bool  # True: predicts what comes next. False: predicts a token from both sides.
-    state: dict[str, tuple[int, ...]]  # name → shape of one sequence's state
+    precision: str  # of the weights: fp32, int8 or int4
+    objective: str  # "causal": predicts the next token. "cloze": predicts a masked token from both sides.
+    state_spec: dict[str, tuple[int, ...]]  # name → shape of one sequence's state, of any rank
     files: frozenset[str]
     vocabulary: Vocabulary
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
-        """Check every file of a bundle, and read its vocabulary.
+        """Check every file of a bundle, and load its vocabulary.
 
         Raises:
-            InputError: this is no bundle, one of another format, or one with a file missing or changed.
+            InputError: there is no bundle, it has another format, or a file of it is missing or changed.
         """
         folder = Path(path)
         description = _description(folder)
         for name, file in description["files"].items():
             check_sha256(folder / name, file["sha256"])
-        kind = description["tokenizer_kind"]
-        if kind not in KINDS:
-            raise InputError(f"{folder / DESCRIPTION}: unknown tokenizer_kind '{kind}': {nearest(kind, KINDS)}")
+        _known(folder, "tokenizer_kind", description["tokenizer_kind"], KINDS)
+        _known(folder, "objective", description["objective"], TASKS)
         _require(folder, description["files"], "tokenizer.json")
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         return cls(
             folder=folder,
             variant=description["variant"],
             precision=description["precision"],
-            causal=description["causal"],
-            state={name: tuple(shape) for name, shape in description["state"].items()},
+            objective=description["objective"],
+            state_spec={name: tuple(shape) for name, shape in description["state_spec"].items()},
             files=frozenset(description["files"]),
-            vocabulary=Vocabulary(tokenizer, kind, description["special"]),
+            vocabulary=Vocabulary(tokenizer, description["tokenizer_kind"], description["special"]),
         )
 
-    def session(self, name: str, inputs: set[str], threads: int | None) -> Any:
-        """One graph of the bundle as an onnxruntime session.
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What the model can do."""
+        return TASKS[self.objective]
+
+    def session(self, name: str, inputs: set[str], threads: int | None) -> GraphSession:
+        """Load one of the bundle's graphs.
 
         Args:
-            inputs: those that the caller will give, apart from the state.
+            inputs: all inputs of the graph, apart from the state.
             threads: within one operator; None means one.
 
         Raises:
-            InputError: the file is not among the bundle's, is another graph, or too new for this onnxruntime.
+            InputError: the bundle has no such file, the graph has other inputs or states, or this onnxruntime is too
+                old for it.
         """
-        if threads is not None and threads < 1:
-            raise InputError(f"threads is {threads}: 1 or more")
         _require(self.folder, self.files, name)
-        # Imported here, so that `import recurlm.runtime` takes no time.
-        import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as refusals
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads or 1
-        options.use_deterministic_compute = True
-        # Processors without VNNI add up int8 products in 16 bits, which may overflow, unless they are told not to.
-        options.add_session_config_entry("session.x64quantprecision", "1")
-        path = self.folder / name
-        try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except (refusals.Fail, refusals.InvalidGraph, refusals.InvalidProtobuf, refusals.NotImplemented) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{path}: onnxruntime {onnxruntime.__version__} cannot run it ({reason})") from None
-        found = {value.name: tuple(value.shape[1:]) for value in session.get_inputs()}
-        # A state is an input that may be left out, which onnxruntime lists apart.
-        found |= {value.name: tuple(value.shape[1:]) for value in session.get_overridable_initializers()}
-        state = {f"state.{name}": shape for name, shape in self.state.items()} if self.causal else {}
-        if found.keys() != inputs | state.keys() or any(found[name] != shape for name, shape in state.items()):
-            raise InputError(f"{path}: not the graph that {DESCRIPTION} describes: export it again")
-        return session
+        state_spec = self.state_spec if name in STATEFUL[self.objective] else {}
+        return GraphSession(self.folder / name, state_spec, threads, inputs)
 
 
 def bundles_in(folder: Path) -> list[str]:
@@ -108,6 +97,7 @@ def bundles_in(folder: Path) -> list[str]:
 
 
 def _description(folder: Path) -> dict[str, Any]:
+    """Read and check bundle.json."""
     path = folder / DESCRIPTION
     if not path.is_file():
         if inside := bundles_in(folder):
@@ -118,14 +108,20 @@ def _description(folder: Path) -> dict[str, Any]:
     description = read_sealed_json(path)
     if not isinstance(description, dict) or "format" not in description:
         raise InputError(f"{path}: not a bundle's description")
-    if description["format"] != FORMAT:
-        raise InputError(
-            f"{path}: format {description['format']}, and this recurlm reads {FORMAT}: install the one that wrote it"
-        )
+    written = description["format"]
+    if written != FORMAT:
+        older = isinstance(written, int) and written < FORMAT
+        remedy = "export it again (dvc repro)" if older else "install the recurlm that wrote it"
+        raise InputError(f"{path}: format {written}, and this recurlm reads {FORMAT}: {remedy}")
     for key, kind in KEYS.items():
         if not isinstance(description.get(key), kind):
             raise InputError(f"{path}: '{key}' is missing or is not what it should be: export it again")
     return description
+
+
+def _known(folder: Path, key: str, value: str, known: Any) -> None:
+    if value not in known:
+        raise InputError(f"{folder / DESCRIPTION}: unknown {key} '{value}': {nearest(value, known)}")
 
 
 def _require(folder: Path, files: Any, name: str) -> None:

@@ -1,9 +1,9 @@
-"""Words for the blanks of a text, found from both sides of it, by filler.onnx.
+"""Mask filling with filler.onnx: words for the `___` of a text, each predicted from both sides.
 
-A blank stands for one word, of as many tokens as suit it. The tokens of a blank are filled one after another, the
-surest first, and after each the rest are looked at anew (mask-predict: Ghazvininejad et al. 2019). The product of the
-probabilities on the way is that of the whole word, and decides how many tokens the blank gets. A mean would favour
-long words, whose last tokens follow from the first.
+Each `___` stands for one word of one or more tokens. Its tokens are filled one after another, the most confident first,
+and after each the others are predicted again (mask-predict: Ghazvininejad et al. 2019). The product of their
+probabilities is the word's, and decides how many tokens it gets. A mean would favour long words, whose last tokens
+follow from the first.
 """
 
 from __future__ import annotations
@@ -16,37 +16,36 @@ from typing import Any
 import numpy as np
 
 from recurlm.errors import InputError
-from recurlm.runtime.blanks import Blanks, Kinds, Row
 from recurlm.runtime.bundle import Bundle
-from recurlm.runtime.rows import padded
-from recurlm.runtime.sampling import Numbers, Sampling, numbers, uniform
+from recurlm.runtime.masked_text import AllowedTokens, Candidate, MaskedSequence, MaskedText
+from recurlm.runtime.sampling import GREEDY, Rng, Sampling, seeded_rng, uniforms
 from recurlm.runtime.scorer import Score, Scorer
+from recurlm.runtime.session import pad_batch
 
 INPUTS = {"tokens", "length", "temperature", "top_k", "top_p", "uniform"}
-MOST_TOKENS = {"bpe": 3, "char": 12, "word": 1}  # of a blank
-LONGEST = 2048  # tokens of a text, which is read whole
-DRAWS = 64  # made when no token drawn at once may stand where it should
-FLATTER = (1.0, 10.0, 100.0)  # temperatures of these draws, until one will do
-LIKELIEST = Sampling(temperature=0.0, top_k=0, top_p=1.0)
+MAX_WORD_TOKENS = {"bpe": 3, "char": 12, "word": 1}  # by kind of tokenizer
+MAX_TOKENS = 2048  # of a text, which is read in one call
+RETRIES = 64  # tokens sampled for each position where no sampled token is allowed
+RETRY_TEMPERATURES = (1.0, 10.0, 100.0)  # tried in this order, until a token is allowed
 
 
 class Filler:
-    """Fills blanks with a cloze model."""
+    """Mask filling with a cloze model."""
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         """Load filler.onnx.
 
         Raises:
-            InputError: the bundle is a causal model's, or its filler.onnx does not fit.
+            InputError: the bundle's model cannot fill masks, or its filler.onnx does not fit.
         """
-        if bundle.causal:
+        if "fill" not in bundle.tasks:
             raise InputError(
                 f"{bundle.folder}: '{bundle.variant}' reads from the left only and cannot fill blanks: "
                 "try recurlm generate, or a bundle such as bilstm"
             )
         self.bundle = bundle
         self.threads = threads
-        self._session = bundle.session("filler.onnx", INPUTS, threads)
+        self.session = bundle.session("filler.onnx", INPUTS, threads)
 
     @classmethod
     def from_bundle(cls, path: str | Path, threads: int | None = None) -> Filler:
@@ -62,77 +61,86 @@ class Filler:
         seed: int | None = None,
         max_blank_tokens: int | None = None,
     ) -> str:
-        """The text with a word in place of each `___`; what stands around them is not touched.
+        """The text with a word in place of each `___`; the text around them is unchanged.
 
         Args:
-            max_blank_tokens: of a word; left out, 3 for bpe, 12 for char, 1 for word.
+            max_blank_tokens: of a word; None means 3 for bpe, 12 for char, 1 for word.
 
         Raises:
-            InputError: no blank, something the vocabulary lacks, too long a text, or a setting out of range.
+            InputError: no `___`, something the vocabulary lacks, too long a text, or a setting out of range.
         """
-        sampling, stream = Sampling(temperature, top_k, top_p), numbers(seed)
-        most = MOST_TOKENS[self.bundle.vocabulary.kind] if max_blank_tokens is None else max_blank_tokens
-        if not most >= 1:
-            raise InputError(f"max_blank_tokens is {most}: 1 or more")
-        blanks = Blanks(text, self.bundle.vocabulary, self._kinds)
-        every = range(len(blanks))
-        longest = len(blanks.row([most] * len(blanks), []).ids)
-        if longest > LONGEST:
-            raise InputError(f"the text has about {longest} tokens, and at most {LONGEST} are read at once: shorten it")
-        row = blanks.row([self._size(blanks, blank, most) for blank in every], every)
-        self._fill([row], sampling, stream)
-        return blanks.text(row)
+        sampling, rng = Sampling(temperature, top_k, top_p), seeded_rng(seed)
+        vocabulary = self.bundle.vocabulary
+        largest = MAX_WORD_TOKENS[vocabulary.kind] if max_blank_tokens is None else max_blank_tokens
+        if not largest >= 1:
+            raise InputError(f"max_blank_tokens is {largest}: 1 or more")
+        masked = MaskedText(text, vocabulary, self._allowed)
+        tokens = len(masked.sequence([largest] * len(masked), []).ids)
+        if tokens > MAX_TOKENS:
+            raise InputError(
+                f"the text has about {tokens} tokens, and at most {MAX_TOKENS} are read at once: shorten it"
+            )
+        words = range(len(masked))
+        sequence = masked.sequence([self._best_size(masked, word, largest) for word in words], words)
+        self._fill([sequence], sampling, rng)
+        return masked.text(sequence)
 
     @cached_property
     def scorer(self) -> Scorer:
-        """The same bundle's scorer, loaded when it is first asked for."""
+        """The same bundle's scorer, loaded on first use."""
         return Scorer(self.bundle, self.threads)
 
     def score(self, text: str) -> Score:
-        """How likely the model finds a text; see `Scorer.score`."""
+        """The text's pseudo-log-likelihood; see `Scorer.score`."""
         return self.scorer.score(text)
 
     @cached_property
-    def _kinds(self) -> Kinds:
-        return Kinds.of(self.bundle.vocabulary)
+    def _allowed(self) -> AllowedTokens:
+        return AllowedTokens.of(self.bundle.vocabulary)
 
-    def _size(self, blanks: Blanks, blank: int, most: int) -> int:
-        """How many tokens suit a blank, the others standing for one token each."""
-        sizes = range(1, most + 1)
-        if most == 1:
+    def _best_size(self, masked: MaskedText, word: int, largest: int) -> int:
+        """The likeliest number of tokens of a word, with one mask for each of the others."""
+        if largest == 1:
             return 1
-        rows = [blanks.row([size if other == blank else 1 for other in range(len(blanks))], [blank]) for size in sizes]
-        self._fill(rows, LIKELIEST, numbers(0))
-        return max(sizes, key=lambda size: rows[size - 1].log_prob)
+        sizes = range(1, largest + 1)
+        sequences = [
+            masked.sequence([size if other == word else 1 for other in range(len(masked))], [word]) for size in sizes
+        ]
+        self._fill(sequences, GREEDY, seeded_rng(0))
+        return max(sizes, key=lambda size: sequences[size - 1].log_prob)
 
-    def _fill(self, rows: Sequence[Row], sampling: Sampling, stream: Numbers) -> None:
-        """Fill the open positions of all rows, one of each row in a call."""
-        while unfinished := [row for row in rows if row.open]:
-            time = max(len(row.ids) for row in unfinished)
-            drawn = self._draw([row.ids for row in unfinished], sampling, uniform(stream, (len(unfinished), time)))
-            for row, tokens, log_probs in zip(unfinished, *drawn, strict=True):
-                row.put(*max(row.candidates(tokens, log_probs) or self._search(row, sampling, stream)))
+    def _fill(self, sequences: Sequence[MaskedSequence], sampling: Sampling, rng: Rng) -> None:
+        """Fill all masks, one of each sequence in a call."""
+        while unfinished := [sequence for sequence in sequences if sequence.allowed]:
+            time = max(len(sequence.ids) for sequence in unfinished)
+            sampled = self._sample(
+                [sequence.ids for sequence in unfinished], sampling, uniforms(rng, (len(unfinished), time))
+            )
+            for sequence, tokens, log_probs in zip(unfinished, *sampled, strict=True):
+                candidates = sequence.candidates(tokens, log_probs) or self._retry(sequence, sampling, rng)
+                sequence.fill(max(candidates))
 
-    def _search(self, row: Row, sampling: Sampling, stream: Numbers) -> list[tuple[float, int, int]]:
-        """Candidates from many draws, where the single one had none.
+    def _retry(self, sequence: MaskedSequence, sampling: Sampling, rng: Rng) -> list[Candidate]:
+        """Candidates from many samples, where a single one had none.
 
-        At temperature 0 the numbers are spread evenly, which finds every token of a probability of at least 1/DRAWS.
+        At temperature 0 the uniform numbers are evenly spaced: they find every token of probability 1/RETRIES or more.
         """
-        even = np.repeat((np.arange(DRAWS, dtype=np.float32)[:, None] + 0.5) / DRAWS, len(row.ids), axis=1)
-        flatter = [Sampling(temperature, 0, 1.0) for temperature in FLATTER]
-        for setting in flatter if sampling.temperature == 0 else [sampling, *flatter]:
-            numbers_drawn = even if sampling.temperature == 0 else uniform(stream, even.shape)
-            drawn = zip(*self._draw([row.ids] * DRAWS, setting, numbers_drawn), strict=True)
-            found = [candidates for tokens, log_probs in drawn if (candidates := row.candidates(tokens, log_probs))]
-            if found:
-                return max(found, key=max) if sampling.temperature == 0 else found[0]
+        greedy = sampling.temperature == 0
+        even = np.repeat((np.arange(RETRIES, dtype=np.float32)[:, None] + 0.5) / RETRIES, len(sequence.ids), axis=1)
+        hotter = [Sampling(temperature, 0, 1.0) for temperature in RETRY_TEMPERATURES]
+        for setting in hotter if greedy else [sampling, *hotter]:
+            uniform = even if greedy else uniforms(rng, even.shape)
+            sampled = zip(*self._sample([sequence.ids] * RETRIES, setting, uniform), strict=True)
+            candidates = [allowed for row in sampled if (allowed := sequence.candidates(*row))]
+            if candidates:
+                return max(candidates, key=max) if greedy else candidates[0]
         raise InputError("the vocabulary has no token that could stand in a blank of this text")
 
-    def _draw(
-        self, rows: Sequence[Sequence[int]], sampling: Sampling, numbers_drawn: Any
+    def _sample(
+        self, sequences: Sequence[Sequence[int]], sampling: Sampling, uniform: Any
     ) -> tuple[list[list[int]], list[list[float]]]:
-        """For each position of each row, a token drawn from both its sides, and its log-probability."""
-        tokens, length = padded(rows)
-        feeds = {"tokens": tokens, "length": length, "uniform": numbers_drawn} | sampling.feeds(len(rows))
-        filled, log_prob = self._session.run(["filled", "log_prob"], feeds)
-        return filled.tolist(), log_prob.tolist()
+        """A token sampled for each position of each sequence, and its log-probability."""
+        tokens, length = pad_batch(sequences)
+        feeds = {"tokens": tokens, "length": length, "uniform": uniform} | sampling.feeds(len(sequences))
+        results, _ = self.session.run(["filled", "log_prob"], feeds)
+        return results["filled"].tolist(), results["log_prob"].tolist()

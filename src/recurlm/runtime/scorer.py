@@ -1,4 +1,4 @@
-"""How likely a model finds a text: every token scored once, in memory that does not grow with the text."""
+"""Log-likelihood of a text with scorer.onnx: every token is scored once, in memory that does not grow with the text."""
 
 from __future__ import annotations
 
@@ -6,31 +6,33 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from recurlm.errors import InputError
 from recurlm.runtime.bundle import Bundle
-from recurlm.runtime.pieces import read_text, whole_words
-from recurlm.runtime.vocabulary import Vocabulary
+from recurlm.runtime.session import State
+from recurlm.runtime.tokenizer import Vocabulary, read_blocks, split_at_words
 
 INPUTS = {"tokens", "length"}
-CHUNK = 1024  # tokens that a causal model scores in a call
-WINDOW = 512  # tokens that a cloze model scores in a call,
-CONTEXT = 256  # and those that it reads on either side of them
+CHUNK = 1024  # tokens of a call where the text is one stream
+WINDOW = 512  # tokens that a call scores where each token is predicted from both sides,
+CONTEXT = 256  # and tokens of context on either side of them
+
+PROTOCOLS: dict[str, Literal["streamed", "cloze"]] = {"causal": "streamed", "cloze": "cloze"}  # by objective
 
 Progress = Callable[[int], None]  # bytes of text read so far
-Hear = Callable[[Sequence[int], Any], None]  # tokens in their order, and the log-probability of each
+OnTokens = Callable[[Sequence[int], Any], None]  # tokens in their order, and the log-probability of each
 
 
 @dataclass(frozen=True)
 class Score:
-    """A text's −log p, and what it is divided by. `protocol` is "streamed", or "cloze" for pseudo-likelihoods."""
+    """A text's negative log-likelihood, and the counts that its rates divide by."""
 
-    protocol: str
+    protocol: Literal["streamed", "cloze"]  # "cloze": a negative pseudo-log-likelihood
     nats: float
-    tokens: int  # of the text: `<bos>` is read and not scored
+    tokens: int  # without `<bos>`, which is read and not scored
     words: int  # separated by white space
     characters: int
     bytes: int
@@ -47,7 +49,7 @@ class Score:
 
     @property
     def perplexity_per_word(self) -> float | None:
-        """None for text without a word; it means little where many words are out of the vocabulary."""
+        """None for text without a word. It means little where many words are out of the vocabulary."""
         return _exp(self.nats / self.words) if self.words else None
 
     @property
@@ -60,7 +62,7 @@ class Score:
         return self.nats / math.log(2) / self.characters
 
     def metrics(self) -> dict[str, str | float | int | None]:
-        """All numbers under the names that the pipeline's metrics have; a cloze model's say that they are pseudo."""
+        """All numbers by the names of the pipeline's metrics, with the prefix `pseudo_` for pseudo-likelihoods."""
         prefix = "pseudo_" if self.protocol == "cloze" else ""
         rates = ("nats_per_token", "perplexity_per_token", "perplexity_per_word", "bits_per_byte", "bits_per_character")
         counts = ("tokens", "words", "characters", "bytes", "unknown_tokens", "out_of_vocabulary_words")
@@ -75,29 +77,29 @@ class Score:
 class Scorer:
     """Scores text with scorer.onnx.
 
-    A causal model predicts each token from those before it, in one stream from the text's beginning. A cloze model
-    predicts each token from those on both sides: `WINDOW` tokens at a time, with `CONTEXT` more read on either side.
+    A causal model predicts each token from all tokens before it, in one stream from `<bos>`. A cloze model predicts
+    each token from both sides: `WINDOW` tokens at a time, with `CONTEXT` tokens of context on either side.
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self.bundle = bundle
-        self._session = bundle.session("scorer.onnx", INPUTS, threads)
+        self.session = bundle.session("scorer.onnx", INPUTS, threads)
 
     @classmethod
     def from_bundle(cls, path: str | Path, threads: int | None = None) -> Scorer:
         """Open the bundle at `path`; see `Bundle.open` for what is refused."""
         return cls(Bundle.open(path), threads)
 
-    def score(self, text: str, hear: Hear | None = None) -> Score:
-        """Score a text. Characters or words that the vocabulary lacks count as the unknown token, and are counted.
+    def score(self, text: str, on_tokens: OnTokens | None = None) -> Score:
+        """Score a text. Characters or words that the vocabulary lacks are scored as `<unk>`, and counted.
 
         Args:
-            hear: is told each token's log-probability, in nats.
+            on_tokens: called with the tokens of each call and their log-probabilities, in nats.
 
         Raises:
             InputError: the text is empty.
         """
-        return self._score([text], "the text", None, hear)
+        return self._score([text], "the text", None, on_tokens)
 
     def score_file(self, path: str | Path, progress: Progress | None = None) -> Score:
         """Score a file of UTF-8 text of any length.
@@ -105,20 +107,23 @@ class Scorer:
         Raises:
             InputError: the file is missing, empty, or not UTF-8.
         """
-        return self._score(read_text(Path(path)), str(path), progress)
+        return self._score(read_blocks(Path(path)), str(path), progress)
 
-    def _score(self, texts: Iterable[str], what: str, progress: Progress | None, hear: Hear | None = None) -> Score:
+    def _score(
+        self, texts: Iterable[str], what: str, progress: Progress | None, on_tokens: OnTokens | None = None
+    ) -> Score:
+        protocol = PROTOCOLS[self.bundle.objective]
         counts = _Counts(self.bundle.vocabulary, what, progress)
-        pieces = counts.encode(whole_words(texts))
+        pieces = counts.encode(split_at_words(texts))
         nats = 0.0
-        for tokens, log_prob in self._streamed(pieces) if self.bundle.causal else self._cloze(pieces):
+        for tokens, log_prob in self._streamed(pieces) if protocol == "streamed" else self._windowed(pieces):
             nats -= float(log_prob.sum(dtype=np.float64))
-            if hear is not None:
-                hear(tokens, log_prob)
+            if on_tokens is not None:
+                on_tokens(tokens, log_prob)
         if counts.tokens == 0:
             raise InputError(f"{what} is empty: there is nothing to score")
         return Score(
-            protocol="streamed" if self.bundle.causal else "cloze",
+            protocol=protocol,
             nats=nats,
             tokens=counts.tokens,
             words=counts.words,
@@ -129,27 +134,25 @@ class Scorer:
         )
 
     def _streamed(self, pieces: Iterable[list[int]]) -> Iterator[tuple[list[int], Any]]:
-        outputs = ["log_prob", *(f"next_state.{name}" for name in self.bundle.state)]
         last = self.bundle.vocabulary.bos
-        state: dict[str, Any] = {}
+        state: State | None = None
         for ids in pieces:
-            for at in range(0, len(ids), CHUNK):
-                # The state has read everything but the last token.
-                new = ids[at : at + CHUNK]
-                log_prob, *after = self._session.run(outputs, _text(np.array([[last, *new]], np.int64)) | state)
-                yield new, log_prob[0]
-                last = new[-1]
-                state = {f"state.{name}": value for name, value in zip(self.bundle.state, after, strict=True)}
+            for begin in range(0, len(ids), CHUNK):
+                # The state has not read the last token yet.
+                chunk = ids[begin : begin + CHUNK]
+                results, state = self.session.run(["log_prob"], _feeds([last, *chunk]), state)
+                yield chunk, results["log_prob"][0]
+                last = chunk[-1]
 
-    def _cloze(self, pieces: Iterable[list[int]]) -> Iterator[tuple[list[int], Any]]:
+    def _windowed(self, pieces: Iterable[list[int]]) -> Iterator[tuple[list[int], Any]]:
         for tokens, scored in windows(self.bundle.vocabulary.bos, pieces):
-            (log_prob,) = self._session.run(["log_prob"], _text(np.array([tokens], np.int64)))
-            yield tokens[scored], log_prob[0, scored]
+            results, _ = self.session.run(["log_prob"], _feeds(tokens))
+            yield tokens[scored], results["log_prob"][0, scored]
 
 
-def windows(start: int, pieces: Iterable[list[int]]) -> Iterator[tuple[list[int], slice]]:
-    """The tokens of a text, `start` first, in windows that overlap, and which part of each window is to be scored."""
-    held, first = [start], 1
+def windows(bos: int, pieces: Iterable[list[int]]) -> Iterator[tuple[list[int], slice]]:
+    """Yield overlapping windows of a text's tokens, `<bos>` first, and the slice of each window that is scored."""
+    held, first = [bos], 1
     for ids in pieces:
         held += ids
         while len(held) - first >= WINDOW + CONTEXT:
@@ -168,7 +171,7 @@ def windows(start: int, pieces: Iterable[list[int]]) -> Iterator[tuple[list[int]
 
 @dataclass
 class _Counts:
-    """Counts a text while its pieces, which are cut at ends of words, turn into ids."""
+    """Counts tokens, words, characters and bytes of a text while it encodes it piece by piece."""
 
     vocabulary: Vocabulary
     what: str
@@ -198,12 +201,12 @@ class _Counts:
                 self.progress(self.bytes)
 
 
-def _text(tokens: Any) -> dict[str, Any]:
-    return {"tokens": tokens, "length": np.full(len(tokens), tokens.shape[1], np.int64)}
+def _feeds(ids: list[int]) -> dict[str, Any]:
+    return {"tokens": np.array([ids], np.int64), "length": np.array([len(ids)], np.int64)}
 
 
 def _exp(nats: float) -> float | None:
-    """None beyond the largest float."""
+    """e^nats; None where that is more than the largest float."""
     try:
         return math.exp(nats)
     except OverflowError:

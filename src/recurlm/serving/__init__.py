@@ -1,11 +1,13 @@
 """`recurlm serve`: bundles behind HTTP, with OpenAI's `/v1/completions`, and `/score`, `/fill`, `/health`, `/metrics`.
 
-    settings   what a person sets, and the limits
-    schema     requests and answers          errors    everything refused, in OpenAI's form
-    loaded     the bundles                   batch     many texts in one call; engine: the thread that draws them
-    writing    tokens → text, stop, echo     logprobs  how likely each token was
-    app        the routes                    gate      API key, size of bodies, counters, before any route
-    server     uvicorn, its signals
+    server         uvicorn and signals              settings     settings and limits
+    app            the routes                       openapi      /openapi.json of this server
+    middleware     API key, body size, counters     metrics      Prometheus metrics
+    schema         requests and responses           errors       errors in OpenAI's form
+    completions    a request of /v1/completions     scoring      /score and /fill
+    text_stream    tokens → text, stop sequences    logprobs     log-probabilities of tokens
+    scheduler      continuous batching              engine       the thread that runs it
+    models         the loaded bundles
 
 It imports `recurlm.runtime` and nothing of the pipeline.
 """

@@ -1,4 +1,4 @@
-"""The routes."""
+"""The FastAPI application and its routes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from starlette.middleware import Middleware
 
 from recurlm import __version__
 from recurlm.serving import schema
-from recurlm.serving.completing import Completing, events
-from recurlm.serving.errors import ApiError, answer_errors
-from recurlm.serving.gate import Counted, Keyed, Limited
-from recurlm.serving.loaded import Loaded, Workers, choose
-from recurlm.serving.measures import Measures
+from recurlm.serving.completions import CompletionJob, server_sent_events
+from recurlm.serving.errors import ApiError, add_error_handlers
+from recurlm.serving.metrics import Metrics
+from recurlm.serving.middleware import ApiKey, BodyLimit, RequestMetrics
+from recurlm.serving.models import LoadedModel, WorkerThread, choose_model
 from recurlm.serving.openapi import describe
 from recurlm.serving.scoring import fill, score
 from recurlm.serving.settings import Settings
@@ -41,85 +41,85 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 
-def create_app(settings: Settings, models: dict[str, Loaded], measures: Measures) -> FastAPI:
-    """The application, with models that are loaded already."""
-    workers, fillers = Workers(settings.limits.queue), Workers(settings.limits.queue)
+def create_app(settings: Settings, models: dict[str, LoadedModel], metrics: Metrics) -> FastAPI:
+    """The application, for models that are loaded already."""
+    scoring, filling = WorkerThread(settings.limits.queue), WorkerThread(settings.limits.queue)
     engines = [model.engine for model in models.values() if model.engine]
 
     @asynccontextmanager
-    async def running(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         for engine in engines:
             engine.start(asyncio.get_running_loop())
         yield
         for engine in engines:
             engine.close()
-        workers.close()
-        fillers.close()
+        scoring.close()
+        filling.close()
 
-    middleware = [Middleware(Counted, measures=measures)]
+    middleware = [Middleware(RequestMetrics, metrics=metrics)]
     security = []
     if settings.api_key is not None:
-        middleware.append(Middleware(Keyed, key=settings.api_key))
-        # Keyed asks for it; this only tells so in /openapi.json.
+        middleware.append(Middleware(ApiKey, key=settings.api_key))
+        # ApiKey checks it; this only says so in /openapi.json.
         security.append(Security(HTTPBearer(auto_error=False)))
-    middleware.append(Middleware(Limited, most=settings.limits.body_bytes))
+    middleware.append(Middleware(BodyLimit, max_bytes=settings.limits.body_bytes))
     app = FastAPI(
         title="recurlm",
         version=__version__,
-        lifespan=running,
+        lifespan=lifespan,
         middleware=middleware,
         docs_url=None,  # it would load scripts from other hosts
         redoc_url=None,
         redirect_slashes=False,
     )
-    answer_errors(app)
+    add_error_handlers(app)
     router = APIRouter(dependencies=security, responses=REFUSED, redirect_slashes=False)
 
     @router.post("/v1/completions", response_model=schema.Completion, responses=STREAMED)
     async def complete(request: schema.CompletionRequest, http: Request) -> Any:
-        """Go on from a prompt, or several."""
-        model = choose(models, request.model, "generate")
+        """Continue one or several prompts."""
+        model = choose_model(models, request.model, "generate")
         assert model.engine is not None
-        completing = await asyncio.to_thread(Completing, request, model, settings.limits, workers)
+        job = await asyncio.to_thread(CompletionJob, request, model, settings.limits, scoring)
         if request.stream:
-            pieces = events(completing, completing.submit(model.engine))
-            return StreamingResponse(pieces, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        return await _while_wanted(http, completing.whole(model.engine))
+            events = server_sent_events(job, job.submit(model.engine))
+            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        return await _until_disconnected(http, job.completion(model.engine))
 
     @router.get("/v1/models")
     async def list_models() -> schema.ModelList:
-        """The models, by the names that requests give."""
+        """The models, by the names that requests use."""
         return schema.ModelList(data=[model.describe() for model in models.values()])
 
     @router.get("/v1/models/{model}")
     async def get_model(model: str) -> schema.Model:
-        """One of them."""
+        """One model."""
         if model not in models:
             raise ApiError(404, f"there is no model '{model}'", "model", "model_not_found")
         return models[model].describe()
 
     @router.post("/score")
-    async def score_text(request: schema.ScoreRequest) -> schema.ScoreAnswer:
-        """How likely a model finds a text, each token given those before it (or, of a cloze model, around it)."""
-        model = choose(models, request.model, "score")
-        return await workers.run(lambda: score(request, model, settings.limits))
+    async def score_text(request: schema.ScoreRequest) -> schema.ScoreResponse:
+        """A text's log-likelihood, each token given those before it (or, by a cloze model, those on both sides)."""
+        model = choose_model(models, request.model, "score")
+        return await scoring.run(lambda: score(request, model, settings.limits))
 
     @router.post("/fill")
-    async def fill_text(request: schema.FillRequest) -> schema.FillAnswer:
-        """Put a word in place of each ___."""
-        model = choose(models, request.model, "fill")
-        return await fillers.run(lambda: fill(request, model, settings.limits))
+    async def fill_text(request: schema.FillRequest) -> schema.FillResponse:
+        """Mask filling: a word in place of each ___."""
+        model = choose_model(models, request.model, "fill")
+        return await filling.run(lambda: fill(request, model, settings.limits))
 
     @router.get("/metrics", response_class=Response, responses=TEXT)
-    async def metrics() -> Response:
-        """In Prometheus' form."""
-        return Response(generate_latest(measures.registry), media_type=CONTENT_TYPE_LATEST)
+    async def get_metrics() -> Response:
+        """Metrics in Prometheus' text format."""
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     app.include_router(router)
 
     @app.get("/health", responses={503: {"model": schema.Error, "description": "A model no longer answers."}})
     async def health() -> schema.Health:
-        """Whether every model answers; needs no API key."""
+        """Whether every model's thread runs; needs no API key."""
         dead = [model.name for model in models.values() if model.engine and not model.engine.alive()]
         if dead:
             raise ApiError(503, f"no longer answering: {', '.join(dead)}")
@@ -129,19 +129,19 @@ def create_app(settings: Settings, models: dict[str, Loaded], measures: Measures
     return app
 
 
-async def _while_wanted(http: Request, work: Coroutine[Any, Any, schema.Completion]) -> Any:
-    """The result of `work`, which ends early if whoever asked has gone."""
+async def _until_disconnected(http: Request, work: Coroutine[Any, Any, schema.Completion]) -> Any:
+    """The result of `work`, which is cancelled if the client disconnects."""
     working = asyncio.create_task(work)
-    gone = asyncio.create_task(_gone(http))
+    gone = asyncio.create_task(_disconnected(http))
     try:
         await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        # Nobody reads the other answer; 499 is what nginx notes for it.
+        # Nobody reads the other answer; 499 is nginx's status for it.
         return await working if working.done() else Response(status_code=499)
     finally:
         working.cancel()
         gone.cancel()
 
 
-async def _gone(http: Request) -> None:
+async def _disconnected(http: Request) -> None:
     while (await http.receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""A model's thread: it draws for all requests at once, and hands their tokens to the event loop."""
+"""A model's thread: it runs the scheduler for all requests, and hands their new tokens to the event loop."""
 
 from __future__ import annotations
 
@@ -6,76 +6,76 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from recurlm.serving.batch import Batch, Row
 from recurlm.serving.errors import busy
-from recurlm.serving.measures import ModelMeasures
+from recurlm.serving.metrics import ModelMetrics
+from recurlm.serving.scheduler import Scheduler, Sequence
 
 log = logging.getLogger("uvicorn.error")
 
-Drawn = list[tuple[int, list[int], bool]]  # row of the request, new tokens, whether they are its last
+NewTokens = list[tuple[int, list[int], bool]]  # index of the sequence in its request, tokens, whether they are its last
 
 
 class Job:
-    """The rows of one request, and what has been drawn for them."""
+    """The sequences of one request, and a queue of their new tokens."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = rows
-        self.inbox: asyncio.Queue[Drawn | Exception] = asyncio.Queue()
+    def __init__(self, sequences: list[Sequence]) -> None:
+        self.sequences = sequences
+        self.queue: asyncio.Queue[NewTokens | Exception] = asyncio.Queue()
 
-    async def drawn(self) -> Drawn:
+    async def new_tokens(self) -> NewTokens:
         """Wait for the next tokens.
 
         Raises:
             RuntimeError: the model's call failed, which is a bug.
         """
-        item = await self.inbox.get()
+        item = await self.queue.get()
         if isinstance(item, Exception):
-            raise RuntimeError("drawing failed") from item
+            raise RuntimeError("generation failed") from item
         return item
 
 
 class Engine:
-    """Draws with one generator: at most `rows` texts at once, while at most `queue` wait, first come, first served."""
+    """Runs a scheduler with at most `max_batch` sequences, while at most `max_queue` wait; first come, first served."""
 
-    def __init__(self, batch: Batch, rows: int, queue: int, measures: ModelMeasures) -> None:
-        self._batch = batch
-        self._rows, self._queue = rows, queue
-        self._measures = measures
+    def __init__(self, scheduler: Scheduler, max_batch: int, max_queue: int, metrics: ModelMetrics) -> None:
+        self._scheduler = scheduler
+        self._max_batch, self._max_queue = max_batch, max_queue
+        self._metrics = metrics
         self._waiting: deque[tuple[Job, int]] = deque()
-        self._running: dict[Row, tuple[Job, int]] = {}
+        self._running: dict[Sequence, tuple[Job, int]] = {}
         self._change = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
-        measures.running.set_function(lambda: len(self._running))
-        measures.waiting.set_function(lambda: len(self._waiting))
+        metrics.running.set_function(lambda: len(self._running))
+        metrics.waiting.set_function(lambda: len(self._waiting))
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin to draw; tokens are delivered in `loop`."""
+        """Start the thread; tokens are delivered in `loop`."""
         self._loop = loop
         self._thread.start()
 
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def submit(self, rows: Sequence[Row]) -> Job:
-        """Let rows wait for their turn.
+    def submit(self, sequences: list[Sequence]) -> Job:
+        """Queue the sequences of a request.
 
         Raises:
             ApiError: too many wait already.
         """
-        job = Job(rows)
+        job = Job(sequences)
         with self._change:
-            free = max(0, self._rows - len(self._running))
-            if len(self._waiting) + len(rows) > self._queue + free:
-                raise busy(f"{len(self._waiting)} texts wait already, and at most {self._queue} may")
-            self._waiting.extend((job, place) for place in range(len(rows)))
+            free = max(0, self._max_batch - len(self._running))
+            if len(self._waiting) + len(sequences) > self._max_queue + free:
+                raise busy(f"{len(self._waiting)} texts wait already, and at most {self._max_queue} may")
+            self._waiting.extend((job, index) for index in range(len(sequences)))
             self._change.notify()
         return job
 
     def close(self) -> None:
-        """Stop after the call that runs."""
+        """Stop after the current call."""
         with self._change:
             self._closed = True
             self._change.notify()
@@ -85,30 +85,30 @@ class Engine:
     def _work(self) -> None:
         while self._admit():
             try:
-                drawn = self._batch.step()
+                new_tokens = self._scheduler.step()
             except Exception as error:
                 log.exception("a call of generator.onnx failed")
                 self._fail(error)
                 continue
-            self._measures.calls.observe(len(self._running))
-            self._measures.generated.inc(sum(len(tokens) for _, tokens in drawn))
-            deliveries: dict[Job, Drawn] = {}
-            for row, tokens in drawn:
-                job, place = self._running[row]
-                deliveries.setdefault(job, []).append((place, tokens, row.ended))
-                if row.ended:
-                    del self._running[row]
+            self._metrics.batch_size.observe(len(self._running))
+            self._metrics.generated_tokens.inc(sum(len(tokens) for _, tokens in new_tokens))
+            deliveries: dict[Job, NewTokens] = {}
+            for sequence, tokens in new_tokens:
+                job, index = self._running[sequence]
+                deliveries.setdefault(job, []).append((index, tokens, sequence.finished))
+                if sequence.finished:
+                    del self._running[sequence]
             self._loop.call_soon_threadsafe(_deliver, deliveries)
 
     def _admit(self) -> bool:
-        """Wait for work, and take in what there is room for; False at the end."""
+        """Wait for work, and admit waiting sequences while there is room; False once the engine is closed."""
         with self._change:
             while True:
                 self._drop_cancelled()
-                while self._waiting and len(self._running) < self._rows:
-                    job, place = self._waiting.popleft()
-                    self._running[job.rows[place]] = (job, place)
-                    self._batch.rows.append(job.rows[place])
+                while self._waiting and len(self._running) < self._max_batch:
+                    job, index = self._waiting.popleft()
+                    self._running[job.sequences[index]] = (job, index)
+                    self._scheduler.sequences.append(job.sequences[index])
                 if self._closed:
                     return False
                 if self._running:
@@ -116,19 +116,19 @@ class Engine:
                 self._change.wait()
 
     def _drop_cancelled(self) -> None:
-        if any(job.rows[place].cancelled for job, place in self._waiting):
-            self._waiting = deque(item for item in self._waiting if not item[0].rows[item[1]].cancelled)
-        for row in [row for row in self._running if row.cancelled]:
-            del self._running[row]
-        self._batch.rows = [row for row in self._batch.rows if not row.cancelled]
+        if any(job.sequences[index].cancelled for job, index in self._waiting):
+            self._waiting = deque((job, index) for job, index in self._waiting if not job.sequences[index].cancelled)
+        for sequence in [sequence for sequence in self._running if sequence.cancelled]:
+            del self._running[sequence]
+        self._scheduler.sequences = [sequence for sequence in self._scheduler.sequences if not sequence.cancelled]
 
     def _fail(self, error: Exception) -> None:
         failed = {job: error for job, _ in self._running.values()}
-        for row in self._running:
-            row.cancelled = True
+        for sequence in self._running:
+            sequence.cancelled = True
         self._loop.call_soon_threadsafe(_deliver, failed)
 
 
-def _deliver(deliveries: Mapping[Job, Drawn | Exception]) -> None:
+def _deliver(deliveries: Mapping[Job, NewTokens | Exception]) -> None:
     for job, item in deliveries.items():
-        job.inbox.put_nowait(item)
+        job.queue.put_nowait(item)

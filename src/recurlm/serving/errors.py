@@ -1,4 +1,4 @@
-"""Everything that is refused, in OpenAI's form: {"error": {"message", "type", "param", "code"}}."""
+"""Errors in OpenAI's form: {"error": {"message", "type", "param", "code"}}."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMS = {
 
 
 class ApiError(Exception):
-    """A request that is refused: the status, what is wrong, with which field, and OpenAI's word for it."""
+    """A refused request: HTTP status, message, the field at fault, and OpenAI's error code."""
 
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -36,7 +36,7 @@ class ApiError(Exception):
         return Response(self.body(), self.status, headers, media_type="application/json")
 
     def body(self) -> str:
-        """ASCII: a message may quote half characters, which UTF-8 cannot hold."""
+        """JSON in ASCII: a message may quote lone surrogates, which UTF-8 cannot encode."""
         error = {"message": self.message, "type": _type(self.status), "param": self.param, "code": self.code}
         return json.dumps({"error": error})
 
@@ -48,39 +48,39 @@ def _type(status: int) -> str:
 
 
 def busy(what: str) -> ApiError:
-    """More work than may wait."""
+    """The error for a full queue."""
     return ApiError(HTTPStatus.TOO_MANY_REQUESTS, f"{what}: try again later", code="rate_limit_exceeded")
 
 
-def answer_errors(app: FastAPI) -> None:
-    """Give every refusal the one form."""
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer every error in OpenAI's form."""
 
     @app.exception_handler(ApiError)
-    async def refused(_: Request, error: ApiError) -> Response:
+    async def api_error(_: Request, error: ApiError) -> Response:
         return error.response()
 
     @app.exception_handler(InputError)
-    async def bad_input(_: Request, error: InputError) -> Response:
+    async def input_error(_: Request, error: InputError) -> Response:
         return ApiError(HTTPStatus.BAD_REQUEST, str(error)).response()
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        return _invalid(error.errors()).response()
+    async def validation_error(_: Request, error: RequestValidationError) -> Response:
+        return _validation_error(error.errors()).response()
 
     @app.exception_handler(HTTPException)
-    async def of_http(_: Request, error: HTTPException) -> Response:
-        response = ApiError(error.status_code, _of_http(error)).response()
+    async def http_exception(_: Request, error: HTTPException) -> Response:
+        response = ApiError(error.status_code, _http_message(error)).response()
         response.headers.update(error.headers or {})
         return response
 
     @app.exception_handler(Exception)
     async def bug(_: Request, error: Exception) -> Response:
-        # Starlette raises it again for the server's log.
+        # Starlette raises it again, so it is logged.
         return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, f"a bug in recurlm ({type(error).__name__})").response()
 
 
-def _invalid(errors: Sequence[Any]) -> ApiError:
-    """The first thing that is wrong with a body, as one line."""
+def _validation_error(errors: Sequence[Any]) -> ApiError:
+    """The first validation error of a body, as one line."""
     first = errors[0]
     where = [str(part) for part in first["loc"][1:]]
     if first["type"] == "json_invalid":
@@ -93,7 +93,7 @@ def _invalid(errors: Sequence[Any]) -> ApiError:
     return ApiError(400, f"{where[0] if where[0] in FORMS else '.'.join(where)}: {reason}", where[0])
 
 
-def _of_http(error: HTTPException) -> str:
+def _http_message(error: HTTPException) -> str:
     if error.status_code == HTTPStatus.BAD_REQUEST:
         return "the body is not JSON in UTF-8, or has too large a number or too many brackets in it"
     return str(error.detail)

@@ -1,59 +1,56 @@
-"""How likely a causal model finds each token of a text, and what it would have found likelier, by step.onnx."""
+"""Log-probabilities of a text's tokens, and of the likeliest alternatives, by step.onnx."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 
-from recurlm.runtime import Bundle
+from recurlm.runtime import Bundle, GraphSession
+from recurlm.runtime.session import State
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A token, its log-probability, and the likeliest ones at its place."""
+class TokenLogprob:
+    """A token's log-probability, and those of the likeliest tokens in its place."""
 
     token: int
     log_prob: float
     top: list[tuple[int, float]]
 
 
-class Steps:
-    """A bundle's step.onnx, loaded when it is first asked for."""
+class StepModel:
+    """A bundle's step.onnx, loaded on first use."""
 
     def __init__(self, bundle: Bundle, threads: int | None) -> None:
         self.bundle, self.threads = bundle, threads
-        self._session: Any = None
 
-    def run(self, token: int, state: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """The logits [vocabulary] after one more token, and the next state."""
-        if self._session is None:
-            self._session = self.bundle.session("step.onnx", {"token"}, self.threads)
-        outputs = ["logits", *(f"next_state.{name}" for name in self.bundle.state)]
-        logits, *after = self._session.run(outputs, {"token": np.array([token], np.int64)} | state)
-        return logits[0], {f"state.{name}": value for name, value in zip(self.bundle.state, after, strict=True)}
+    @cached_property
+    def session(self) -> GraphSession:
+        return self.bundle.session("step.onnx", {"token"}, self.threads)
 
 
 class Logprobs:
-    """Goes along one text."""
+    """The log-probabilities of one text, in as many portions as it arrives in."""
 
-    def __init__(self, steps: Steps, before: Sequence[int], top: int) -> None:
-        """Begin after the tokens `before`; `top`: how many of the likeliest are wanted."""
-        self.steps, self.top = steps, top
-        self._unread = list(before)
-        self._state = {f"state.{name}": np.zeros((1, *shape), np.float32) for name, shape in steps.bundle.state.items()}
+    def __init__(self, model: StepModel, context: Sequence[int], top: int) -> None:
+        """Begin after the tokens `context`; `top`: the number of alternatives."""
+        self.model, self.top = model, top
+        self._unread = list(context)
+        self._state: State | None = None
 
-    def feed(self, tokens: Sequence[int]) -> list[Scored]:
+    def feed(self, tokens: Sequence[int]) -> list[TokenLogprob]:
         """Score the text's next tokens."""
         return [self._score(token) for token in tokens]
 
-    def _score(self, token: int) -> Scored:
-        for known in self._unread:
-            logits, self._state = self.steps.run(known, self._state)
+    def _score(self, token: int) -> TokenLogprob:
+        for unread in self._unread:
+            feeds = {"token": np.array([unread], np.int64)}
+            results, self._state = self.model.session.run(["logits"], feeds, self._state)
         self._unread = [token]
-        wide = logits.astype(np.float64)
-        log_probs = wide - (wide.max() + np.log(np.exp(wide - wide.max()).sum()))
+        logits = results["logits"][0].astype(np.float64)
+        log_probs = logits - (logits.max() + np.log(np.exp(logits - logits.max()).sum()))
         likeliest = np.argsort(-log_probs, kind="stable")[: self.top].tolist()
-        return Scored(token, float(log_probs[token]), [(other, float(log_probs[other])) for other in likeliest])
+        return TokenLogprob(token, float(log_probs[token]), [(other, float(log_probs[other])) for other in likeliest])

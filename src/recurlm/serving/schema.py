@@ -1,4 +1,4 @@
-"""Requests and answers. Those of /v1/completions are OpenAI's; what OpenAI doesn't have is said to be an extension."""
+"""Requests and responses. Those of /v1/completions are OpenAI's; fields that OpenAI doesn't have say "extension"."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
-from recurlm.runtime.blanks import BLANK
+from recurlm.runtime.bundle import Task
+from recurlm.runtime.masked_text import MARKER
 
 LARGEST_SEED = 2**63 - 1
-MOST_STOPS = 4
-MOST_LOGPROBS = 5
+MAX_STOPS = 4
+MAX_LOGPROBS = 5
 
 
 def _whole(value: object) -> object:
@@ -25,7 +26,7 @@ Prompts = Prompt | Annotated[list[Annotated[Tokens, Field(min_length=1)]], Field
 Stop = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED), WHOLE]
 Temperature = Annotated[float, Field(ge=0, le=100)]
-Share = Annotated[float, Field(gt=0, le=1)]
+TopP = Annotated[float, Field(gt=0, le=1)]
 
 
 class _Request(BaseModel):
@@ -54,18 +55,18 @@ class CompletionRequest(_Request):
 
     prompt: Prompts | None = None
     max_tokens: Annotated[int, Field(ge=0), WHOLE] | None = Field(None, description="Default: 16.")
-    temperature: Temperature | None = Field(None, description="0 takes the likeliest token. Default: 1.")
-    top_p: Share | None = Field(None, description="Default: 1, which keeps every token.")
+    temperature: Temperature | None = Field(None, description="0 is greedy. Default: 1.")
+    top_p: TopP | None = Field(None, description="Default: 1, which keeps every token.")
     n: Annotated[int, Field(ge=1), WHOLE] | None = Field(None, description="Texts for each prompt. Default: 1.")
     best_of: Annotated[int, Field(ge=1, le=1), WHOLE] | None = Field(
-        None, description="Only 1: none is drawn to be dropped."
+        None, description="Only 1: no text is generated to be dropped."
     )
-    seed: Seed | None = Field(None, description="Text i of the answer is drawn with seed + i.")
-    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
+    seed: Seed | None = Field(None, description="Choice i has the seed + i.")
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS), WHOLE] | None = Field(
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE] | None = Field(
         None, description="Log-probabilities of the tokens, and of so many of the likeliest, at temperature 1."
     )
     user: str | None = Field(None, description="Accepted, and not used.")
@@ -76,21 +77,19 @@ class CompletionRequest(_Request):
         None, description="Only 0: see repetition_penalty."
     )
     top_k: Annotated[int, Field(ge=0), WHOLE] | None = Field(
-        None, description="An extension: draw among so many of the likeliest tokens. Default: 0, among all."
+        None, description="An extension: sample from so many of the likeliest tokens. Default: 0, from all."
     )
     min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None,
-        description="An extension: draw among tokens of this share of the likeliest one's probability. Default: 0.",
+        description="An extension: sample from tokens of this fraction of the likeliest one's probability. Default: 0.",
     )
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = Field(
-        None, description="An extension: above 1 makes tokens less likely that the text has already. Default: 1."
+        None, description="An extension: above 1 makes tokens less likely that the text already has. Default: 1."
     )
 
 
 class Logprobs(BaseModel):
-    """`tokens[i]` begins at character `text_offset[i]` of the answer's text. Null for a text's first token, if nothing
-    stands before it that it could have been predicted from.
-    """
+    """`tokens[i]` begins at character `text_offset[i]` of the choice's text."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
@@ -128,7 +127,7 @@ class Model(BaseModel):
     owned_by: Literal["recurlm"] = "recurlm"
     variant: str
     precision: str
-    does: list[Literal["generate", "score", "fill"]]
+    does: list[Task]
 
 
 class ModelList(BaseModel):
@@ -147,8 +146,8 @@ class ScoredToken(BaseModel):
     log_prob: float = Field(description="In nats.")
 
 
-class ScoreAnswer(BaseModel):
-    """Of a cloze model these are pseudo-likelihoods, which compare only with one another."""
+class ScoreResponse(BaseModel):
+    """A cloze model's are pseudo-log-likelihoods, which compare only with one another."""
 
     model: str
     protocol: Literal["streamed", "cloze"]
@@ -170,18 +169,18 @@ class ScoreAnswer(BaseModel):
 class FillRequest(_Request):
     text: str = Field(
         description="With ___ (three underscores) where a word is missing.",
-        json_schema_extra={"pattern": BLANK.pattern},
+        json_schema_extra={"pattern": MARKER.pattern},
     )
     temperature: Temperature = 0.0
     top_k: Annotated[int, Field(ge=0), WHOLE] = 0
-    top_p: Share = 1.0
+    top_p: TopP = 1.0
     seed: Seed | None = None
     max_blank_tokens: Annotated[int, Field(ge=1, le=12), WHOLE] | None = Field(
-        None, description="Of a word. Default: 3, and for a tokenizer of kind char 12, of kind word 1."
+        None, description="Of a word. Default: 3; 12 for a char tokenizer, 1 for a word tokenizer."
     )
 
 
-class FillAnswer(BaseModel):
+class FillResponse(BaseModel):
     model: str
     text: str
 

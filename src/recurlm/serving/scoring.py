@@ -1,62 +1,62 @@
-"""Requests of /score and /fill, done in one go."""
+"""/score and /fill."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from recurlm.runtime.blanks import BLANK
-from recurlm.runtime.filler import MOST_TOKENS
+from recurlm.runtime.filler import MAX_WORD_TOKENS
+from recurlm.runtime.masked_text import MARKER
 from recurlm.serving.errors import ApiError
-from recurlm.serving.loaded import Loaded
-from recurlm.serving.schema import FillAnswer, FillRequest, ScoreAnswer, ScoredToken, ScoreRequest
+from recurlm.serving.models import LoadedModel
+from recurlm.serving.schema import FillRequest, FillResponse, ScoredToken, ScoreRequest, ScoreResponse
 from recurlm.serving.settings import Limits
-from recurlm.serving.writing import name_of
+from recurlm.serving.text_stream import token_text
 
 
-def score(request: ScoreRequest, model: Loaded, limits: Limits) -> ScoreAnswer:
+def score(request: ScoreRequest, model: LoadedModel, limits: Limits) -> ScoreResponse:
     """Score a text.
 
     Raises:
-        ApiError, InputError: it is too long, or half characters.
+        ApiError, InputError: it is too long, or has lone surrogates.
     """
     vocabulary = model.bundle.vocabulary
     size = len(vocabulary.ids(request.text, "the text"))
     if size > limits.prompt_tokens:
         raise ApiError(400, f"text: {size} tokens, at most {limits.prompt_tokens}", "text")
-    heard: list[ScoredToken] = []
+    scored: list[ScoredToken] = []
 
-    def hear(tokens: Sequence[int], log_probs: Any) -> None:
+    def on_tokens(tokens: Sequence[int], log_probs: Any) -> None:
         for token, log_prob in zip(tokens, log_probs.tolist(), strict=True):
-            heard.append(ScoredToken(token=name_of(token, vocabulary), id=token, log_prob=log_prob))
+            scored.append(ScoredToken(token=token_text(token, vocabulary), id=token, log_prob=log_prob))
 
-    found = model.scorer.score(request.text, hear if request.tokens else None)
-    # Here the protocol's name alone says that a cloze model's are pseudo.
-    numbers = {name.removeprefix("pseudo_"): value for name, value in found.metrics().items()}
-    return ScoreAnswer.model_validate(
-        {"model": model.name, **numbers, "token_log_probs": heard if request.tokens else None}
+    score = model.scorer.score(request.text, on_tokens if request.tokens else None)
+    # In the response, only the protocol says that a cloze model's are pseudo-likelihoods.
+    metrics = {name.removeprefix("pseudo_"): value for name, value in score.metrics().items()}
+    return ScoreResponse.model_validate(
+        {"model": model.name, **metrics, "token_log_probs": scored if request.tokens else None}
     )
 
 
-def fill(request: FillRequest, model: Loaded, limits: Limits) -> FillAnswer:
-    """Fill a text's blanks.
+def fill(request: FillRequest, model: LoadedModel, limits: Limits) -> FillResponse:
+    """Fill the masks of a text.
 
     Raises:
-        ApiError, InputError: it has none, or too many, or something that the vocabulary lacks.
+        ApiError, InputError: it has no `___`, or too many, or something that the vocabulary lacks.
     """
     assert model.filler is not None
-    vocabulary, blanks = model.bundle.vocabulary, len(BLANK.findall(request.text))
-    most = request.max_blank_tokens or MOST_TOKENS[vocabulary.kind]
-    size = len(vocabulary.ids(request.text, "the text")) + blanks * most
-    # Each length of each blank is tried, token after token, and then all are filled.
-    work = size * blanks * most * (most + 3) // 2
+    vocabulary, words = model.bundle.vocabulary, len(MARKER.findall(request.text))
+    largest = request.max_blank_tokens or MAX_WORD_TOKENS[vocabulary.kind]
+    size = len(vocabulary.ids(request.text, "the text")) + words * largest
+    # Each length of each word is tried, token by token, and then all are filled.
+    work = size * words * largest * (largest + 3) // 2
     if work > limits.fill_work:
         raise ApiError(
             400,
-            f"text: {size} tokens with {blanks} blanks of up to {most} tokens are too much: fill it in parts",
+            f"text: {size} tokens with {words} blanks of up to {largest} tokens are too much: fill it in parts",
             "text",
         )
     filled = model.filler.fill(
         request.text, request.temperature, request.top_k, request.top_p, request.seed, request.max_blank_tokens
     )
-    return FillAnswer(model=model.name, text=filled)
+    return FillResponse(model=model.name, text=filled)

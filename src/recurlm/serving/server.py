@@ -1,4 +1,4 @@
-"""Runs the application: loads the bundles, listens, and on SIGTERM or Ctrl-C finishes what runs."""
+"""Runs the application with uvicorn: loads the models, listens, and on SIGTERM or Ctrl-C finishes running requests."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ import uvicorn
 
 from recurlm.errors import InputError
 from recurlm.serving.app import create_app
-from recurlm.serving.loaded import load
-from recurlm.serving.measures import Measures
+from recurlm.serving.metrics import Metrics
+from recurlm.serving.models import load_models
 from recurlm.serving.settings import Settings
 
 LOCAL = {"127.0.0.1", "::1", "localhost"}
 
 
 def serve(settings: Settings) -> None:
-    """Serve until a signal: then no connection is taken any more, and what runs has `settings.grace` seconds.
+    """Serve until a signal; then running requests have `settings.grace` seconds to finish.
 
     Raises:
         InputError: a bundle cannot be opened, or the address cannot be listened at.
     """
-    # Before the bundles are loaded, which takes longer: a port in use is told at once.
+    # Before the models are loaded, which takes longer: a port in use is refused at once.
     listening = _listen(settings)
     with listening:
-        measures = Measures()
-        models = load(settings, measures)
+        metrics = Metrics()
+        models = load_models(settings, metrics)
         config = uvicorn.Config(
-            create_app(settings, models, measures),
+            create_app(settings, models, metrics),
             log_level="info" if settings.access_log else "warning",
             access_log=settings.access_log,
             timeout_graceful_shutdown=settings.grace,
@@ -66,10 +66,10 @@ def _announce(settings: Settings, listening: socket.socket, names: list[str]) ->
 
 @contextmanager
 def _signals_stop(server: uvicorn.Server) -> Iterator[None]:
-    """A signal only ever asks the server to stop.
+    """Let SIGTERM and SIGINT only ask the server to stop.
 
-    uvicorn sends the one that stopped it again when all is done, to handlers that were there before its own; those of
-    Python would end the program with an error.
+    After its shutdown uvicorn raises the signal again for the previous handlers, and Python's own would end the program
+    with an error.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""What a server is started with."""
+"""Settings and limits of a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request, and all of them together, may ask for.
+    """Limits of one request, and of all together.
 
     Raises:
         InputError: a limit is less than 1.
@@ -21,10 +21,10 @@ class Limits:
 
     prompt_tokens: int = 8192  # of one prompt, or of a text to score
     max_tokens: int = 4096  # of one completion
-    batch: int = 64  # texts drawn at once with a model, and so the most that one request may ask for
-    queue: int = 256  # texts that may wait for that, or texts to score and fill
+    batch: int = 64  # the largest batch of a model, and so the most texts of one request
+    queue: int = 256  # texts that may wait to be generated, scored or filled
     body_bytes: int = 1 << 20
-    fill_work: int = 50_000  # tokens read to fill a text: its own, times its blanks, times their lengths
+    fill_work: int = 50_000  # tokens read to fill a text: its own, times its masked words, times their lengths
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -35,18 +35,18 @@ class Limits:
 
 @dataclass(frozen=True)
 class Settings:
-    """Which bundles are served, where, and to whom.
+    """The bundles to serve, the address, and the API key.
 
     Raises:
-        InputError: a name cannot stand in an address, or the API key is blank or cannot stand in a header.
+        InputError: a name cannot stand in an address, or the API key is empty or cannot stand in a header.
     """
 
-    bundles: dict[str, Path]  # by the name that requests give
+    bundles: dict[str, Path]  # by the name that requests use
     host: str = "127.0.0.1"
     port: int = 8000  # 0: any that is free
     api_key: str | None = None
     threads: int | None = None  # of one call
-    grace: int = 30  # seconds that running requests have to finish after SIGTERM
+    grace: int = 30  # seconds for running requests to finish after SIGTERM
     access_log: bool = False
     limits: Limits = Limits()
 

@@ -23,8 +23,8 @@ class Text(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Open the bundle; a changed byte in it is refused."""
         bundle = Bundle.open(context.artifacts["bundle"])
-        self.generator = Generator(bundle) if bundle.causal else None
-        self.filler = None if bundle.causal else Filler(bundle)
+        self.generator = Generator(bundle) if "generate" in bundle.tasks else None
+        self.filler = Filler(bundle) if "fill" in bundle.tasks else None
 
     def predict(
         self, context: PythonModelContext, model_input: DataFrame, params: dict[str, Any] | None = None

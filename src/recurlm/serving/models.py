@@ -1,4 +1,4 @@
-"""The bundles that a server has loaded, by the names that requests give them."""
+"""The models that a server has loaded, by the names that requests use."""
 
 from __future__ import annotations
 
@@ -6,28 +6,27 @@ import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from recurlm.errors import nearest
 from recurlm.runtime import Bundle, Filler, Generator, Scorer
-from recurlm.runtime.bundle import DESCRIPTION
-from recurlm.serving.batch import Batch, rows_are_independent
+from recurlm.runtime.bundle import DESCRIPTION, Task
 from recurlm.serving.engine import Engine
 from recurlm.serving.errors import ApiError, busy
-from recurlm.serving.logprobs import Steps
-from recurlm.serving.measures import Measures
+from recurlm.serving.logprobs import StepModel
+from recurlm.serving.metrics import Metrics
+from recurlm.serving.scheduler import Scheduler, rows_are_independent
 from recurlm.serving.schema import Model
 from recurlm.serving.settings import Settings
 from recurlm.storage import sha256_of
 
-Task = Literal["generate", "score", "fill"]
 Result = TypeVar("Result")
 
 
-class Loaded:
-    """One bundle, and all that runs it."""
+class LoadedModel:
+    """One bundle, and the sessions, scheduler and thread that run it."""
 
-    def __init__(self, name: str, path: Path, settings: Settings, measures: Measures) -> None:
+    def __init__(self, name: str, path: Path, settings: Settings, metrics: Metrics) -> None:
         """Open a bundle.
 
         Raises:
@@ -38,45 +37,42 @@ class Loaded:
         self.created = int((path / DESCRIPTION).stat().st_mtime)
         self.fingerprint = f"fp_{sha256_of(path / DESCRIPTION)[:12]}"
         self.scorer = Scorer(bundle, settings.threads)
-        self.steps = Steps(bundle, settings.threads)
-        self.measures = measures.of(name)
+        self.step_model = StepModel(bundle, settings.threads)
+        self.metrics = metrics.of_model(name)
         self.generator: Generator | None = None
         self.filler: Filler | None = None
         self.engine: Engine | None = None
-        if bundle.causal:
+        if "generate" in bundle.tasks:
             limits = settings.limits
             self.generator = Generator(bundle, settings.threads)
-            batch = Batch(self.generator, rows_are_independent(self.generator, limits.batch))
-            self.engine = Engine(batch, limits.batch, limits.queue, self.measures)
-        else:
+            scheduler = Scheduler(self.generator, rows_are_independent(self.generator, limits.batch))
+            self.engine = Engine(scheduler, limits.batch, limits.queue, self.metrics)
+        if "fill" in bundle.tasks:
             self.filler = Filler(bundle, settings.threads)
 
-    def does(self) -> list[Task]:
-        return ["generate", "score"] if self.bundle.causal else ["fill", "score"]
-
     def describe(self) -> Model:
-        """As /v1/models tells it."""
+        """The model's entry in /v1/models."""
         return Model(
             id=self.name,
             created=self.created,
             variant=self.bundle.variant,
             precision=self.bundle.precision,
-            does=self.does(),
+            does=list(self.bundle.tasks),
         )
 
 
-def load(settings: Settings, measures: Measures) -> dict[str, Loaded]:
-    """Load every bundle that is to be served."""
-    return {name: Loaded(name, path, settings, measures) for name, path in settings.bundles.items()}
+def load_models(settings: Settings, metrics: Metrics) -> dict[str, LoadedModel]:
+    """Load every bundle of the settings."""
+    return {name: LoadedModel(name, path, settings, metrics) for name, path in settings.bundles.items()}
 
 
-def choose(models: Mapping[str, Loaded], name: str | None, task: Task) -> Loaded:
-    """The model of a request.
+def choose_model(models: Mapping[str, LoadedModel], name: str | None, task: Task) -> LoadedModel:
+    """The model that a request names, or the only one that can do the task.
 
     Raises:
-        ApiError: there is none of that name, it cannot do this, or it is not named and there are several.
+        ApiError: there is no such model, it cannot do the task, or the request names none and there are several.
     """
-    able = [model for model in models.values() if task in model.does()]
+    able = [model for model in models.values() if task in model.bundle.tasks]
     if not able:
         raise ApiError(404, f"no model here can {task}", "model", "model_not_found")
     if name is None:
@@ -86,22 +82,24 @@ def choose(models: Mapping[str, Loaded], name: str | None, task: Task) -> Loaded
     if name not in models:
         raise ApiError(404, f"there is no model '{name}': {nearest(name, models)}", "model", "model_not_found")
     if models[name] not in able:
-        raise ApiError(400, f"the model '{name}' cannot {task}: it can {' and '.join(models[name].does())}", "model")
+        raise ApiError(
+            400, f"the model '{name}' cannot {task}: it can {' and '.join(models[name].bundle.tasks)}", "model"
+        )
     return models[name]
 
 
-class Workers:
-    """Threads for work that is not drawn in batches; so much may wait for them."""
+class WorkerThread:
+    """A thread for work that is not batched, with a bounded queue."""
 
     def __init__(self, queue: int) -> None:
-        self._pool = ThreadPoolExecutor(1, "work")
+        self._pool = ThreadPoolExecutor(1, "worker")
         self._queue, self._pending = queue, 0
 
     async def run(self, work: Callable[[], Result]) -> Result:
-        """Do it when its turn comes.
+        """Do the work when its turn comes.
 
         Raises:
-            ApiError: too much waits already.
+            ApiError: the queue is full.
         """
         if self._pending > self._queue:
             raise busy(f"{self._queue} requests wait already")

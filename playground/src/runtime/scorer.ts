@@ -1,10 +1,10 @@
-// What a model thought of each token of a text: how surprised it was, what else it expected, and the state it was in.
+// Each token's surprisal, its likeliest alternatives, and the hidden state after it.
 //
-// step.onnx reads the tokens again, one after another: generator.onnx gives out tokens and no probabilities. These are
-// the model's own, before temperature and cuts.
+// step.onnx reads the tokens again, one after another, since generator.onnx returns no probabilities. These are the
+// model's own, before temperature, top-k, top-p and min-p.
 
 import type { Bundle } from "./bundle.ts";
-import { type Feeds, floats, type Graph, integers, type Tensor, values, zeroState } from "./graph.ts";
+import { type Feeds, floats, type Graph, integers, sizeOf, type Tensor, values, zeroState } from "./graph.ts";
 
 const ALTERNATIVES = 6;
 
@@ -14,16 +14,16 @@ export interface Alternative {
   probability: number;
 }
 
-/** One token, read. */
-export interface Mark {
-  bits: number; // −log2 of its probability
-  rank: number; // 1: the likeliest
+/** What a model predicted in the place of one token. */
+export interface TokenScore {
+  bits: number; // −log2 of the token's probability: its surprisal
+  rank: number; // of the token; 1 is the likeliest
   alternatives: Alternative[];
-  state: Float32Array; // the last layer's hidden state after it
+  state: Float32Array; // the last layer's hidden state after the token, flattened
 }
 
-/** Reads a text from its start, in as many portions as it comes in. */
-export class Reader {
+/** Scores a text from `<bos>` on, token by token. */
+export class StreamScorer {
   private readonly bundle: Bundle;
   private readonly graph: Graph;
   private state: Feeds;
@@ -32,14 +32,14 @@ export class Reader {
   constructor(bundle: Bundle, graph: Graph) {
     this.bundle = bundle;
     this.graph = graph;
-    this.state = zeroState(bundle.state);
+    this.state = zeroState(bundle.stateSpec);
   }
 
-  async read(id: number): Promise<Mark> {
+  async score(id: number): Promise<TokenScore> {
     this.logits ??= await this.step(this.bundle.vocabulary.bos);
     const before = this.logits;
     this.logits = await this.step(id);
-    return { ...judged(this.bundle, before, id), state: shownState(this.state, lastHidden(this.bundle)) };
+    return { ...scored(this.bundle, before, id), state: shownState(this.state, lastHidden(this.bundle)) };
   }
 
   private async step(id: number): Promise<Float32Array> {
@@ -54,18 +54,18 @@ export class Reader {
 }
 
 /**
- * The same of a cloze model, which predicts each token from both its sides.
+ * Score a whole text with a cloze model, which predicts each token from both sides.
  *
- *     call 1 … n    row 0 reads a b c …, row 1 reads … c b a: what each side knew before each token
- *     last call     both sides side by side, a row a token: the logits
+ *     call 1 … n    row 0 reads a b c …, row 1 reads … c b a: the states of each side before each token
+ *     last call     a row for each token, with the states of both sides: the logits
  */
-export async function readCloze(bundle: Bundle, graph: Graph, ids: number[]): Promise<Mark[]> {
-  const names = Object.keys(bundle.state).map((name) => `state.${name}`);
-  const zero = zeroState(bundle.state);
+export async function scoreCloze(bundle: Bundle, graph: Graph, ids: number[]): Promise<TokenScore[]> {
+  const names = Object.keys(bundle.stateSpec).map((name) => `state.${name}`);
+  const zero = zeroState(bundle.stateSpec);
   let state: Feeds = Object.fromEntries(names.map((name) => [name, joined([zero[name]!, zero[name]!], [0, 0])]));
-  const known: Feeds[] = [];
+  const states: Feeds[] = [];
   for (let at = 0; at < ids.length; at++) {
-    known.push(state);
+    states.push(state);
     const after = await graph.run(names.map((name) => `next_${name}`), {
       token: integers([ids[at]!, ids[ids.length - 1 - at]!], [2]),
       ...state,
@@ -74,15 +74,15 @@ export async function readCloze(bundle: Bundle, graph: Graph, ids: number[]): Pr
   }
   const sides = names.map((name) => {
     const fromRight = name.startsWith("state.right.");
-    const states = ids.map((_, at) => known[fromRight ? ids.length - 1 - at : at]![name]!);
-    return [name, joined(states, ids.map(() => Number(fromRight)))] as const;
+    const before = ids.map((_, at) => states[fromRight ? ids.length - 1 - at : at]![name]!);
+    return [name, joined(before, ids.map(() => Number(fromRight)))] as const;
   });
   const both = Object.fromEntries(sides);
   const { logits } = await graph.run(["logits"], { token: integers(ids, [ids.length]), ...both });
   const size = bundle.vocabulary.size;
   const shown = lastHidden(bundle);
   return ids.map((id, at) => ({
-    ...judged(bundle, values(logits!).subarray(at * size, (at + 1) * size), id),
+    ...scored(bundle, values(logits!).subarray(at * size, (at + 1) * size), id),
     state: shownState(both, shown, at),
   }));
 }
@@ -90,13 +90,13 @@ export async function readCloze(bundle: Bundle, graph: Graph, ids: number[]): Pr
 /** One row of each tensor, as the rows of one tensor. */
 function joined(tensors: Tensor[], rows: number[]): Tensor {
   const shape = tensors[0]!.dims.slice(1);
-  const size = shape.reduce((product, axis) => product * axis, 1);
+  const size = sizeOf(shape);
   const whole = new Float32Array(tensors.length * size);
   tensors.forEach((tensor, at) => whole.set(values(tensor).subarray(rows[at]! * size, (rows[at]! + 1) * size), at * size));
   return floats(whole, [tensors.length, ...shape]);
 }
 
-function judged(bundle: Bundle, logits: Float32Array, id: number): Omit<Mark, "state"> {
+function scored(bundle: Bundle, logits: Float32Array, id: number): Omit<TokenScore, "state"> {
   const largest = logits.reduce((one, other) => Math.max(one, other), -Infinity);
   const total = logits.reduce((sum, logit) => sum + Math.exp(logit - largest), 0);
   const probability = (of: number) => Math.exp(logits[of]! - largest) / total;
@@ -118,10 +118,12 @@ function judged(bundle: Bundle, logits: Float32Array, id: number): Omit<Mark, "s
   return { bits, rank, alternatives };
 }
 
-/** The names of the last layer's hidden states: one, or one a side. */
+/** The names of the last layer's hidden states, one for each direction; of all its states where none is called h. */
 export function lastHidden(bundle: Bundle): string[] {
-  const hidden = Object.keys(bundle.state).filter((name) => name.endsWith(".h"));
-  const layer = (name: string) => Number(/layer(\d+)/.exec(name)?.[1]);
+  const names = Object.keys(bundle.stateSpec);
+  const called = names.filter((name) => name.endsWith(".h"));
+  const hidden = called.length > 0 ? called : names;
+  const layer = (name: string) => Number(/layer(\d+)/.exec(name)?.[1] ?? 0);
   const last = Math.max(...hidden.map(layer));
   return hidden.filter((name) => layer(name) === last).map((name) => `state.${name}`);
 }
@@ -129,7 +131,7 @@ export function lastHidden(bundle: Bundle): string[] {
 function shownState(state: Feeds, names: string[], row = 0): Float32Array {
   const parts = names.map((name) => {
     const tensor = state[name]!;
-    const size = tensor.dims.at(-1)!;
+    const size = sizeOf(tensor.dims.slice(1));
     return values(tensor).slice(row * size, (row + 1) * size);
   });
   return Float32Array.from(parts.flatMap((part) => [...part]));

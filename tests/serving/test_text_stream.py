@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recurlm.serving.writing import StopSearch
+from recurlm.serving.text_stream import StopSearch
 
 TEXT = st.text("ab\n", max_size=30)
 

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_bundles import TOKENIZERS, VOCABULARY, WORDS
 
-from recurlm.runtime.decode import Decoder
-from recurlm.runtime.vocabulary import Vocabulary
+from recurlm.runtime.tokenizer import Decoder, Vocabulary
 from recurlm.tokens.special import special_ids
 
 VOCABULARIES = {kind: Vocabulary(tokenizer, kind, special_ids(tokenizer)) for kind, tokenizer in TOKENIZERS.items()}
@@ -59,6 +58,7 @@ def test_words_stand_apart_and_lines_begin_without_a_space(words: list[str], siz
 
 def test_a_special_token_of_bpe_is_no_text() -> None:
     assert decoder("bpe").feed([0, 1]) == ""
+    assert VOCABULARIES["bpe"].text([0, *TOKENIZERS["bpe"].encode("king").ids, 1]) == "king"
 
 
 def test_the_last_bytes_wait_for_the_rest_of_their_character() -> None:

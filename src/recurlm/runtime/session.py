@@ -1,0 +1,123 @@
+"""One ONNX graph in onnxruntime, with the recurrent state that goes in as `state.<name>` and comes out as
+`next_state.<name>`.
+
+    session = GraphSession("data/graphs/lstm/fp32/step.onnx", {"layer0.h": (512,), "layer0.c": (512,)})
+    results, state = session.run(["logits"], {"token": np.array([5])}, session.zero_state(1))
+    results, state = session.run(["logits"], {"token": np.array([7])}, state)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recurlm.errors import InputError
+
+State = dict[str, Any]  # name → float32 [batch, *shape of one sequence's state]
+STATE, NEXT_STATE = "state.", "next_state."
+
+
+class GraphSession:
+    """An onnxruntime session of one graph. It keeps nothing of a call: any number of threads may use it at once."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        state_spec: Mapping[str, Sequence[int]],
+        threads: int | None = None,
+        inputs: Set[str] | None = None,
+    ) -> None:
+        """Load the graph.
+
+        Args:
+            state_spec: name → shape of one sequence's state, of any rank; empty for a graph without state.
+            threads: within one operator; None means one.
+            inputs: all inputs that the graph should have, apart from the state; None checks only the state.
+
+        Raises:
+            InputError: the file is no graph, has other inputs or states, or is too new for this onnxruntime.
+        """
+        if threads is not None and threads < 1:
+            raise InputError(f"threads is {threads}: 1 or more")
+        self.path = Path(path)
+        self.state_spec = {name: tuple(shape) for name, shape in state_spec.items()}
+        self._session = _load(self.path, threads or 1)
+        required = {value.name: tuple(value.shape[1:]) for value in self._session.get_inputs()}
+        # onnxruntime lists inputs that have a default apart.
+        optional = {value.name: tuple(value.shape[1:]) for value in self._session.get_overridable_initializers()}
+        self._check(required | optional, inputs)
+        self._state_required = any(name.startswith(STATE) for name in required)
+        self.output_names = tuple(
+            value.name for value in self._session.get_outputs() if not value.name.startswith(NEXT_STATE)
+        )
+        self._next_state = [f"{NEXT_STATE}{name}" for name in self.state_spec]
+
+    def zero_state(self, batch: int) -> State:
+        """The state before a sequence's first token: float32 zeros [batch, *shape] by name."""
+        return {name: np.zeros((batch, *shape), np.float32) for name, shape in self.state_spec.items()}
+
+    def run(
+        self, outputs: Sequence[str] | None, feeds: Mapping[str, Any], state: State | None = None
+    ) -> tuple[dict[str, Any], State]:
+        """Call the graph once; returns its outputs by name, and the next state.
+
+        Args:
+            outputs: of `output_names`; None for all of them.
+            feeds: the inputs by name, apart from the state.
+            state: the state before the call; None for zeros.
+        """
+        names = list(self.output_names if outputs is None else outputs)
+        if state is None:
+            # Where the state may be left out, the graph itself begins with zeros.
+            state = self.zero_state(_batch_size(feeds)) if self._state_required else {}
+        values = self._session.run(
+            [*names, *self._next_state], {**feeds, **{f"{STATE}{name}": value for name, value in state.items()}}
+        )
+        return dict(zip(names, values, strict=False)), dict(zip(self.state_spec, values[len(names) :], strict=True))
+
+    def _check(self, shapes: Mapping[str, tuple[Any, ...]], inputs: Set[str] | None) -> None:
+        states = {name.removeprefix(STATE): shape for name, shape in shapes.items() if name.startswith(STATE)}
+        others = {name for name in shapes if not name.startswith(STATE)}
+        if states != self.state_spec or (inputs is not None and others != inputs):
+            raise InputError(f"{self.path}: not the graph that the JSON file beside it describes: export it again")
+
+
+def pad_batch(sequences: Sequence[Sequence[int]]) -> tuple[Any, Any]:
+    """Token ids as int64 [batch, time], padded with 0 at the right, and their lengths [batch]."""
+    length = np.array([len(ids) for ids in sequences], np.int64)
+    tokens = np.zeros((len(sequences), int(length.max())), np.int64)
+    for row, ids in zip(tokens, sequences, strict=True):
+        row[: len(ids)] = ids
+    return tokens, length
+
+
+def _load(path: Path, threads: int) -> Any:
+    # Imported here, so that `import recurlm.runtime` is quick.
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as exceptions
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.use_deterministic_compute = True
+    # Processors without VNNI add up int8 products in 16 bits, which may overflow, unless this is set.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    unusable = (
+        exceptions.Fail,
+        exceptions.InvalidGraph,
+        exceptions.InvalidProtobuf,
+        exceptions.NoSuchFile,
+        exceptions.NotImplemented,
+    )
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except unusable as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: onnxruntime {onnxruntime.__version__} cannot run it ({reason})") from None
+
+
+def _batch_size(feeds: Mapping[str, Any]) -> int:
+    return next(len(value) for value in feeds.values() if np.ndim(value))
