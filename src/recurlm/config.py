@@ -160,8 +160,8 @@ class Verify(Section):
 
 class Report(Section):
     prompt: Annotated[str, Field(min_length=1)] = "KING.\n"
-    blanks: Annotated[str, Field(min_length=1)] = "To be or ___ to be"
-    tokens: Count = 200
+    fill_text: Annotated[str, Field(min_length=1)] = "To be or ___ to be"  # cloze models fill its blanks
+    max_new_tokens: Count = 200
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.8
     top_k: Annotated[int, Field(ge=0)] = 0
     top_p: Probability = 0.95
