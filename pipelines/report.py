@@ -15,7 +15,7 @@ from pathlib import Path
 
 from recurlm.errors import exit_cleanly
 from recurlm.report import fingerprint
-from recurlm.report.wanted import Wanted
+from recurlm.report.sync_plan import SyncPlan
 from recurlm.tracking.sync import sync
 
 
@@ -29,7 +29,7 @@ def main() -> None:
         made = build(root, inputs)
         sys.stderr.write(f"report: wrote {fingerprint.FOLDER / 'index.html'}\n")
 
-    for line in sync(root, wanted=Wanted(**made.mirror)):
+    for line in sync(root, wanted=SyncPlan(**made.mirror)):
         sys.stderr.write(f"report: {line} in MLflow\n")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from recurlm.report import fingerprint
 from recurlm.report.build import build
-from recurlm.report.wanted import Wanted
+from recurlm.report.sync_plan import SyncPlan
 from recurlm.tracking import store
 from recurlm.tracking.client import Run, connected, versions_of
 from recurlm.tracking.sync import sync
@@ -38,8 +38,8 @@ def report(root: Path) -> list[str]:
     return [line.removeprefix("logged ") for line in told(root) if line.startswith("logged ")]
 
 
-def wanted(root: Path) -> Wanted:
-    return Wanted(**build(root, fingerprint.inputs_hash(root)).mirror)
+def wanted(root: Path) -> SyncPlan:
+    return SyncPlan(**build(root, fingerprint.inputs_hash(root)).mirror)
 
 
 def runs(root: Path) -> dict[str, Run]:

@@ -18,9 +18,9 @@ from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from recurlm.errors import InputError
-from recurlm.report.wanted import Wanted
-from recurlm.tracking.present import Present, logged
-from recurlm.tracking.store import BUNDLE, JUDGED, KEY, Store
+from recurlm.report.sync_plan import SyncPlan
+from recurlm.tracking.store_contents import StoreContents, logged
+from recurlm.tracking.store import BUNDLE, PROMOTION_DECIDED, KEY, Store
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def without_password(uri: str) -> str:
     return uri.replace(place, place.rpartition("@")[2]) if place else uri
 
 
-def read(client: MlflowClient, wanted: Wanted) -> Present:
+def read(client: MlflowClient, wanted: SyncPlan) -> StoreContents:
     """What the store holds of an experiment, asked through MLflow."""
     found = client.get_experiment_by_name(wanted.experiment)
     runs = []
@@ -81,8 +81,8 @@ def read(client: MlflowClient, wanted: Wanted) -> Present:
         runs = pages(lambda token: client.search_runs(place, "status = 'FINISHED'", page_token=token))
     tags = ((run.info.run_id, name, value) for run in runs for name, value in run.data.tags.items())
     versions = (version for name in wanted.versions for version in versions_of(client, name))
-    judged = {(each.name, each.tags[BUNDLE]) for each in versions if JUDGED in each.tags and BUNDLE in each.tags}
-    return Present(logged(tags), frozenset(judged))
+    judged = {(each.name, each.tags[BUNDLE]) for each in versions if PROMOTION_DECIDED in each.tags and BUNDLE in each.tags}
+    return StoreContents(logged(tags), frozenset(judged))
 
 
 def pages(search: Callable[[str | None], Any]) -> list[Any]:

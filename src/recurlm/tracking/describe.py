@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from recurlm.report import fingerprint
-from recurlm.report.look import COLOURS
+from recurlm.report.palette import COLOURS
 from recurlm.report.results import Result, Results
 from recurlm.tracking.store import KEY
 
 
 def params(result: Result) -> dict[str, str]:
     """The variant's own block under bare names, so that variants stand in one column of MLflow's table."""
-    return {name: str(value) for name, value in flat({**result.block, **result.settings})}
+    return {name: str(value) for name, value in flat({**result.model_config, **result.settings})}
 
 
 def shared_params(result: Result) -> dict[str, str]:
@@ -35,8 +35,8 @@ def pipeline_name(results: Results, result: Result) -> str:
 def note(result: Result) -> str:
     """What stands at the top of a run's page: the bundles, their sizes and what they cost."""
     rows = ["| bundle | size | perplexity against PyTorch | tokens/s |", "|:--|--:|--:|--:|"]
-    for one in result.shipped:
-        proof, speed = one.proof or {}, one.generation or {}
+    for one in result.bundles:
+        proof, speed = bundle.verification or {}, one.generation or {}
         rate = speed.get("tokens_per_second") or speed.get("filled_per_second")
         loss = f"{proof['perplexity_increase']:+.2%}" if "perplexity_increase" in proof else "the same"
         shown = f"{rate:,.0f}" if rate else "—"
@@ -47,7 +47,7 @@ def note(result: Result) -> str:
 def files(root: Path, result: Result) -> Iterator[tuple[str, Path]]:
     """(folder, file) of the small files that lie beside a run; the bundles lie in its models."""
     yield "", root / "data/models" / result.name / "curve.csv"
-    for one in result.shipped:
+    for one in result.bundles:
         yield f"bundles/{one.precision}", one.folder / "bundle.json"
     sample = root / fingerprint.FOLDER / "samples" / f"{result.name}.txt"
     if sample.is_file():
@@ -78,11 +78,11 @@ def scores(result: Result) -> dict[str, float]:
     found: dict[str, float | None] = dict(_best(result))
     metrics = result.metrics or {}
     found |= {f"{split}_{name}": value for split in ("validation", "test") for name, value in flat(metrics[split])}
-    for one in result.shipped:
-        prefix = "proof_" if one is result.shipped[0] else f"proof_{one.precision}_"
-        found |= {f"{prefix}{name}": value for name, value in flat(one.proof or {}) if name != "bundle_bytes"}
-    for one in result.shipped[1:]:
-        found[f"bundle_bytes_{one.precision}"] = (one.proof or {}).get("bundle_bytes")
+    for one in result.bundles:
+        prefix = "proof_" if one is result.bundles[0] else f"proof_{one.precision}_"
+        found |= {f"{prefix}{name}": value for name, value in flat(bundle.verification or {}) if name != "bundle_bytes"}
+    for one in result.bundles[1:]:
+        found[f"bundle_bytes_{one.precision}"] = (bundle.verification or {}).get("bundle_bytes")
         found[f"generation_tokens_per_second_{one.precision}"] = (one.generation or {}).get("tokens_per_second")
     found |= {
         "parameters": result.parameters,

@@ -13,27 +13,27 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from recurlm import config
 from recurlm.report.results import Result, Results, gather
-from recurlm.report.wanted import Wanted, bundle_keys
+from recurlm.report.sync_plan import SyncPlan, bundle_keys
 from recurlm.tracking import describe, models, registry, view
 from recurlm.tracking.client import connected, discard, open_experiment, read, runs_with
-from recurlm.tracking.clock import Clock, clock
+from recurlm.tracking.training_times import TrainingTimes, clock
 from recurlm.tracking.datasets import datasets
-from recurlm.tracking.package import proven
-from recurlm.tracking.parents import Parents
-from recurlm.tracking.present import Present, present
+from recurlm.tracking.pyfunc_model import proven
+from recurlm.tracking.parent_runs import ParentRuns
+from recurlm.tracking.store_contents import StoreContents, present
 from recurlm.tracking.store import LOGGED, PARENT, Store
 
 ABANDONED = 15 * 60 * 1000  # ms after which an unfinished run in a shared store is taken for a killed process's
 
 
-def log(root: Path, store: Store, wanted: Wanted) -> list[str]:
+def log(root: Path, store: Store, wanted: SyncPlan) -> list[str]:
     """Log what the store lacks of `wanted`; see `recurlm.tracking.sync.sync`."""
     results = gather(root, config.load(root / "params.yaml"))
     told = []
     with store.locked(), connected(store) as client:
         experiment = open_experiment(client, store, wanted.experiment)
         found = present(store, wanted) if store.sqlite else read(client, wanted)
-        parents = Parents(client, experiment, root, results, wanted, found)
+        parents = ParentRuns(client, experiment, root, results, wanted, found)
         runs: dict[str, str] = {}
         for result in results.variants:
             if result.name not in wanted.runs:
@@ -43,7 +43,7 @@ def log(root: Path, store: Store, wanted: Wanted) -> list[str]:
                 runs[result.name] = found.runs[result.key].run
                 parents.attach(result, runs[result.name])
             else:
-                for bundle in result.shipped:  # before anything is written
+                for bundle in result.bundles:  # before anything is written
                     proven(bundle.folder)
                 run = _log_run(client, experiment, root, results, result, parents.of(result))
                 runs[result.name] = _settle(client, experiment, result.key, run)
@@ -54,7 +54,7 @@ def log(root: Path, store: Store, wanted: Wanted) -> list[str]:
     return told
 
 
-def _clear(client: MlflowClient, store: Store, experiment: str, key: str, found: Present) -> None:
+def _clear(client: MlflowClient, store: Store, experiment: str, key: str, found: StoreContents) -> None:
     """Delete what a killed process left of a result, and runs that lost their files or came back out of the bin."""
     for run in runs_with(client, experiment, key):
         age = time.time() * 1000 - float(run.data.tags.get(LOGGED, 0))
@@ -96,7 +96,7 @@ def _log_run(client: MlflowClient, experiment: str, root: Path, results: Results
         client.log_artifact(run, str(file), folder)
     made = [
         models.model_for(client, experiment, run, results, result, *bundle)
-        for bundle in zip(result.shipped, bundle_keys(result), strict=True)
+        for bundle in zip(result.bundles, bundle_keys(result), strict=True)
     ]
     for metrics in _batches(_metrics(result, times, made[0], texts), 1000):
         client.log_batch(run, metrics=metrics)
@@ -109,7 +109,7 @@ def _batches(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _metrics(result: Result, times: Clock, model: str, texts: dict[str, DatasetInput]) -> list[Metric]:
+def _metrics(result: Result, times: TrainingTimes, model: str, texts: dict[str, DatasetInput]) -> list[Metric]:
     metrics = [Metric(name, value, times.at(step), step) for name, step, value in describe.series(result)]
     metrics += [Metric(name, value, times.after(seconds), int(seconds)) for name, seconds, value in times.system]
     for name, value in describe.scores(result).items():

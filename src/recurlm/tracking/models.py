@@ -5,15 +5,15 @@ from __future__ import annotations
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 
-from recurlm.report.results import Result, Results, Shipped
-from recurlm.report.wanted import validation_bits
+from recurlm.report.results import Result, Results, BundleResult
+from recurlm.report.sync_plan import validation_bits
 from recurlm.tracking.client import pages
-from recurlm.tracking.package import packaged
+from recurlm.tracking.pyfunc_model import packaged
 from recurlm.tracking.store import BUNDLE, KEY
 
 
 def model_for(
-    client: MlflowClient, experiment: str, run: str, results: Results, result: Result, shipped: Shipped, key: str
+    client: MlflowClient, experiment: str, run: str, results: Results, result: Result, bundles: BundleResult, key: str
 ) -> str:
     """The id of the model that holds a bundle; made where there is none, and linked to the run.
 
@@ -41,7 +41,7 @@ def find(client: MlflowClient, experiment: str, key: str) -> LoggedModel | None:
     return next((model for model in whole if client.list_logged_model_artifacts(model.model_id)), None)
 
 
-def facts(results: Results, result: Result, shipped: Shipped, key: str) -> dict[str, str]:
+def facts(results: Results, result: Result, bundles: BundleResult, key: str) -> dict[str, str]:
     """The tags of a bundle's model and versions: what it is, how good, how large, how proven, where it comes from."""
     proof, name = shipped.proof or {}, "" if result.causal else "pseudo_"
     scores = (result.metrics or {}).get("test") or {}
@@ -79,7 +79,7 @@ def summary(tags: dict[str, str]) -> str:
 
 
 def _make(
-    client: MlflowClient, experiment: str, run: str, results: Results, result: Result, shipped: Shipped, key: str
+    client: MlflowClient, experiment: str, run: str, results: Results, result: Result, bundles: BundleResult, key: str
 ) -> LoggedModel:
     tags = facts(results, result, shipped, key)
     name = f"{result.name}-{shipped.precision}"

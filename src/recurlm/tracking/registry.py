@@ -7,16 +7,16 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from recurlm.report.results import Results
-from recurlm.report.wanted import Wanted, bundle_keys
+from recurlm.report.sync_plan import SyncPlan, bundle_keys
 from recurlm.tracking.client import versions_of
 from recurlm.tracking.models import facts, model_for, summary
-from recurlm.tracking.present import is_own
+from recurlm.tracking.store_contents import is_own
 from recurlm.tracking.promotion import CHALLENGER, CHAMPION, Candidate, moves
-from recurlm.tracking.store import BUNDLE, JUDGED, Store
+from recurlm.tracking.store import BUNDLE, PROMOTION_DECIDED, Store
 
 
 def register(
-    client: MlflowClient, store: Store, experiment: str, results: Results, wanted: Wanted, runs: dict[str, str]
+    client: MlflowClient, store: Store, experiment: str, results: Results, wanted: SyncPlan, runs: dict[str, str]
 ) -> list[str]:
     """Make the versions that are missing, and decide on their aliases.
 
@@ -33,7 +33,7 @@ def register(
         key: (result, shipped)
         for result in results.variants
         if result.name in runs
-        for shipped, key in zip(result.shipped, bundle_keys(result), strict=True)
+        for shipped, key in zip(result.bundles, bundle_keys(result), strict=True)
     }
     told = []
     for name, keys in wanted.versions.items():
@@ -46,7 +46,7 @@ def register(
                 model = model_for(client, experiment, runs[result.name], results, result, shipped, key)
                 version = _register(client, name, model, runs[result.name], facts(results, result, shipped, key))
                 made.append(f"{version.version} ({result.name} {shipped.precision})")
-            if JUDGED not in version.tags:
+            if PROMOTION_DECIDED not in version.tags:
                 moved |= _judge(client, name, version)
         if made:
             told.append(f"registered {name} {', '.join(made)}")
@@ -106,5 +106,5 @@ def _judge(client: MlflowClient, name: str, version: ModelVersion) -> dict[str, 
     new = moves(Candidate.of(version), held.get(CHAMPION), held.get(CHALLENGER))
     for alias, candidate in new.items():
         client.set_registered_model_alias(name, alias, candidate.version)
-    client.set_model_version_tag(name, version.version, JUDGED, "true")
+    client.set_model_version_tag(name, version.version, PROMOTION_DECIDED, "true")
     return {alias: candidate.version for alias, candidate in new.items()}

@@ -16,7 +16,7 @@ REPORT = "recurlm.report"  # the tag of a pipeline's run that holds the hash of 
 LOGGED = "recurlm.logged"  # the tag of a run that says when somebody began to log it, in ms
 PARENT = "mlflow.parentRunId"
 BUNDLE = "recurlm.bundle"  # the tag of a model and of a registered version that holds its bundle's key
-JUDGED = "recurlm.judged"  # the tag of a version of which it was decided whether it takes an alias
+PROMOTION_DECIDED = "recurlm.promotion_decided"  # the tag of a version of which it was decided whether it takes an alias
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import os
 from pathlib import Path
 
 from recurlm.report import fingerprint
-from recurlm.report.wanted import Wanted
+from recurlm.report.sync_plan import SyncPlan
 from recurlm.tracking import store
-from recurlm.tracking.present import present
+from recurlm.tracking.store_contents import present
 
 
-def sync(root: Path, uri: str | None = None, wanted: Wanted | None = None) -> list[str]:
+def sync(root: Path, uri: str | None = None, wanted: SyncPlan | None = None) -> list[str]:
     """Log every complete result under `root` that the store does not have.
 
     Args:
@@ -37,10 +37,10 @@ def sync(root: Path, uri: str | None = None, wanted: Wanted | None = None) -> li
     return log(root, place, wanted)
 
 
-def _wanted(root: Path) -> Wanted:
+def _wanted(root: Path) -> SyncPlan:
     from recurlm import config
     from recurlm.report.results import gather
-    from recurlm.report.wanted import wanted
+    from recurlm.report.sync_plan import wanted
 
     made = fingerprint.read(root)
     report = fingerprint.content_hash(made.outputs) if made else ""

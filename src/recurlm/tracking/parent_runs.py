@@ -11,22 +11,22 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from recurlm.report import fingerprint, markdown, tables
 from recurlm.report.results import Result, Results
-from recurlm.report.wanted import Wanted, best, validation_bits
+from recurlm.report.sync_plan import SyncPlan, best, validation_bits
 from recurlm.tracking import describe
 from recurlm.tracking.client import discard, runs_with
-from recurlm.tracking.clock import clock
+from recurlm.tracking.training_times import clock
 from recurlm.tracking.datasets import datasets
-from recurlm.tracking.present import Present
+from recurlm.tracking.store_contents import StoreContents
 from recurlm.tracking.store import KEY, LOGGED, PARENT, REPORT
 
 LONGEST_NOTE = 5000  # characters that every store takes in a tag
 
 
-class Parents:
+class ParentRuns:
     """Opens the pipelines' runs that are needed, and finishes those that changed."""
 
     def __init__(
-        self, client: MlflowClient, experiment: str, root: Path, results: Results, wanted: Wanted, found: Present
+        self, client: MlflowClient, experiment: str, root: Path, results: Results, wanted: SyncPlan, found: StoreContents
     ) -> None:
         self.client, self.experiment, self.root = client, experiment, root
         self.results, self.wanted, self.found = results, wanted, found

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from recurlm.report.wanted import Wanted
-from recurlm.tracking.store import BUNDLE, JUDGED, KEY, PARENT, REPORT, Store
+from recurlm.report.sync_plan import SyncPlan
+from recurlm.tracking.store import BUNDLE, PROMOTION_DECIDED, KEY, PARENT, REPORT, Store
 
 # The runs that nobody need log again: finished, and deleted by no one.
 RUNS = f"""
@@ -25,12 +25,12 @@ VERSIONS = f"""
     FROM model_versions AS versions
     JOIN model_version_tags AS tags ON tags.name = versions.name AND tags.version = versions.version
     JOIN model_version_tags AS judged ON judged.name = versions.name AND judged.version = versions.version
-    WHERE tags.key = '{BUNDLE}' AND judged.key = '{JUDGED}' AND versions.current_stage != 'Deleted_Internal'
+    WHERE tags.key = '{BUNDLE}' AND judged.key = '{PROMOTION_DECIDED}' AND versions.current_stage != 'Deleted_Internal'
 """
 
 
 @dataclass(frozen=True)
-class Logged:
+class LoggedRun:
     """A finished run."""
 
     run: str
@@ -39,22 +39,22 @@ class Logged:
 
 
 @dataclass(frozen=True)
-class Present:
+class StoreContents:
     """The finished runs of an experiment, key → run, and the versions with an alias decided on: (name, bundle)."""
 
-    runs: Mapping[str, Logged]
+    runs: Mapping[str, LoggedRun]
     versions: frozenset[tuple[str, str]]
 
-    def missing_runs(self, wanted: Wanted) -> list[str]:
+    def missing_runs(self, wanted: SyncPlan) -> list[str]:
         """The variants whose result no finished run has."""
         return [name for name, key in wanted.runs.items() if key not in self.runs]
 
-    def parent_of(self, key: str) -> Logged | None:
+    def parent_of(self, key: str) -> LoggedRun | None:
         """The pipeline's run that a run lies under."""
         parent = self.runs[key].parent if key in self.runs else ""
         return next((logged for logged in self.runs.values() if logged.run == parent), None)
 
-    def holds(self, wanted: Wanted) -> bool:
+    def holds(self, wanted: SyncPlan) -> bool:
         """Whether there is nothing to do."""
         versions = {(name, bundle) for name, bundles in wanted.versions.items() for bundle in bundles}
         above = [self.parent_of(key) for key in wanted.runs.values()]
@@ -65,7 +65,7 @@ class Present:
         return all(parent is not None and parent.report == wanted.report for parent in shown)
 
 
-def present(store: Store, wanted: Wanted) -> Present:
+def present(store: Store, wanted: SyncPlan) -> StoreContents:
     """What the store holds of an experiment.
 
     Raises:
@@ -80,19 +80,19 @@ def present(store: Store, wanted: Wanted) -> Present:
         return read(client, wanted)
 
 
-def _read_sqlite(store: Store, path: Path, experiment: str) -> Present:
+def _read_sqlite(store: Store, path: Path, experiment: str) -> StoreContents:
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as database:
             rows = database.execute(RUNS, (experiment,)).fetchall()
             versions = database.execute(VERSIONS).fetchall()
     except sqlite3.OperationalError:  # no store yet, or one without tables
-        return Present({}, frozenset())
+        return StoreContents({}, frozenset())
     whole = {(name, bundle) for name, bundle, place in versions if is_own(store, place) and _is_there(place)}
     found = ((run, key, value) for run, place, home, key, value in rows if _is_whole(store, place, home))
-    return Present(logged(found), frozenset(whole))
+    return StoreContents(logged(found), frozenset(whole))
 
 
-def logged(tags: Iterable[tuple[str, str, str]]) -> dict[str, Logged]:
+def logged(tags: Iterable[tuple[str, str, str]]) -> dict[str, LoggedRun]:
     """Key → run.
 
     Args:
@@ -102,7 +102,7 @@ def logged(tags: Iterable[tuple[str, str, str]]) -> dict[str, Logged]:
     for run, name, value in tags:
         runs[run][name] = value
     return {
-        found[KEY]: Logged(run, found.get(PARENT, ""), found.get(REPORT, ""))
+        found[KEY]: LoggedRun(run, found.get(PARENT, ""), found.get(REPORT, ""))
         for run, found in runs.items()
         if KEY in found
     }

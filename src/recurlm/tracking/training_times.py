@@ -12,7 +12,7 @@ from recurlm.report.results import Result
 
 
 @dataclass(frozen=True)
-class Clock:
+class TrainingTimes:
     """Times in ms since 1970."""
 
     start: int
@@ -36,7 +36,7 @@ class Clock:
                     yield f"system/{name}", sample["seconds"], float(value)
 
 
-def clock(root: Path, result: Result) -> Clock:
+def clock(root: Path, result: Result) -> TrainingTimes:
     """The times of a model's training; all are now, where it was trained elsewhere.
 
     The measurement is written when the training ends, so that its file's own time is the end.
@@ -44,8 +44,8 @@ def clock(root: Path, result: Result) -> Clock:
     timing = result.training
     if timing is None:
         now = int(time.time() * 1000)
-        return Clock(now, now)
+        return TrainingTimes(now, now)
     end = int((root / "data/timings" / f"train-{result.name}.json").stat().st_mtime * 1000)
     points = {int(point["step"]): float(point["seconds"]) for point in timing.get("points", ())}
     start = end - round(float(timing["seconds"]) * 1000)
-    return Clock(start, end, points, tuple(timing.get("system", ())))
+    return TrainingTimes(start, end, points, tuple(timing.get("system", ())))
