@@ -1,4 +1,4 @@
-"""The run of a pipeline, above those of its variants: the report, what they share, and which of them is best."""
+"""The parent run of a pipeline: the report, the settings that its variants share, and the best variant."""
 
 from __future__ import annotations
 
@@ -14,80 +14,86 @@ from recurlm.report.results import Result, Results
 from recurlm.report.sync_plan import SyncPlan, best, validation_bits
 from recurlm.tracking import describe
 from recurlm.tracking.client import discard, runs_with
-from recurlm.tracking.training_times import clock
 from recurlm.tracking.datasets import datasets
-from recurlm.tracking.store_contents import StoreContents
 from recurlm.tracking.store import KEY, LOGGED, PARENT, REPORT
+from recurlm.tracking.store_contents import StoreContents
+from recurlm.tracking.training_times import training_times
 
-LONGEST_NOTE = 5000  # characters that every store takes in a tag
+LONGEST_NOTE = 5000  # characters that every store accepts in a tag
 
 
 class ParentRuns:
-    """Opens the pipelines' runs that are needed, and finishes those that changed."""
+    """Opens the parent runs that are needed, and updates those that changed."""
 
     def __init__(
-        self, client: MlflowClient, experiment: str, root: Path, results: Results, wanted: SyncPlan, found: StoreContents
+        self,
+        client: MlflowClient,
+        experiment: str,
+        root: Path,
+        results: Results,
+        plan: SyncPlan,
+        contents: StoreContents,
     ) -> None:
         self.client, self.experiment, self.root = client, experiment, root
-        self.results, self.wanted, self.found = results, wanted, found
-        self.runs: dict[str, str] = {}  # key → run, of those that are part of this
-        if wanted.dvc_experiment:  # it has a run even where none of its results is new
+        self.results, self.plan, self.contents = results, plan, contents
+        self.runs: dict[str, str] = {}  # key → run, of the parents in this plan
+        if plan.dvc_experiment:  # it has a parent run even where none of its results is new
             for result in results.variants:
-                if result.name in wanted.parents:
+                if result.name in plan.parent_keys:
                     self.of(result)
 
     def of(self, result: Result) -> str:
-        """The run that a new run of this result lies under, opened where there is none."""
-        key = self.wanted.parents[result.name]
+        """The parent of a new run of this result, which is created where there is none."""
+        key = self.plan.parent_keys[result.name]
         if key not in self.runs:
-            self.runs[key] = self.found.runs[key].run if key in self.found.runs else self._open(key)
+            self.runs[key] = self.contents.runs[key].run if key in self.contents.runs else self._open(key)
         return self.runs[key]
 
     def attach(self, result: Result, run: str) -> None:
-        """Put a run that lost the one above it under another."""
-        above = self.found.parent_of(result.key)
-        if above is None:
+        """Set the parent of a run whose parent was deleted."""
+        parent = self.contents.parent_of(result.key)
+        if parent is None:
             self.client.set_tag(run, PARENT, self.of(result))
-        elif not self.wanted.dvc_experiment:  # whose report is not that of the runs which it took over
-            key = next(key for key, logged in self.found.runs.items() if logged == above)
-            self.runs[key] = above.run
+        elif not self.plan.dvc_experiment:  # a DVC experiment does not update the parent of unchanged runs
+            key = next(key for key, logged in self.contents.runs.items() if logged == parent)
+            self.runs[key] = parent.run
 
     def finish(self, runs: dict[str, str]) -> None:
-        """Write into each what is new.
+        """Update each parent run whose report changed.
 
         Args:
             runs: variant → its run.
         """
         for key, run in self.runs.items():
-            if key not in self.found.runs or self.found.runs[key].report != self.wanted.report:
+            if key not in self.contents.runs or self.contents.runs[key].report != self.plan.report_hash:
                 self._fill(run, runs)
 
     def _open(self, key: str) -> str:
-        for left in runs_with(self.client, self.experiment, key):
-            discard(self.client, left)
-        below = [result for result in self.results.variants if self.wanted.parents.get(result.name) == key]
-        start = min(clock(self.root, result).start for result in below)
-        tags = describe.origin(self.root) | {
+        for run in runs_with(self.client, self.experiment, key):  # of a killed process
+            discard(self.client, run)
+        children = [result for result in self.results.variants if self.plan.parent_keys.get(result.name) == key]
+        start = min(training_times(self.root, result).start for result in children)
+        tags = describe.git_tags(self.root) | {
             KEY: key,
             LOGGED: str(int(time.time() * 1000)),
             "mlflow.source.name": "dvc repro",
-            **({"dvc_experiment": self.wanted.dvc_experiment} if self.wanted.dvc_experiment else {}),
+            **({"dvc_experiment": self.plan.dvc_experiment} if self.plan.dvc_experiment else {}),
         }
-        name = self.wanted.dvc_experiment or describe.pipeline_name(self.results, below[0])
+        name = self.plan.dvc_experiment or describe.pipeline_name(self.results, children[0])
         opened = self.client.create_run(self.experiment, start, resolve_tags(tags), run_name=name)
-        run = str(opened.info.run_id)
-        params = [Param(*pair) for pair in describe.shared_params(below[0]).items()]
-        self.client.log_batch(run, params=params)
-        self.client.log_inputs(run, list(datasets(self.results).values()))
-        return run
+        run_id = str(opened.info.run_id)
+        params = [Param(*pair) for pair in describe.shared_params(children[0]).items()]
+        self.client.log_batch(run_id, params=params)
+        self.client.log_inputs(run_id, list(datasets(self.results).values()))
+        return run_id
 
     def _fill(self, run: str, runs: dict[str, str]) -> None:
         complete = [result for result in self.results.variants if result.name in runs]
-        end = max(clock(self.root, result).end for result in complete)
+        end = max(training_times(self.root, result).end for result in complete)
         for name in ("params.yaml", "dvc.lock"):
             if (self.root / name).is_file():
                 self.client.log_artifact(run, str(self.root / name))
-        if self.wanted.report:
+        if self.plan.report_hash:
             self.client.log_artifacts(run, str(self.root / fingerprint.FOLDER), "report")
         champion = best(complete)
         if champion and (bits := validation_bits(champion)) is not None:
@@ -95,7 +101,7 @@ class ParentRuns:
             self.client.set_tag(run, "best_variant", champion.name)
         self.client.set_tag(run, "variants", " ".join(runs))
         self.client.set_tag(run, "mlflow.note.content", self._note(runs))
-        self.client.set_tag(run, REPORT, self.wanted.report)
+        self.client.set_tag(run, REPORT, self.plan.report_hash)
         self.client.set_terminated(run, "FINISHED", end)
 
     def _note(self, runs: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""What a store holds, and what it lacks; read from SQLite without importing MLflow, which would take seconds."""
+"""The contents of a store, compared with the plan; SQLite is read without importing MLflow, which takes seconds."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from recurlm.report.sync_plan import SyncPlan
-from recurlm.tracking.store import BUNDLE, PROMOTION_DECIDED, KEY, PARENT, REPORT, Store
+from recurlm.tracking.store import BUNDLE, KEY, PARENT, PROMOTION_DECIDED, REPORT, Store
 
-# The runs that nobody need log again: finished, and deleted by no one.
+# Finished runs that are not deleted.
 RUNS = f"""
     SELECT runs.run_uuid, runs.artifact_uri, experiments.artifact_location, tags.key, tags.value
     FROM runs JOIN tags USING (run_uuid) JOIN experiments USING (experiment_id)
@@ -24,8 +24,8 @@ VERSIONS = f"""
     SELECT versions.name, tags.value, versions.storage_location
     FROM model_versions AS versions
     JOIN model_version_tags AS tags ON tags.name = versions.name AND tags.version = versions.version
-    JOIN model_version_tags AS judged ON judged.name = versions.name AND judged.version = versions.version
-    WHERE tags.key = '{BUNDLE}' AND judged.key = '{PROMOTION_DECIDED}' AND versions.current_stage != 'Deleted_Internal'
+    JOIN model_version_tags AS decided ON decided.name = versions.name AND decided.version = versions.version
+    WHERE tags.key = '{BUNDLE}' AND decided.key = '{PROMOTION_DECIDED}' AND versions.current_stage != 'Deleted_Internal'
 """
 
 
@@ -40,44 +40,40 @@ class LoggedRun:
 
 @dataclass(frozen=True)
 class StoreContents:
-    """The finished runs of an experiment, key → run, and the versions with an alias decided on: (name, bundle)."""
+    """The finished runs of an experiment, key → run, and the versions whose aliases are decided: (name, bundle)."""
 
     runs: Mapping[str, LoggedRun]
     versions: frozenset[tuple[str, str]]
 
-    def missing_runs(self, wanted: SyncPlan) -> list[str]:
-        """The variants whose result no finished run has."""
-        return [name for name, key in wanted.runs.items() if key not in self.runs]
-
     def parent_of(self, key: str) -> LoggedRun | None:
-        """The pipeline's run that a run lies under."""
+        """The parent of the run with this key."""
         parent = self.runs[key].parent if key in self.runs else ""
         return next((logged for logged in self.runs.values() if logged.run == parent), None)
 
-    def holds(self, wanted: SyncPlan) -> bool:
-        """Whether there is nothing to do."""
-        versions = {(name, bundle) for name, bundles in wanted.versions.items() for bundle in bundles}
-        above = [self.parent_of(key) for key in wanted.runs.values()]
-        if None in above or not versions <= self.versions:
+    def satisfies(self, plan: SyncPlan) -> bool:
+        """Whether everything in the plan is there."""
+        versions = {(name, bundle) for name, bundles in plan.model_versions.items() for bundle in bundles}
+        parents = [self.parent_of(key) for key in plan.run_keys.values()]
+        if None in parents or not versions <= self.versions:
             return False
-        # The runs that an experiment of DVC took over as they were lie under another, which has a report of its own.
-        shown = [self.runs.get(key) for key in wanted.parents.values()] if wanted.dvc_experiment else above
-        return all(parent is not None and parent.report == wanted.report for parent in shown)
+        # Runs that a DVC experiment left unchanged have another parent, which holds another report.
+        shown = [self.runs.get(key) for key in plan.parent_keys.values()] if plan.dvc_experiment else parents
+        return all(parent is not None and parent.report == plan.report_hash for parent in shown)
 
 
-def present(store: Store, wanted: SyncPlan) -> StoreContents:
-    """What the store holds of an experiment.
+def read_store(store: Store, plan: SyncPlan) -> StoreContents:
+    """The contents of the plan's experiment.
 
     Raises:
         InputError: the store is out of reach.
     """
     if store.sqlite:
-        return _read_sqlite(store, store.sqlite, wanted.experiment)
-    from recurlm.tracking.client import connected, read
+        return _read_sqlite(store, store.sqlite, plan.experiment)
+    from recurlm.tracking.client import connected, read_contents
 
-    # Whoever comes first to a database makes its tables, which two must not do at once.
+    # The first connection creates the tables, which two processes must not do at once.
     with store.locked(), connected(store) as client:
-        return read(client, wanted)
+        return read_contents(client, plan)
 
 
 def _read_sqlite(store: Store, path: Path, experiment: str) -> StoreContents:
@@ -87,36 +83,36 @@ def _read_sqlite(store: Store, path: Path, experiment: str) -> StoreContents:
             versions = database.execute(VERSIONS).fetchall()
     except sqlite3.OperationalError:  # no store yet, or one without tables
         return StoreContents({}, frozenset())
-    whole = {(name, bundle) for name, bundle, place in versions if is_own(store, place) and _is_there(place)}
-    found = ((run, key, value) for run, place, home, key, value in rows if _is_whole(store, place, home))
-    return StoreContents(logged(found), frozenset(whole))
+    intact = {(name, bundle) for name, bundle, uri in versions if is_own(store, uri) and _exists(uri)}
+    tags = ((run, key, value) for run, uri, location, key, value in rows if _is_intact(store, uri, location))
+    return StoreContents(logged_runs(tags), frozenset(intact))
 
 
-def logged(tags: Iterable[tuple[str, str, str]]) -> dict[str, LoggedRun]:
+def logged_runs(tags: Iterable[tuple[str, str, str]]) -> dict[str, LoggedRun]:
     """Key → run.
 
     Args:
-        tags: (run, name, value) of runs that are finished.
+        tags: (run, name, value) of finished runs.
     """
     runs: dict[str, dict[str, str]] = defaultdict(dict)
     for run, name, value in tags:
         runs[run][name] = value
     return {
-        found[KEY]: LoggedRun(run, found.get(PARENT, ""), found.get(REPORT, ""))
-        for run, found in runs.items()
-        if KEY in found
+        values[KEY]: LoggedRun(run, values.get(PARENT, ""), values.get(REPORT, ""))
+        for run, values in runs.items()
+        if KEY in values
     }
 
 
-def _is_whole(store: Store, run: str, location: str) -> bool:
-    return (not store.own or location == store.artifacts) and _is_there(run)
+def _is_intact(store: Store, uri: str, location: str) -> bool:
+    return (not store.own or location == store.artifacts) and _exists(uri)
 
 
-def is_own(store: Store, place: str) -> bool:
-    """Whether files lie where this store keeps them: those of a checkout that was copied lie in the other one."""
-    return store.artifacts is None or (place or "").startswith(f"{store.artifacts}/")
+def is_own(store: Store, uri: str) -> bool:
+    """Whether an artifact lies in this store's folder: a copied checkout names those of the original."""
+    return store.artifacts is None or (uri or "").startswith(f"{store.artifacts}/")
 
 
-def _is_there(place: str) -> bool:
-    parts = urlsplit(place or "")
+def _exists(uri: str) -> bool:
+    parts = urlsplit(uri or "")
     return parts.scheme not in ("", "file") or Path(unquote(parts.path)).is_dir()

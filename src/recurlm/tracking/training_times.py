@@ -1,4 +1,4 @@
-"""When a model was trained, as far as this machine measured it: so that a run's times are those of the training."""
+"""The timestamps of a model's training from data/timings, for the run's start, end and metrics."""
 
 from __future__ import annotations
 
@@ -13,39 +13,40 @@ from recurlm.report.results import Result
 
 @dataclass(frozen=True)
 class TrainingTimes:
-    """Times in ms since 1970."""
+    """Start and end of training in ms since 1970, and the samples of system metrics."""
 
     start: int
     end: int
     seconds: dict[int, float] = field(default_factory=dict)  # step → seconds since the start
-    samples: tuple[dict[str, Any], ...] = ()  # of the machine's load, as data/timings has them
+    samples: tuple[dict[str, Any], ...] = ()  # of system metrics, as in data/timings
 
-    def at(self, step: int) -> int:
-        """When a step was done; the end, where nobody measured it."""
+    def of_step(self, step: int) -> int:
+        """The timestamp of a step; the end, where its time is unknown."""
         return self.after(self.seconds[step]) if step in self.seconds else self.end
 
     def after(self, seconds: float) -> int:
+        """The timestamp so many seconds after the start."""
         return self.start + round(seconds * 1000)
 
     @property
-    def system(self) -> Iterator[tuple[str, float, float]]:
-        """(name, seconds since the start, value) of the machine's load, by MLflow's names."""
+    def system_metrics(self) -> Iterator[tuple[str, float, float]]:
+        """(name, seconds since the start, value) of each system metric, by MLflow's names."""
         for sample in self.samples:
             for name, value in sample.items():
                 if name != "seconds":
                     yield f"system/{name}", sample["seconds"], float(value)
 
 
-def clock(root: Path, result: Result) -> TrainingTimes:
-    """The times of a model's training; all are now, where it was trained elsewhere.
+def training_times(root: Path, result: Result) -> TrainingTimes:
+    """The timestamps of a model's training; the current time, where it was trained on another machine.
 
-    The measurement is written when the training ends, so that its file's own time is the end.
+    The timings are written when training ends, so the file's modification time is the end.
     """
-    timing = result.training
-    if timing is None:
+    timings = result.training_timings
+    if timings is None:
         now = int(time.time() * 1000)
         return TrainingTimes(now, now)
     end = int((root / "data/timings" / f"train-{result.name}.json").stat().st_mtime * 1000)
-    points = {int(point["step"]): float(point["seconds"]) for point in timing.get("points", ())}
-    start = end - round(float(timing["seconds"]) * 1000)
-    return TrainingTimes(start, end, points, tuple(timing.get("system", ())))
+    points = {int(point["step"]): float(point["seconds"]) for point in timings.get("points", ())}
+    start = end - round(float(timings["seconds"]) * 1000)
+    return TrainingTimes(start, end, points, tuple(timings.get("system", ())))
