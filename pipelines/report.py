@@ -1,11 +1,11 @@
 """Stage `report`: all variants on one page, and one run of each in MLflow.
 
 in:      data/metrics, data/onnx, data/models, data/timings, the manifests of data/corpus and data/tokens, params.yaml
-out:     data/report (report.md, index.html, pictures, samples), and runs in .mlflow or where MLFLOW_TRACKING_URI says
+out:     data/report (report.md, index.html, charts, samples), and runs in .mlflow or at MLFLOW_TRACKING_URI
 command: python pipelines/report.py
 
-It runs on every `dvc repro`, so that pages and runs that somebody deleted come back. Where nothing is new it must end
-at once: what is slow to import is imported only when there is work for it.
+It runs on every `dvc repro`, so that deleted pages and runs come back. Where nothing is new it must end at once: slow
+imports happen only when there is work to do.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from pathlib import Path
 
 from recurlm.errors import exit_cleanly
 from recurlm.report import fingerprint
-from recurlm.report.wanted import Wanted
+from recurlm.report.sync_plan import SyncPlan
 from recurlm.tracking.sync import sync
 
 
 def main() -> None:
     root = Path()
     inputs = fingerprint.inputs_hash(root)
-    made = fingerprint.read(root)
-    if made is None or made.inputs != inputs:
+    report = fingerprint.read(root)
+    if report is None or report.inputs != inputs:
         from recurlm.report.build import build
 
-        made = build(root, inputs)
+        report = build(root, inputs)
         sys.stderr.write(f"report: wrote {fingerprint.FOLDER / 'index.html'}\n")
 
-    for line in sync(root, wanted=Wanted(**made.mirror)):
+    for line in sync(root, plan=SyncPlan(**report.sync_plan)):
         sys.stderr.write(f"report: {line} in MLflow\n")
 
 

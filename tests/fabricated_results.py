@@ -23,7 +23,7 @@ def write_results(root: Path, variants: Sequence[str] = VARIANTS) -> None:
     params = {
         "train": {"seed": 7},
         "export": {"precisions": ["fp32"]},
-        "report": {"prompt": "KING.\n", "tokens": 8},
+        "report": {"prompt": "KING.\n", "max_new_tokens": 8},
         "variants": {name: block(name) for name in variants},
     }
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
@@ -54,7 +54,7 @@ def block(name: str) -> dict[str, Any]:
 
 
 def write_variant(data: Path, name: str, number: int) -> None:
-    """One variant's model, metrics, proven bundle and timings; a higher number scores better."""
+    """One variant's model, metrics, verified bundle and timings; a higher number scores better."""
     pseudo = "pseudo_" if name.startswith("bi") else ""
     weights = f"weights of {name}".encode()
     folder = data / "models" / name
@@ -77,9 +77,9 @@ def write_variant(data: Path, name: str, number: int) -> None:
     protocol = "cloze" if pseudo else "streamed"
     metrics = {"variant": name, "protocol": protocol, "parameters": 1234 + number, "validation": scores, "test": scores}
     write(data / "metrics" / f"{name}.json", metrics)
-    proof = {
+    verification = {
         "variant": name,
-        "passed": True,
+        "verified": True,
         "largest_logit_difference": 2.5e-6,
         "scorer_nats_difference": 1e-8,
         "greedy_tokens_identical": 1000,
@@ -88,7 +88,7 @@ def write_variant(data: Path, name: str, number: int) -> None:
         "chunked_calls_identical": True,
         "bundle_bytes": 12_345_678,
     }
-    write(data / "metrics/proof" / f"{name}.json", {"fp32": proof})
+    write(data / "metrics/verification" / f"{name}.json", {"fp32": verification})
 
     bundle = data / "onnx" / name / "fp32"
     bundle.mkdir(parents=True)
@@ -105,7 +105,7 @@ def write_variant(data: Path, name: str, number: int) -> None:
         "state_spec": {"h": [8]},
         "model_sha256": sha(weights),
         "files": files,
-        "verification": proof,
+        "verification": verification,
     }
     write_sealed_json(bundle / "bundle.json", description)
 
@@ -162,16 +162,16 @@ def write(path: Path, content: Any) -> None:
 
 
 def write_diagnosis(data: Path, name: str) -> None:
-    """What stage diagnose leaves of a variant, in its shape, with made-up numbers and a text that would be markup."""
-    causal = not name.startswith("bi")
-    pseudo = "" if causal else "pseudo_"
-    head = {"variant": name, "causal": causal}
+    """The files of stage diagnose for a variant, with made-up numbers and texts that look like markup."""
+    cloze = name.startswith("bi")
+    pseudo = "pseudo_" if cloze else ""
+    head = {"variant": name, "objective": "cloze" if cloze else "causal"}
     static = scored(pseudo, 4.0)
     bins = [
         {
             "from": low,
             "to": high,
-            "share": 0.5,
+            "fraction": 0.5,
             "nats_per_token": 4.0,
             "interval_over_windows": [3.0, 5.0],
         }
@@ -182,9 +182,9 @@ def write_diagnosis(data: Path, name: str) -> None:
     perplexity = {
         "static": static,
         "cold_windows": scored(pseudo, 4.25) | {"window_tokens": 64},
-        "neural_cache": scored(pseudo, 3.5) | adaptive if causal else None,
-        "dynamic_evaluation": scored(pseudo, 3.75) | adaptive | {"tokens": 20} if causal else None,
-        "by_position": bins if causal else None,
+        "neural_cache": None if cloze else scored(pseudo, 3.5) | adaptive,
+        "dynamic_evaluation": None if cloze else scored(pseudo, 3.75) | adaptive | {"tokens": 20},
+        "by_position": None if cloze else bins,
         "by_frequency": bins,
     }
     write(data / "metrics/perplexity" / f"{name}.json", head | perplexity)
@@ -195,7 +195,7 @@ def write_diagnosis(data: Path, name: str) -> None:
         {"step": step, "tokens": 9, "train_nats_per_token": 3.0, "validation_nats_per_token": 4.0} for step in (5, 10)
     ]
     best = {"best_validation_nats_per_token": 4.0, "best_at_step": 5}
-    runs = [{"dropout": share, "problem": None, "points": points, "gap": 1.0 - share, **best} for share in (0.0, 0.4)]
+    runs = [{"dropout": rate, "problem": None, "points": points, "gap": 1.0 - rate, **best} for rate in (0.0, 0.4)]
     gate = {"layer": "layer0", "gate": "forget", "mean": 0.5, "fraction_closed": 0.25, "fraction_open": 0.125}
     diagnostics = {
         "lesson": {
@@ -203,13 +203,13 @@ def write_diagnosis(data: Path, name: str) -> None:
             "parameters": 1234,
             "state_numbers": 32,
             "hidden_size": 8,
-            "output_size": 8 if causal else 16,
+            "output_size": 16 if cloze else 8,
             "effective_context_tokens": 5,
             "gradient_vanished_at_before_training": 7,
             "gradient_vanished_at_after_training": None,
         },
         "gradients": {
-            "sides": 1 if causal else 2,
+            "sides": 2 if cloze else 1,
             "before_training": flow | {"vanished_at": 7},
             "after_training": flow | {"vanished_at": None},
         },
@@ -223,7 +223,7 @@ def write_diagnosis(data: Path, name: str) -> None:
             "effective_context_tokens": 5,
         },
         "gates": {
-            "told": True,
+            "reported": True,
             "closed_below": 0.1,
             "open_above": 0.9,
             "rows": [gate | {"units_always_closed": 0.0, "units_always_open": 0.0}],
@@ -243,19 +243,19 @@ def write_diagnosis(data: Path, name: str) -> None:
     text = {"prompt": "<b>KING", "text": "</script><script>alert(1)</script>"}
     parts = {"parts": [{"text": "<i>to be ", "filled": False}, {"text": "</pre>", "filled": True}]}
     quality = {"real_word_fraction": 0.5}
-    quality |= {"distinct_2": 0.75, "longest_copied_words": 4, "mean_longest_copied_words": 2.5} if causal else {}
-    temperatures = [{"temperature": each, **quality, "texts": [text if causal else parts] * 2} for each in (0.5, 1.0)]
+    quality |= {} if cloze else {"distinct_2": 0.75, "longest_copied_words": 4, "mean_longest_copied_words": 2.5}
+    temperatures = [{"temperature": each, **quality, "texts": [parts if cloze else text] * 2} for each in (0.5, 1.0)]
     write(data / "metrics/samples" / f"{name}.json", head | {"temperatures": temperatures, "held_out_text": quality})
 
     weights = (data / "models" / name / "model.safetensors").read_bytes()
     rows = [{"tokens": tokens, "rows": 1, "seconds": tokens / 100} for tokens in (4, 16)]
     speed = {"device": "cpu", "precision_of_training": "bf16", "training_step": rows, "training_growth": 1.0}
-    speed |= {"generation": rows if causal else [], "generation_growth": 1.0 if causal else None}
+    speed |= {"generation": [] if cloze else rows, "generation_growth": None if cloze else 1.0}
     write(data / "timings" / f"diagnose-{name}.json", {"model_sha256": sha(weights)} | speed)
 
 
 def scored(pseudo: str, loss: float) -> dict[str, Any]:
-    """A block of perplexities, as `diagnose` writes them."""
+    """Perplexities in the shape that stage diagnose writes."""
     perplexity = float(np.exp(loss))
     return {
         f"{pseudo}perplexity_per_token": perplexity,

@@ -44,7 +44,7 @@ TINY: dict[str, Any] = {
         "speed": {"training_tokens": [4, 16], "generated_tokens": [4, 16], "repeats": 1},
         "text": {"temperatures": [0.8, 1.3], "num_samples": 3, "num_tokens": 30, "prompt_tokens": 4},
     },
-    "report": {"prompt": "KING.\n", "tokens": 40},
+    "report": {"prompt": "KING.\n", "max_new_tokens": 40},
     "variants": {"gru": TINY_VARIANT, "bilstm": TINY_VARIANT},
 }
 

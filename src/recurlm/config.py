@@ -199,8 +199,8 @@ class Verify(Section):
 
 class Report(Section):
     prompt: Annotated[str, Field(min_length=1)]
-    blanks: Annotated[str, Field(min_length=1)]
-    tokens: Count
+    fill_text: Annotated[str, Field(min_length=1)]  # cloze models fill its blanks
+    max_new_tokens: Count
     temperature: Annotated[float, Field(ge=0, le=100)]
     top_k: Annotated[int, Field(ge=0)]
     top_p: Probability

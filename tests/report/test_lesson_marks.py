@@ -80,11 +80,11 @@ def test_a_figure_is_the_number_at_its_address(root: Path) -> None:
         ("<!-- figure: lstm.json test.nats --><!-- /figure -->", "has no 'test.nats'"),
         ("<!-- figure: lstm.json variant --><!-- /figure -->", "'variant' is no number"),
         ("<!-- text: memry -->\n<!-- /text -->", "did you mean 'memory'?"),
-        ("<!-- timing: memory -->\n<!-- /timing -->", "nothing makes the timing 'memory'"),
+        ("<!-- timing: memory -->\n<!-- /timing -->", "unknown timing 'memory'"),
         ("<!-- text: memory -->\n<!-- /figure -->", "is not closed"),
     ],
 )
-def test_a_mark_that_asks_for_what_nothing_measures_is_refused(root: Path, page: str, what: str) -> None:
+def test_a_mark_with_an_unknown_name_or_address_is_refused(root: Path, page: str, what: str) -> None:
     with pytest.raises(InputError, match=r"docs/lesson\.md") as error:
         fill(page, read(root))
     assert what in str(error.value)
@@ -98,7 +98,7 @@ def test_a_mark_that_asks_for_what_nothing_measures_is_refused(root: Path, page:
         ((NEVER, 20, 20), (10, NEVER, NEVER), "which is not what", "which is what the lesson says."),
     ],
 )
-def test_the_numbers_choose_what_is_said_of_memory(
+def test_the_verdict_on_memory_follows_from_the_metrics(
     root: Path,
     contexts: tuple[int | None, ...],
     reaches: tuple[int | None, ...],
@@ -115,15 +115,15 @@ def test_the_numbers_choose_what_is_said_of_memory(
     assert ("gru more than 200" in second) == (reaches[1] is NEVER)
 
 
-def test_the_numbers_choose_what_is_said_of_dropout(root: Path) -> None:
+def test_the_verdict_on_dropout_follows_from_the_metrics(root: Path) -> None:
     diagnose(root, "rnn", overfitting=runs(gaps=(2.0, 1.0), best=(6.1, 6.3)))
     diagnose(root, "lstm", overfitting=runs(gaps=(2.0, 1.0), best=(6.1, 6.0)))
     diagnose(
         root, "gru", overfitting={"learning_curve": [], "short_runs": {"runs": [{"problem": "rate too high"}] * 2}}
     )
-    said = text(root, "dropout")
-    assert "smaller in 2 of 2 variants" in said
-    assert "lower in 1 of 2" in said
+    sentence = text(root, "dropout")
+    assert "the gap in 2 of 2 variants" in sentence
+    assert "the best validation loss in 1 of 2" in sentence
     rows = {line.split(" | ")[0].strip("| "): line for line in text(root, "overfitting").splitlines()}
     assert rows["gru"].count("—") == 5
     assert "6.30" in rows["rnn"]

@@ -1,4 +1,4 @@
-"""What stage diagnose measured, on the page: whole, traced to its files, and with gaps where a file is missing."""
+"""The diagnostics on the page: complete, traced to their files, and with gaps where a file is missing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 from fabricated_results import VARIANTS, write_results
 
 from recurlm import config
-from recurlm.report import content, html
+from recurlm.report import html, page_sections
 from recurlm.report.build import build
-from recurlm.report.coloured import Coloured, Layer, Reading
-from recurlm.report.results import DIAGNOSED, gather
+from recurlm.report.heat_map import EMPTY, HeatMap, StateTrace, TokenTrace
+from recurlm.report.results import DIAGNOSTIC_FILES, load_results
 from recurlm.report.section import Section
 
 PARTS = {
@@ -34,9 +34,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def sections(root: Path) -> dict[str, Section]:
-    results = gather(root, config.load(root / "params.yaml"))
-    found = content.sections(results, (), Coloured([], "validation", 0, [], []))
-    return {section.title: section for section in found}
+    results = load_results(root, config.load(root / "params.yaml"))
+    return {section.title: section for section in page_sections.sections(results, (), EMPTY)}
 
 
 def test_every_section_has_its_pictures_or_tables(root: Path) -> None:
@@ -50,10 +49,10 @@ def test_every_section_has_its_pictures_or_tables(root: Path) -> None:
     assert {name for name, _ in found["Temperature"].temperatures} == set(VARIANTS)
 
 
-@pytest.mark.parametrize("part", DIAGNOSED)
+@pytest.mark.parametrize("part", DIAGNOSTIC_FILES)
 @pytest.mark.parametrize("damage", ["gone", "empty", "another shape", "no JSON"])
 def test_a_file_that_is_missing_or_broken_costs_its_own_place_only(root: Path, part: str, damage: str) -> None:
-    path = root / DIAGNOSED[part].format("lstm")
+    path = root / DIAGNOSTIC_FILES[part].format("lstm")
     stamp = {key: value for key, value in json.loads(path.read_bytes()).items() if key == "model_sha256"}
     if damage == "gone":
         path.unlink()
@@ -98,19 +97,19 @@ def test_no_text_of_a_model_becomes_markup(root: Path) -> None:
     page = (root / "data/report/index.html").read_text(encoding="utf-8")
     assert "<script>alert(1)" not in page
     assert "&lt;/script&gt;&lt;script&gt;alert(1)" in page
-    text = Coloured(["</script><b>"], "validation", 1, [Reading("rnn", True, [1.0], ["<i>"], [])], [])
-    drawn = html.page("", (Section("A text", coloured=text),))
+    heat_map = HeatMap(["</script><b>"], "validation", 1, [TokenTrace("rnn", "", "bits", [1.0], ["<i>"], [])], [])
+    drawn = html.page("", (Section("A text", heat_map=heat_map),))
     assert "</script><b>" not in drawn
     assert '<i>"' not in drawn
 
 
-def test_a_coloured_text_holds_what_the_models_made_of_it() -> None:
-    layer = Layer("layer0.h", 1, 0.5, "fw==", [0])
-    text = Coloured(["to"], "validation", 1, [Reading("rnn", True, [2.5], ["be"], [layer])], [])
-    drawn = html.page("", (Section("A text", coloured=text),))
+def test_the_heat_map_holds_the_states_of_each_variant() -> None:
+    state = StateTrace("layer0.h", 1, 0.5, "fw==", [0])
+    heat_map = HeatMap(["to"], "validation", 1, [TokenTrace("rnn", "", "bits", [2.5], ["be"], [state])], [])
+    drawn = html.page("", (Section("A text", heat_map=heat_map),))
     data = re.search(r'<script type="application/json">(\{"tokens".+?)</script>', drawn)
     assert data
-    assert json.loads(data[1])["readings"][0]["layers"][0]["values"] == "fw=="
+    assert json.loads(data[1])["traces"][0]["states"][0]["values"] == "fw=="
 
 
 def test_dvc_gets_its_curves_and_a_summary(root: Path) -> None:

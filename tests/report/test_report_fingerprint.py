@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
         "data/models/rnn/model.json",
         "data/models/rnn/curve.csv",
         "data/metrics/rnn.json",
-        "data/metrics/proof/rnn.json",
+        "data/metrics/verification/rnn.json",
         "data/onnx/rnn/fp32/bundle.json",
         "data/timings/train-rnn.json",
         "data/timings/generate-rnn.json",

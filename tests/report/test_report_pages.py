@@ -17,7 +17,7 @@ from recurlm import config
 from recurlm.errors import InputError
 from recurlm.report import html, markdown, tables
 from recurlm.report.build import build
-from recurlm.report.results import gather
+from recurlm.report.results import load_results
 from recurlm.report.samples import Sample
 from recurlm.report.section import Section
 from recurlm.report.tables import Cell, Table
@@ -77,13 +77,13 @@ def test_both_pages_compare_all_variants(root: Path) -> None:
         "layers × hidden": "2 × 8",
         "gates": "0",
         "bundle": "12.3 MB",
-        "ONNX = PyTorch": "proven",
+        "ONNX = PyTorch": "verified",
     }
     text = Reader(pages(root)[1]).text
     assert all(cell in text for row in compared.values() for cell in row.values() if "*" not in cell)
 
 
-def test_a_cloze_model_never_competes_with_models_that_read_from_left_to_right(root: Path) -> None:
+def test_a_cloze_model_never_competes_with_left_to_right_models(root: Path) -> None:
     compared = rows(root, "Comparison")
     assert compared["bilstm"]["pseudo-bits per byte"] == "1.7500"
     assert compared["bilstm"]["bits per byte"] == "—"
@@ -96,11 +96,11 @@ def test_a_cloze_model_never_competes_with_models_that_read_from_left_to_right(r
 def test_a_variant_with_nothing_yet_is_named_and_breaks_nothing(root: Path) -> None:
     for path in ("models/lstm", "onnx/lstm"):
         shutil.rmtree(root / "data" / path)
-    for path in ("metrics/lstm.json", "metrics/proof/lstm.json"):
+    for path in ("metrics/lstm.json", "metrics/verification/lstm.json"):
         (root / "data" / path).unlink()
     assert rows(root, "Comparison")["lstm"]["bits per byte"] == "—"
     for page in pages(root):
-        assert "lstm: not trained yet, not evaluated yet, no bundle yet, not proven yet" in page
+        assert "lstm: not trained yet, not evaluated yet, no bundle yet, not verified yet" in page
 
 
 def test_a_report_of_nothing_at_all_can_be_made(root: Path) -> None:
@@ -110,11 +110,11 @@ def test_a_report_of_nothing_at_all_can_be_made(root: Path) -> None:
         assert "No variant has been trained yet." in page
 
 
-def test_a_failed_proof_is_said(root: Path) -> None:
-    path = root / "data/metrics/proof/rnn.json"
-    path.write_text(json.dumps({"fp32": json.loads(path.read_bytes())["fp32"] | {"passed": False}}), encoding="utf-8")
+def test_a_failed_verification_is_shown(root: Path) -> None:
+    path = root / "data/metrics/verification/rnn.json"
+    path.write_text(json.dumps({"fp32": json.loads(path.read_bytes())["fp32"] | {"verified": False}}), encoding="utf-8")
     assert rows(root, "Comparison")["rnn"]["ONNX = PyTorch"] == "check failed"
-    assert "rnn" not in build(root, "").mirror["runs"]
+    assert "rnn" not in build(root, "").sync_plan["run_keys"]
 
 
 def test_timings_of_another_model_are_left_out(root: Path) -> None:
@@ -122,15 +122,15 @@ def test_timings_of_another_model_are_left_out(root: Path) -> None:
     (root / "data/models/rnn/model.safetensors").write_bytes(b"trained anew")
     (root / "data/timings/generate-rnn.json").unlink()
     timings = rows(root, "Measurements of this machine")
-    assert timings["rnn"]["training, tokens/s"] == timings["rnn"]["ONNX in fp32 writes, tokens/s"] == "—"
+    assert timings["rnn"]["training, tokens/s"] == timings["rnn"]["generation in fp32, tokens/s"] == "—"
     assert timings["lstm"]["training, tokens/s"] == "12,347"
 
 
 def test_the_settings_are_those_that_the_model_was_trained_with(root: Path) -> None:
     text = (root / "params.yaml").read_text(encoding="utf-8")
     (root / "params.yaml").write_text(text.replace("hidden_size: 8", "hidden_size: 9").replace("seed: 7", "seed: 8"))
-    result = gather(root, config.load(root / "params.yaml")).variants[0]
-    assert result.block["hidden_size"] == 8
+    result = load_results(root, config.load(root / "params.yaml")).variants[0]
+    assert result.model_config["hidden_size"] == 8
     assert result.settings["train"]["seed"] == 7
     assert result.settings["fetch"] == {"source": "packaged", "packaged": config.Fetch().packaged.model_dump()}
 
@@ -153,12 +153,12 @@ def test_the_html_page_asks_nothing_of_the_network(root: Path) -> None:
 def test_all_curves_are_one_csv_file_for_dvc(root: Path) -> None:
     build(root, "")
     lines = (root / "data/report/curves.csv").read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "variant,protocol,step,tokens,train_loss,validation_loss"
-    assert lines[1] == "rnn,left to right,5,5000,5.5,5.0"
+    assert lines[0] == "variant,objective,step,tokens,train_loss,validation_loss"
+    assert lines[1] == "rnn,causal,5,5000,5.5,5.0"
     assert len(lines) == 1 + 3 * 3
 
 
-def test_a_bundle_that_cannot_write_costs_only_its_own_sample(root: Path) -> None:
+def test_a_damaged_bundle_costs_only_its_own_sample(root: Path) -> None:
     (root / "data/onnx/rnn/fp32/generator.onnx").write_bytes(b"corrupted")
     markdown_page = pages(root)[0]
     assert re.search(r"### rnn\n\nNo sample: .+corrupted", markdown_page.replace("\\", ""))
@@ -209,7 +209,7 @@ def test_no_text_can_add_a_column_or_a_row_in_markdown(text: str) -> None:
 
 
 def test_nothing_is_pointed_out_where_all_are_equal(root: Path) -> None:
-    results = gather(root, config.load(root / "params.yaml"))
+    results = load_results(root, config.load(root / "params.yaml"))
     same = [
         column for column in zip(*tables.comparison(results).rows, strict=True) if len({c.text for c in column}) == 1
     ]

@@ -15,7 +15,7 @@ from typing import Any
 
 from recurlm.report import fingerprint
 from recurlm.report.build import build
-from recurlm.report.wanted import Wanted
+from recurlm.report.sync_plan import SyncPlan
 from recurlm.tracking import store
 from recurlm.tracking.client import Run, connected, versions_of
 from recurlm.tracking.sync import sync
@@ -28,18 +28,18 @@ QUIET = {
 }
 
 
-def told(root: Path) -> list[str]:
-    """What the report stage does, and says."""
-    return sync(root, wanted=wanted(root))
+def messages(root: Path) -> list[str]:
+    """The messages of stage report, after it ran."""
+    return sync(root, plan=plan(root))
 
 
 def report(root: Path) -> list[str]:
-    """The same; the variants that it logged."""
-    return [line.removeprefix("logged ") for line in told(root) if line.startswith("logged ")]
+    """The variants that stage report logged."""
+    return [line.removeprefix("logged ") for line in messages(root) if line.startswith("logged ")]
 
 
-def wanted(root: Path) -> Wanted:
-    return Wanted(**build(root, fingerprint.inputs_hash(root)).mirror)
+def plan(root: Path) -> SyncPlan:
+    return SyncPlan(**build(root, fingerprint.inputs_hash(root)).sync_plan)
 
 
 def runs(root: Path) -> dict[str, Run]:

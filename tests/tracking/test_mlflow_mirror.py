@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from fabricated_results import VARIANTS, write_results
-from mlflow_project import pipelines, report, runs, serving, versions, wanted
+from mlflow_project import pipelines, plan, report, runs, serving, versions
 
 from recurlm.errors import InputError
 from recurlm.storage import read_sealed_json, write_sealed_json
@@ -29,7 +29,7 @@ def test_a_result_is_logged_once(root: Path) -> None:
     assert report(root) == list(VARIANTS)
     first = runs(root)
     assert report(root) == []
-    assert mirror.log(root, store.find(root), wanted(root)) == []
+    assert mirror.log(root, store.find(root), plan(root)) == []
     assert {run.info.run_id for run in runs(root).values()} == {run.info.run_id for run in first.values()}
 
 
@@ -44,10 +44,10 @@ def test_what_was_deleted_in_the_ui_comes_back(root: Path) -> None:
 
 
 def test_a_run_that_was_killed_halfway_is_replaced(root: Path) -> None:
-    made, place = wanted(root), store.find(root)
+    made, place = plan(root), store.find(root)
     with connected(place) as client:
         experiment = open_experiment(client, place, made.experiment)
-        half = client.create_run(experiment, tags={store.KEY: made.runs["lstm"]}, run_name="lstm").info.run_id
+        half = client.create_run(experiment, tags={store.KEY: made.run_keys["lstm"]}, run_name="lstm").info.run_id
         model = client.create_logged_model(experiment, "lstm", source_run_id=half).model_id
         assert report(root) == list(VARIANTS)
         assert client.get_run(half).info.lifecycle_stage == "deleted"
@@ -82,8 +82,8 @@ def test_a_new_result_gets_a_new_run_and_the_old_one_stays(root: Path) -> None:
         assert client.get_run(old).info.lifecycle_stage == "active"
 
 
-def test_a_result_that_is_not_proven_is_not_logged(root: Path) -> None:
-    (root / "data/metrics/proof/rnn.json").unlink()
+def test_a_result_that_is_not_verified_is_not_logged(root: Path) -> None:
+    (root / "data/metrics/verification/rnn.json").unlink()
     assert report(root) == ["lstm", "bilstm"]
 
 
@@ -94,11 +94,11 @@ def test_a_corrupted_bundle_is_not_logged(root: Path) -> None:
     assert runs(root) == {}
 
 
-def test_a_bundle_whose_proof_failed_is_refused(root: Path) -> None:
+def test_a_bundle_whose_verification_failed_is_refused(root: Path) -> None:
     path = root / "data/onnx/rnn/fp32/bundle.json"
     description = {key: value for key, value in read_sealed_json(path).items() if key != "seal"}
-    write_sealed_json(path, description | {"proof": {**description["proof"], "passed": False}})
-    with pytest.raises(InputError, match="only proven bundles are registered"):
+    write_sealed_json(path, description | {"verification": {**description["verification"], "verified": False}})
+    with pytest.raises(InputError, match="only verified bundles are registered"):
         report(root)
     assert runs(root) == {}
     assert versions(root) == {}
@@ -120,7 +120,7 @@ def test_an_experiment_of_dvc_in_its_temporary_folder_is_logged_beside_the_other
 
 
 def test_with_nothing_new_the_stage_imports_nothing_slow(logged: Path) -> None:
-    wanted(logged)
+    plan(logged)
     code = (
         f"import json, runpy, sys; runpy.run_path({str(PIPELINE)!r}, run_name='__main__'); "
         "print(json.dumps([name for name in sys.modules if '.' not in name]))"

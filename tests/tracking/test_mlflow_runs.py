@@ -11,10 +11,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from mlflow_project import all_runs, pipelines, report, runs, wanted
+from mlflow_project import all_runs, pipelines, plan, report, runs
 
 from recurlm import config
-from recurlm.report.results import gather
+from recurlm.report.results import load_results
 from recurlm.tracking import describe, mirror, store, view
 from recurlm.tracking.client import connected
 
@@ -36,21 +36,21 @@ def test_a_run_tells_how_its_model_learned(logged: Path) -> None:
     assert run.data.params["fetch.source"] == "packaged"
 
 
-def test_a_run_tells_how_good_and_how_proven_its_model_is(logged: Path) -> None:
+def test_a_run_has_the_scores_and_the_verification_of_its_model(logged: Path) -> None:
     metrics = runs(logged)["lstm"].data.metrics
     assert metrics["test_bits_per_byte"] == 1.875
-    assert metrics["proof_passed"] == 1
-    assert metrics["proof_largest_logit_difference"] == 2.5e-6
+    assert metrics["verified"] == 1
+    assert metrics["verification_largest_logit_difference"] == 2.5e-6
     assert metrics["bundle_bytes"] == 12_345_678
     assert metrics["training_tokens_per_second"] == metrics["generation_tokens_per_second"] == 12346.6
 
 
 def test_the_numbers_of_a_cloze_model_are_named_apart(logged: Path) -> None:
     found = runs(logged)
-    cloze, causal = found["bilstm"].data.metrics, found["lstm"].data.metrics
+    cloze, left_to_right = found["bilstm"].data.metrics, found["lstm"].data.metrics
     assert cloze["best_pseudo_validation_loss"] == 3.5
     assert cloze["test_pseudo_bits_per_byte"] == 1.75
-    shared = cloze.keys() & causal.keys()
+    shared = cloze.keys() & left_to_right.keys()
     assert not [name for name in shared if re.search("loss|perplexity|nats_per|bits_per", name)]
 
 
@@ -84,7 +84,7 @@ def test_the_commit_and_what_differs_from_it_are_named(root: Path) -> None:
     (root / "params.yaml").write_text((root / "params.yaml").read_text() + "\n", encoding="utf-8")
     (root / "dvc.lock").unlink()
     shutil.rmtree(root / ".mlflow")
-    results = gather(root, config.load(root / "params.yaml"))
+    results = load_results(root, config.load(root / "params.yaml"))
     tags = describe.tags(root, results, results.variants[0])
     assert tags["git_commit"] == git("rev-parse", "HEAD").strip()
     assert tags["git_changed"] == "params.yaml"
@@ -157,7 +157,7 @@ def test_curve_and_descriptions_of_bundles_lie_beside_the_run(logged: Path) -> N
 
 
 def test_the_sample_is_logged_where_there_is_one(root: Path) -> None:
-    made = wanted(root)
+    made = plan(root)
     (root / "data/report/samples/lstm.txt").write_text("KING.\nHa!\n", encoding="utf-8")
     mirror.log(root, store.find(root), made)
     files = Path(runs(root)["lstm"].info.artifact_uri.removeprefix("file://"))

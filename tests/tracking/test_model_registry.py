@@ -1,4 +1,4 @@
-"""The registry: a version for each proven bundle, aliases that move only to what is better, models that answer text."""
+"""The model registry: a version for each verified bundle, aliases that move only to a better one, models for text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mlflow_project import QUIET, aliases, finish, report, runs, serving, start, told, versions
+from mlflow_project import QUIET, aliases, finish, messages, report, runs, serving, start, versions
 from tiny_bundles import TinyBundles
 
 from recurlm.runtime import Generator
@@ -37,19 +37,24 @@ def retrain(root: Path, name: str, bits: float) -> None:
     write_sealed_json(bundle, description | {"model_sha256": f"weights of {bits}"})
 
 
-def test_every_proven_bundle_is_a_version_and_the_best_causal_one_also_of_the_project(logged: Path) -> None:
+def test_every_verified_bundle_is_a_version_and_the_best_left_to_right_one_also_of_the_project(logged: Path) -> None:
     assert versions(logged) == FIRST
     assert all(aliases(logged, name) == {"champion": "1"} for name in FIRST)
 
 
-def test_a_version_tells_its_proof_and_leads_to_its_run_and_back_from_its_bundle(logged: Path) -> None:
+def test_a_version_has_its_verification_and_leads_to_its_run_and_back_from_its_bundle(logged: Path) -> None:
     bundle = logged / "data/onnx/lstm/fp32/bundle.json"
     with connected(store.find(logged)) as client:
         version = client.get_model_version_by_alias("recurlm", "champion")
         (by_bundle,) = client.search_model_versions(
             f"name = 'recurlm-lstm' and tags.`recurlm.bundle` = '{sha256_of(bundle)}'"
         )
-    expected = {"proof": "passed", "precision": "fp32", "bundle_bytes": "12345678", "proof_tokens_identical": "5000"}
+    expected = {
+        "verified": "true",
+        "precision": "fp32",
+        "bundle_bytes": "12345678",
+        "verification_tokens_identical": "5000",
+    }
     assert expected.items() <= version.tags.items()
     assert version.tags["validation_bits_per_byte"] == "1.875"
     assert version.run_id == by_bundle.run_id == runs(logged)["lstm"].info.run_id
@@ -73,7 +78,7 @@ def test_a_store_that_was_deleted_gets_the_same_versions_and_aliases(root: Path)
 def test_the_alias_moves_to_a_better_model_and_not_to_a_worse_one(root: Path) -> None:
     report(root)
     retrain(root, "rnn", 1.5)
-    assert "recurlm: champion is version 2" in told(root)
+    assert "recurlm: champion is version 2" in messages(root)
     assert aliases(root, "recurlm") == {"champion": "2", "challenger": "1"}
     assert aliases(root, "recurlm-rnn") == {"champion": "2", "challenger": "1"}
     retrain(root, "rnn", 1.75)  # still the best here, and worse than the champion
@@ -82,7 +87,7 @@ def test_the_alias_moves_to_a_better_model_and_not_to_a_worse_one(root: Path) ->
     with connected(store.find(root)) as client:
         client.set_registered_model_alias("recurlm", "champion", "1")  # a person knows better
     write_json(root / "data/corpus/manifest.json", read_json(root / "data/corpus/manifest.json") | {"licence": "other"})
-    told(root)
+    messages(root)
     assert aliases(root, "recurlm")["champion"] == "1"
 
 
@@ -90,7 +95,7 @@ def test_a_version_that_was_deleted_comes_back(root: Path) -> None:
     report(root)
     with connected(store.find(root)) as client:
         client.delete_model_version("recurlm-rnn", "1")
-    assert told(root) == ["registered recurlm-rnn 2 (rnn fp32)", "recurlm-rnn: champion is version 2"]
+    assert messages(root) == ["registered recurlm-rnn 2 (rnn fp32)", "recurlm-rnn: champion is version 2"]
     assert versions(root)["recurlm-rnn"] == [("rnn", "fp32")]
 
 
@@ -100,22 +105,22 @@ candidates = st.builds(
     model=st.sampled_from("abc"),
     text=st.sampled_from(["one text", "another"]),
     bits=st.floats(1, 3) | st.just(float("nan")),
-    proven=st.booleans(),
+    verified=st.booleans(),
 )
 
 
 @given(st.lists(candidates, max_size=12))
-def test_an_alias_never_moves_to_what_is_unproven_worse_or_of_another_text(history: list[Candidate]) -> None:
+def test_an_alias_never_moves_to_what_is_unverified_worse_or_of_another_text(history: list[Candidate]) -> None:
     held: dict[str, Candidate] = {}
     for new in history:
         moved = moves(new, held.get("champion"), held.get("challenger"))
         for alias, candidate in moved.items():
-            assert candidate.proven
+            assert candidate.verified
             if alias in held and not (alias == "challenger" and candidate == held["champion"]):
                 assert candidate.text == held[alias].text
                 assert candidate.bits < held[alias].bits
         held |= moved
-    of_text = [each for each in history if each.proven and held and each.text == held["champion"].text]
+    of_text = [each for each in history if each.verified and held and each.text == held["champion"].text]
     assert not held or held["champion"].bits == min(each.bits for each in of_text if each.bits == each.bits)
 
 
@@ -124,11 +129,11 @@ def real(root: Path, bundles: TinyBundles) -> Path:
     """A project whose lstm and bilstm have bundles that run."""
     for name in ("lstm", "bilstm"):
         folder = root / "data/onnx" / name / "fp32"
-        proof = read_sealed_json(folder / "bundle.json")["proof"]
+        fabricated = read_sealed_json(folder / "bundle.json")
         shutil.rmtree(folder)
         shutil.copytree(bundles(name), folder)
         description = {key: value for key, value in read_sealed_json(folder / "bundle.json").items() if key != "seal"}
-        write_sealed_json(folder / "bundle.json", description | {"proof": proof})
+        write_sealed_json(folder / "bundle.json", description | {"verification": fabricated["verification"]})
     report(root)
     return root
 

@@ -1,6 +1,6 @@
-"""What a report was made from, so that a run with nothing new ends at once.
+"""Hashes of the report's inputs and outputs, so that a run with nothing new ends at once.
 
-This module is what every `dvc repro` runs: it imports no more than the standard library and YAML.
+Every `dvc repro` imports this module: it imports only the standard library and YAML.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from recurlm.errors import InputError
 from recurlm.storage import read_json, sha256_of, to_json
 
 FOLDER = Path("data/report")
-FILE = "made_from.json"
-# Small files only: the large ones are hashed inside them.
+FILE = "fingerprint.json"
+# Small files only: they hold the hashes of the large ones.
 INPUTS = (
     "params.yaml",
     "data/corpus/manifest.json",
@@ -27,7 +27,7 @@ INPUTS = (
     "data/models/*/model.json",
     "data/models/*/curve.csv",
     "data/metrics/*.json",
-    "data/metrics/proof/*.json",
+    "data/metrics/verification/*.json",
     "data/metrics/perplexity/*.json",
     "data/metrics/diagnostics/*.json",
     "data/metrics/samples/*.json",
@@ -39,16 +39,16 @@ CODE_FILES = {".py", ".css", ".js"}
 
 
 @dataclass(frozen=True)
-class MadeFrom:
-    """What stands in data/report/made_from.json."""
+class Fingerprint:
+    """The content of data/report/fingerprint.json."""
 
-    inputs: str  # sha256 over everything that the report was made from
+    inputs: str  # sha256 over all inputs of the report
     outputs: dict[str, str]  # name of a file in data/report → its sha256
-    mirror: dict[str, Any]  # what MLflow should hold: the fields of a `Wanted`
+    sync_plan: dict[str, Any]  # the fields of a `SyncPlan`
 
 
 def inputs_hash(root: Path) -> str:
-    """One sha256 over the results, the parameters and the code that a report is made from."""
+    """One sha256 over the results, the parameters and the code behind a report."""
     digest = hashlib.sha256()
     for name, content in _inputs(root):
         digest.update(f"{name}\0{len(content)}\0".encode())
@@ -60,7 +60,7 @@ def _inputs(root: Path) -> Iterator[tuple[str, bytes]]:
     for pattern in INPUTS:
         for path in sorted(root.glob(pattern)):
             yield path.relative_to(root).as_posix(), path.read_bytes()
-    # DVC notes the report itself in dvc.lock, after it was made.
+    # DVC writes the report's own entry into dvc.lock after the stage has run.
     stages = {name: stage for name, stage in locked_stages(root).items() if name != "report"}
     yield "dvc.lock", json.dumps(stages, sort_keys=True).encode()
     package = Path(__file__).parents[1]
@@ -70,10 +70,10 @@ def _inputs(root: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def locked_stages(root: Path) -> dict[str, Any]:
-    """The stages of dvc.lock, name → what DVC noted of its last run; none where there is no dvc.lock.
+    """The stages of dvc.lock, name → entry; none where there is no dvc.lock.
 
     Raises:
-        InputError: dvc.lock is not YAML, as after a merge that was left half done.
+        InputError: dvc.lock is not YAML, as after an unfinished merge.
     """
     path = root / "dvc.lock"
     if not path.is_file():
@@ -86,27 +86,27 @@ def locked_stages(root: Path) -> dict[str, Any]:
     return dict((content or {}).get("stages") or {})
 
 
-def read(root: Path) -> MadeFrom | None:
-    """What the report in data/report was made from; None if there is no whole report."""
+def read(root: Path) -> Fingerprint | None:
+    """The fingerprint of the report in data/report; None if the report is missing or a file of it changed."""
     path = root / FOLDER / FILE
     if not path.is_file():
         return None
-    noted = read_json(path)
-    if noted.keys() != MadeFrom.__annotations__.keys() or noted["outputs"] != _outputs(root / FOLDER):
+    content = read_json(path)
+    if content.keys() != Fingerprint.__annotations__.keys() or content["outputs"] != _outputs(root / FOLDER):
         return None
-    return MadeFrom(**noted)
+    return Fingerprint(**content)
 
 
-def write(folder: Path, inputs: str, mirror: Callable[[str], dict[str, Any]]) -> MadeFrom:
-    """Note what the files in `folder` were made from, as the last file in it.
+def write(folder: Path, inputs: str, plan: Callable[[str], dict[str, Any]]) -> Fingerprint:
+    """Write the fingerprint of the report in `folder`, as its last file.
 
     Args:
-        mirror: hash of the report's files → what MLflow should hold.
+        plan: hash of the report's files → the fields of a `SyncPlan`.
     """
     outputs = _outputs(folder)
-    made = MadeFrom(inputs, outputs, mirror(content_hash(outputs)))
-    (folder / FILE).write_text(to_json(asdict(made)), encoding="utf-8")
-    return made
+    fingerprint = Fingerprint(inputs, outputs, plan(content_hash(outputs)))
+    (folder / FILE).write_text(to_json(asdict(fingerprint)), encoding="utf-8")
+    return fingerprint
 
 
 def content_hash(outputs: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""The report as one HTML file that asks nothing of the network: for a phone, a desk, daylight and dark."""
+"""The report as one HTML file without network requests, responsive, in light and dark mode."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 
 import vl_convert
 
-from recurlm.report import look
+from recurlm.report import palette
 from recurlm.report.charts.base import VEGA_LITE, Chart, config
-from recurlm.report.coloured import Coloured
-from recurlm.report.content import TITLE
+from recurlm.report.heat_map import HeatMap
+from recurlm.report.page_sections import TITLE
 from recurlm.report.samples import Sample
 from recurlm.report.section import Section, Temperature
 from recurlm.report.tables import Cell, Table
 
 PAGE = Path(__file__).with_name("page")
-# What a browser may do with this file: run what stands in it, and fetch nothing at all.
+# The browser may run the scripts of this file, and fetch nothing.
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'"
@@ -35,9 +35,11 @@ def page(lead: str, sections: tuple[Section, ...], names: Sequence[str] = ()) ->
         names: all variants in the order of params.yaml, which decides their colours.
     """
     body = "\n".join(_section(section, names) for section in sections)
-    contents = "".join(f'<li><a href="#{_anchor(one.title)}">{escape(one.title)}</a></li>' for one in sections)
+    contents = "".join(
+        f'<li><a href="#{_anchor(section.title)}">{escape(section.title)}</a></li>' for section in sections
+    )
     charted = any(section.charts for section in sections)
-    # Without a snippet of its own, the bundle puts its names on `window`: the stubs don't know.
+    # Without a snippet the bundle exports its names to `window`, which the stubs do not know.
     code = vl_convert.javascript_bundle(None, vl_version=VEGA_LITE) if charted else ""  # type: ignore[arg-type]
     vega = f"<script>{_in_a_script(code)}</script>\n" if code else ""
     settings = {"light": config("#1f2328"), "dark": config("#e6edf3", 0.18)}
@@ -72,13 +74,13 @@ def _file(name: str) -> str:
 
 
 def _json(value: Any) -> str:
-    """JSON that no reader of HTML takes for a tag."""
+    """JSON with the characters escaped that could end or open an HTML element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    return re.sub("[<>&\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _in_a_script(code: str) -> str:
-    """JavaScript that does not end its element early."""
+    """JavaScript that cannot close its <script> element early."""
     return re.sub(r"<(?=/script|!--)", r"\\x3c", code, flags=re.IGNORECASE)
 
 
@@ -98,8 +100,8 @@ def _section(section: Section, names: Sequence[str]) -> str:
         blocks.append(f"<h3>{escape(caption)}</h3>\n{_table(table, caption)}")
     if section.temperatures:
         blocks.append(_temperatures(section.temperatures))
-    if section.coloured and section.coloured.readings:
-        blocks.append(_coloured(section.coloured))
+    if section.heat_map and section.heat_map.traces:
+        blocks.append(_heat_map(section.heat_map))
     blocks += [_sample(sample) for sample in section.samples]
     if section.terms:
         terms = (f"<dt>{escape(term)}</dt><dd>{escape(meaning)}</dd>" for term, meaning in section.terms)
@@ -111,7 +113,7 @@ def _section(section: Section, names: Sequence[str]) -> str:
 
 
 def _chart(chart: Chart, names: Sequence[str]) -> str:
-    colours = look.colours(names or chart.variants)
+    colours = palette.colours(names or chart.variants)
     buttons = "".join(
         f'<button type="button" aria-pressed="true" data-variant="{escape(name)}">'
         f'<i style="background:{colours[name]}"></i>{escape(name)}{" (cloze)" if name in chart.cloze else ""}</button>'
@@ -150,9 +152,9 @@ def _cell(cell: Cell) -> str:
 
 
 def _temperatures(variants: Sequence[tuple[str, tuple[Temperature, ...]]]) -> str:
-    """A variant and a sample are chosen by the page's script; without it, all of them stand below each other."""
+    """The texts of all variants; page.js shows those of one variant and one sample at a time."""
     options = "".join(f"<option>{escape(name)}</option>" for name, _ in variants)
-    most = max((len(one.texts) for _, columns in variants for one in columns), default=0)
+    most = max((len(column.texts) for _, columns in variants for column in columns), default=0)
     numbers = "".join(f'<option value="{number}">{number + 1}</option>' for number in range(most))
     groups = "".join(
         f'<div class="temperatures" data-variant="{escape(name)}">{"".join(map(_temperature, columns))}</div>'
@@ -164,36 +166,36 @@ def _temperatures(variants: Sequence[tuple[str, tuple[Temperature, ...]]]) -> st
     )
 
 
-def _temperature(one: Temperature) -> str:
-    measures = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in one.measures)
-    texts = "".join(f'<pre data-number="{number}">{_stretches(text)}</pre>' for number, text in enumerate(one.texts))
-    return f"<article><h3>{one.temperature:g}</h3><dl>{measures}</dl>{texts}</article>"
+def _temperature(column: Temperature) -> str:
+    measures = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in column.measures)
+    texts = "".join(f'<pre data-number="{number}">{_spans(text)}</pre>' for number, text in enumerate(column.texts))
+    return f"<article><h3>{column.temperature:g}</h3><dl>{measures}</dl>{texts}</article>"
 
 
-def _stretches(text: Sequence[tuple[str, bool]]) -> str:
-    # A line end at the start of <pre> would be dropped.
+def _spans(text: Sequence[tuple[str, bool]]) -> str:
+    # HTML drops a newline right after <pre>, hence the empty <span>.
     inside = "".join(
-        f"<ins>{escape(part)}</ins>" if written else f'<span class="prompt">{escape(part)}</span>'
-        for part, written in text
+        f"<ins>{escape(part)}</ins>" if generated else f'<span class="prompt">{escape(part)}</span>'
+        for part, generated in text
     )
     return f"<span></span>{inside}"
 
 
-def _coloured(text: Coloured) -> str:
+def _heat_map(heat_map: HeatMap) -> str:
     options = "".join(
-        f'<option value="{number}">{escape(one.variant)}{"" if one.causal else " (cloze)"}</option>'
-        for number, one in enumerate(text.readings)
+        f'<option value="{number}">{escape(trace.variant)}{f" ({trace.label})" if trace.label else ""}</option>'
+        for number, trace in enumerate(heat_map.traces)
     )
     return (
-        '<div class="coloured"><div class="chosen">'
+        '<div class="heat-map"><div class="chosen">'
         f'<label>Variant <select class="variant">{options}</select></label> '
-        '<label>Colour <select class="by"><option value="surprise">surprise</option></select></label> '
+        '<label>Colour <select class="quantity"><option value="surprisal">surprisal</option></select></label> '
         '<label class="unit" hidden>Unit <input type="number" min="0" value="0" inputmode="numeric"></label> '
         '<span class="suggested" hidden></span></div>'
         '<p class="scale"><span class="low"></span><i></i><span class="high"></span></p>'
         '<div class="text" role="listbox" tabindex="0" aria-label="Held-out text, token by token"></div>'
-        '<p class="told" role="status">&nbsp;</p>'
-        f'<script type="application/json">{_json(asdict(text))}</script></div>'
+        '<p class="details" role="status">&nbsp;</p>'
+        f'<script type="application/json">{_json(asdict(heat_map))}</script></div>'
     )
 
 
@@ -201,5 +203,5 @@ def _sample(sample: Sample) -> str:
     head = f"<h3>{escape(sample.variant)}</h3>"
     if sample.problem:
         return f'{head}\n<p class="gap">No sample: {escape(sample.problem)}</p>'
-    prompt, answer = escape(sample.prompt), escape(sample.whole.removeprefix(sample.prompt))
+    prompt, answer = escape(sample.prompt), escape(sample.full_text.removeprefix(sample.prompt))
     return f'{head}\n<pre><span class="prompt">{prompt}</span>{answer}</pre>'

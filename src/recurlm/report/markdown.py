@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from recurlm.report.content import TITLE
+from recurlm.report.page_sections import TITLE
 from recurlm.report.samples import Sample
 from recurlm.report.section import Section
 from recurlm.report.tables import Cell, Table
@@ -18,9 +18,9 @@ def _section(section: Section) -> str:
     blocks = [f"## {section.title}", *(escape(note) for note in section.notes), *(escape(gap) for gap in section.gaps)]
     if section.table:
         blocks.append(table(section.table))
-    for caption, one in section.tables:
-        blocks += [f"**{escape(caption)}**", table(one)]
-    blocks += [f"**{one.caption}**\n\n![{one.caption}]({one.file})" for one in section.charts if one.file]
+    for caption, content in section.tables:
+        blocks += [f"**{escape(caption)}**", table(content)]
+    blocks += [f"**{chart.caption}**\n\n![{chart.caption}]({chart.file})" for chart in section.charts if chart.file]
     blocks += [_sample(sample) for sample in section.samples]
     blocks += [f"- **{term}**: {meaning}" for term, meaning in section.terms]
     if section.sources:
@@ -29,7 +29,7 @@ def _section(section: Section) -> str:
 
 
 def table(content: Table) -> str:
-    """A table, its first column to the left and its numbers to the right."""
+    """A Markdown table: the first column left-aligned, all others right-aligned."""
     heads = [escape(head) for head in content.heads]
     rule = [":--", *("--:" for _ in heads[1:])]
     rows = [[_cell(cell) for cell in row] for row in content.rows]
@@ -43,12 +43,12 @@ def _cell(cell: Cell) -> str:
 def _sample(sample: Sample) -> str:
     if sample.problem:
         return f"### {sample.variant}\n\nNo sample: {escape(sample.problem)}"
-    # A fence that the text does not hold cannot be ended by it.
-    longest = max((len(run) for run in re.findall("`+", sample.whole)), default=0)
+    # A fence longer than any run of backticks in the text is not closed by it.
+    longest = max((len(run) for run in re.findall("`+", sample.full_text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"### {sample.variant}\n\n{fence}text\n{sample.whole}\n{fence}"
+    return f"### {sample.variant}\n\n{fence}text\n{sample.full_text}\n{fence}"
 
 
 def escape(text: str) -> str:
-    """Plain text that no Markdown reader takes for markup."""
+    """The text with all Markdown markup escaped."""
     return re.sub(r"([\\`*_{}\[\]<>#|~&])", r"\\\1", " ".join(text.split()))

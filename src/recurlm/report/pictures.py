@@ -1,6 +1,6 @@
-"""Pictures of the main plots for a README: python -m recurlm.report.pictures [FOLDER]
+"""PNG files of the main plots for a README: python -m recurlm.report.pictures [FOLDER]
 
-Drawn from the results in data/, on white, and as small as a PNG with few colours is.
+PNG with a small palette, on white, from the results in data/.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from PIL import Image
 
 from recurlm import config
 from recurlm.errors import InputError, exit_cleanly
-from recurlm.report import content
-from recurlm.report.charts.base import VEGA_LITE, Chart, standing_alone
-from recurlm.report.coloured import Coloured
-from recurlm.report.results import gather
+from recurlm.report import page_sections
+from recurlm.report.charts.base import VEGA_LITE, Chart, static_spec
+from recurlm.report.heat_map import EMPTY
+from recurlm.report.results import load_results
 from recurlm.storage import whole_file
 
-# The chart's file beside the page → the picture's name and title.
+# File of the chart beside the page → name and title of the PNG.
 PICTURES = {
     "curves.svg": ("learning_curves.png", "Learning curves: validation loss, left to right"),
     "gradients.svg": ("gradient_flow.png", "Gradient flow: the loss at t with respect to the state at t − k"),
-    "context.svg": ("effective_context.png", "Effective context: the context cut to k tokens"),
-    "speed.svg": ("speed_against_quality.png", "Quality against the speed of writing: fp32, int8, int4"),
+    "context.svg": ("effective_context.png", "Effective context: context cut to k tokens"),
+    "speed.svg": ("speed_against_quality.png", "Quality against inference speed: fp32, int8, int4"),
 }
 INK, PAPER = "#1f2328", "#ffffff"
 COLOURS = 64
 
 
 def png(chart: Chart, title: str) -> bytes:
-    """One chart at twice the size of the screen's pixels."""
-    spec = standing_alone(chart, INK, width=560, title=title, background=PAPER, padding=14)
+    """A chart as PNG at twice the screen's resolution."""
+    spec = static_spec(chart, INK, width=560, title=title, background=PAPER, padding=14)
     drawn = vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=2)
     with Image.open(io.BytesIO(drawn)) as image, io.BytesIO() as file:
         image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
@@ -42,8 +42,8 @@ def png(chart: Chart, title: str) -> bytes:
 
 def main() -> None:
     root, folder = Path(), Path(sys.argv[1] if len(sys.argv) > 1 else "docs/plots")
-    results = gather(root, config.load(root / "params.yaml"))
-    sections = content.sections(results, (), Coloured([], "validation", 0, [], []))
+    results = load_results(root, config.load(root / "params.yaml"))
+    sections = page_sections.sections(results, (), EMPTY)
     charts = {chart.file: chart for section in sections for chart in section.charts}
     for file, (name, title) in PICTURES.items():
         if file not in charts:

@@ -1,4 +1,4 @@
-"""What the stages left in data/, one `Result` a variant; what is missing is None, and the pages say so."""
+"""The outputs of all stages, one `Result` per variant; what is missing is None, and the page names it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from typing import Any
 
 from recurlm.config import Params
 from recurlm.errors import InputError
+from recurlm.report import objectives
 from recurlm.report.fingerprint import locked_stages
+from recurlm.report.objectives import Objective
 from recurlm.storage import read_json, sha256_of
 
-Numbers = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """One row of a learning curve: losses in nats per token."""
 
     step: int
@@ -26,22 +28,26 @@ class Point:
     train_loss: float | None
     validation_loss: float | None
     learning_rate: float | None
-    seconds: float | None = None  # of training until then on this machine, if it trained this very model
+    seconds: float | None = None  # since training began, if this machine trained this very model
 
 
 @dataclass(frozen=True)
-class Shipped:
-    """A variant in one precision."""
+class BundleResult:
+    """The exported bundle of a variant in one precision."""
 
     precision: str
     folder: Path
-    proof: Numbers | None  # its part of data/metrics/proof/<variant>.json
-    bundle: Numbers | None  # bundle.json
-    generation: Numbers | None  # timings of this machine, if they are of this very bundle
+    verification: JsonObject | None  # its part of data/metrics/verification/<variant>.json
+    description: JsonObject | None  # bundle.json
+    timings: JsonObject | None  # of generation on this machine, if they are of this very bundle
+
+    @property
+    def verified(self) -> bool:
+        return (self.verification or {}).get("verified") is True
 
 
-# What stage diagnose writes, by the name that this package has for it.
-DIAGNOSED = {
+# The files of stage diagnose.
+DIAGNOSTIC_FILES = {
     "perplexity": "data/metrics/perplexity/{}.json",
     "diagnostics": "data/metrics/diagnostics/{}.json",
     "samples": "data/metrics/samples/{}.json",
@@ -51,55 +57,55 @@ DIAGNOSED = {
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What stage diagnose left of a variant: a file that is not there, or not whole, costs its own place only."""
+    """The files that stage diagnose wrote for a variant; one that is missing or damaged leaves a gap of its own."""
 
-    found: dict[str, Numbers]  # key of `DIAGNOSED` → the file's content
-    problems: dict[str, str]  # key of `DIAGNOSED` → why there is none
+    files: dict[str, JsonObject]  # key of `DIAGNOSTIC_FILES` → the file's content
+    problems: dict[str, str]  # key of `DIAGNOSTIC_FILES` → why there is none
 
 
 @dataclass(frozen=True)
 class Result:
-    """One variant: what it is, how it learned, how good it is, and what shows that its ONNX files are the model."""
+    """One variant: its configuration, learning curve, metrics, bundles and timings."""
 
     name: str
-    block: Numbers  # of params.yaml, as it was when the model was trained
-    settings: Numbers  # the sections that the model was made with: fetch, tokenize, train
-    model: Numbers  # model.json
-    curve: tuple[Point, ...]
-    metrics: Numbers | None  # data/metrics/<variant>.json
-    shipped: tuple[Shipped, ...]  # the most exact first
+    model_config: JsonObject  # its block of params.yaml when the model was trained
+    settings: JsonObject  # the sections fetch, tokenize and train when the model was trained
+    model: JsonObject  # model.json
+    curve: tuple[CurvePoint, ...]
+    metrics: JsonObject | None  # data/metrics/<variant>.json
+    bundles: tuple[BundleResult, ...]  # fp32 first
     locked: dict[str, str]  # path of a stage's out → its md5 in dvc.lock
-    training: Numbers | None  # timings of this machine, if they are of this very model
+    training_timings: JsonObject | None  # of this machine, if they are of this very model
     diagnosis: Diagnosis = field(default_factory=lambda: Diagnosis({}, {}))
 
     @property
-    def proof(self) -> Numbers | None:
-        """That of the most exact bundle, as the three below."""
-        return self.shipped[0].proof
+    def verification(self) -> JsonObject | None:
+        """The verification of the first bundle, the one of highest precision."""
+        return self.bundles[0].verification
 
     @property
-    def bundle(self) -> Numbers | None:
-        return self.shipped[0].bundle
+    def bundle(self) -> JsonObject | None:
+        return self.bundles[0].description
 
     @property
     def bundle_folder(self) -> Path:
-        return self.shipped[0].folder
+        return self.bundles[0].folder
 
     @property
-    def generation(self) -> Numbers | None:
-        return self.shipped[0].generation
+    def generation_timings(self) -> JsonObject | None:
+        return self.bundles[0].timings
 
     @property
-    def causal(self) -> bool:
-        """Whether the variant reads from left to right; a cloze model's numbers are pseudo-numbers."""
+    def objective(self) -> Objective:
+        """The objective by the metrics' protocol, or by the bundle where there are no metrics yet."""
         if self.metrics:
-            return bool(self.metrics.get("protocol") != "cloze")
-        return not self.bundle or self.bundle.get("causal") is not False
+            return objectives.find(protocol=self.metrics.get("protocol"))
+        return objectives.find((self.bundle or {}).get("objective"))
 
     @property
-    def proven(self) -> bool:
-        """Whether each of its bundles is."""
-        return all(one.proof is not None and one.proof.get("passed") is True for one in self.shipped)
+    def verified(self) -> bool:
+        """Whether every bundle is."""
+        return all(bundle.verified for bundle in self.bundles)
 
     @property
     def parameters(self) -> int | None:
@@ -107,31 +113,31 @@ class Result:
 
     @property
     def bundle_bytes(self) -> int | None:
-        return (self.proof or {}).get("bundle_bytes")
+        return (self.verification or {}).get("bundle_bytes")
 
     @property
     def complete(self) -> bool:
-        """Whether all stages have run: only then is there a result to remember."""
-        return bool(self.metrics and self.bundle and self.proven)
+        """Whether all stages have run; only then is the result logged."""
+        return bool(self.metrics and self.bundle and self.verified)
 
     @property
     def key(self) -> str:
-        """What makes this result this result: the hashes of its parts and the parameters that it was made with."""
-        parts = [self.name, self.block, self.settings, self.metrics]
-        parts += [part for one in self.shipped for part in (one.precision, one.proof, one.bundle)]
+        """A hash of the metrics, the verified bundles and the parameters that they were made with."""
+        parts = [self.name, self.model_config, self.settings, self.metrics]
+        parts += [part for each in self.bundles for part in (each.precision, each.verification, each.description)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Results:
     params: Params
-    corpus: Numbers | None  # data/corpus/manifest.json
-    tokens: Numbers | None  # data/tokens/manifest.json
+    corpus: JsonObject | None  # data/corpus/manifest.json
+    tokens: JsonObject | None  # data/tokens/manifest.json
     variants: tuple[Result, ...]
 
 
-def gather(root: Path, params: Params) -> Results:
-    """Read what is there.
+def load_results(root: Path, params: Params) -> Results:
+    """The outputs of all stages under `root`.
 
     Raises:
         InputError: a file is there and cannot be read.
@@ -145,56 +151,56 @@ def gather(root: Path, params: Params) -> Results:
     )
 
 
-def _result(data: Path, name: str, params: Params, stages: Numbers) -> Result:
+def _result(data: Path, name: str, params: Params, stages: JsonObject) -> Result:
     model = _read(data / "models" / name / "model.json") or {}
     precisions = sorted(params.export.precisions, key=("fp32", "int8", "int4").index)
     weights = data / "models" / name / "model.safetensors"
-    training = _of_this(_read(data / "timings" / f"train-{name}.json"), "model_sha256", weights)
-    proofs = _read(data / "metrics" / "proof" / f"{name}.json") or {}
+    training = _matching(_read(data / "timings" / f"train-{name}.json"), "model_sha256", weights)
+    verifications = _read(data / "metrics" / "verification" / f"{name}.json") or {}
     return Result(
         name=name,
-        block=model.get("block") or params.variants[name].model_dump(),
+        model_config=model.get("block") or params.variants[name].model_dump(),
         settings=_settings(name, params, stages),
         model=model,
         curve=_read_curve(data / "models" / name / "curve.csv", training),
         metrics=_read(data / "metrics" / f"{name}.json"),
-        shipped=tuple(_shipped(data, name, precision, proofs) for precision in precisions),
+        bundles=tuple(_bundle(data, name, precision, verifications) for precision in precisions),
         locked=_locked_outs(name, stages),
-        training=training,
+        training_timings=training,
         diagnosis=_diagnosis(data.parent, name, weights),
     )
 
 
 def _diagnosis(root: Path, name: str, weights: Path) -> Diagnosis:
-    found, problems = {}, {}
-    for part, path in DIAGNOSED.items():
+    files, problems = {}, {}
+    for part, path in DIAGNOSTIC_FILES.items():
         try:
             content = _read(root / path.format(name))
         except InputError as error:
             problems[part] = str(error).removeprefix(f"{root}/")
             continue
         if content is not None and part == "timings":
-            content = _of_this(content, "model_sha256", weights)
+            content = _matching(content, "model_sha256", weights)
         if content is None:
             problems[part] = f"{path.format(name)} is missing" + (" or of another model" if part == "timings" else "")
         else:
-            found[part] = content
-    return Diagnosis(found, problems)
+            files[part] = content
+    return Diagnosis(files, problems)
 
 
-def _shipped(data: Path, name: str, precision: str, proofs: Numbers) -> Shipped:
+def _bundle(data: Path, name: str, precision: str, verifications: JsonObject) -> BundleResult:
     folder = data / "onnx" / name / precision
     timings = (_read(data / "timings" / f"generate-{name}.json") or {}).get(precision)
-    return Shipped(
+    return BundleResult(
         precision=precision,
         folder=folder,
-        proof=proofs.get(precision),
-        bundle=_read(folder / "bundle.json"),
-        generation=_of_this(timings, "bundle_sha256", folder / "bundle.json"),
+        verification=verifications.get(precision),
+        description=_read(folder / "bundle.json"),
+        timings=_matching(timings, "bundle_sha256", folder / "bundle.json"),
     )
 
 
-def _read(path: Path) -> Numbers | None:
+def _read(path: Path) -> JsonObject | None:
     if not path.is_file():
         return None
     content = read_json(path)
@@ -203,7 +209,7 @@ def _read(path: Path) -> Numbers | None:
     return content
 
 
-def _read_curve(path: Path, training: Numbers | None) -> tuple[Point, ...]:
+def _read_curve(path: Path, training: JsonObject | None) -> tuple[CurvePoint, ...]:
     if not path.is_file():
         return ()
     seconds = {point["step"]: point["seconds"] for point in (training or {}).get("points", ())}
@@ -215,7 +221,7 @@ def _read_curve(path: Path, training: Numbers | None) -> tuple[Point, ...]:
 
     try:
         return tuple(
-            Point(
+            CurvePoint(
                 step=int(row["step"]),
                 tokens=int(row["tokens"]),
                 train_loss=number(row, "train_loss"),
@@ -229,26 +235,26 @@ def _read_curve(path: Path, training: Numbers | None) -> tuple[Point, ...]:
         raise InputError(f"{path}: not a learning curve ({error}): make it again") from None
 
 
-def _of_this(timing: Numbers | None, key: str, measured: Path) -> Numbers | None:
-    """A measurement counts only for the file that it was made of: another machine's or model's is left out."""
-    if timing is None or not measured.is_file() or timing.get(key) != sha256_of(measured):
+def _matching(timings: JsonObject | None, key: str, measured: Path) -> JsonObject | None:
+    """The timings if their sha256 is that of the measured file; None if they are of another file."""
+    if timings is None or not measured.is_file() or timings.get(key) != sha256_of(measured):
         return None
-    return timing
+    return timings
 
 
-def _settings(name: str, params: Params, stages: Numbers) -> Numbers:
-    """The sections that led to the model, as DVC noted them when it ran; without DVC, as params.yaml has them now."""
-    now = params.model_dump()
+def _settings(name: str, params: Params, stages: JsonObject) -> JsonObject:
+    """The sections behind the model, as dvc.lock has them; without dvc.lock, as params.yaml has them now."""
+    current = params.model_dump()
     sections = {}
     for section, stage in (("fetch", "fetch"), ("tokenize", "tokenize"), ("train", f"train@{name}")):
-        noted = stages.get(stage, {}).get("params", {}).get("params.yaml", {})
-        sections[section] = now[section] | noted.get(section, {})
+        locked = stages.get(stage, {}).get("params", {}).get("params.yaml", {})
+        sections[section] = current[section] | locked.get(section, {})
     source = sections["fetch"]["source"]
-    sections["fetch"] = {"source": source, source: sections["fetch"][source]}  # the other sources had no part in it
+    sections["fetch"] = {"source": source, source: sections["fetch"][source]}  # the other sources were not used
     return sections
 
 
-def _locked_outs(name: str, stages: Numbers) -> dict[str, str]:
+def _locked_outs(name: str, stages: JsonObject) -> dict[str, str]:
     return {
         out["path"]: out["md5"]
         for stage in (f"train@{name}", f"verify@{name}")

@@ -1,12 +1,14 @@
-"""The tables of a report as plain text cells, apart from how a page draws them."""
+"""The tables of a report as text cells, independent of Markdown and HTML."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recurlm.report.results import Result, Results, Shipped
+from recurlm.report.objectives import OBJECTIVES, Objective
+from recurlm.report.results import BundleResult, Result, Results
 
 NONE = "—"
 
@@ -20,21 +22,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under heads; the first column names the row, the others are to be read down."""
+    """Rows of cells under heads; the first column names the row."""
 
     heads: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     groups: tuple[tuple[str, int], ...] = ()  # heads above the heads: text and how many columns it spans
-    words: int = 1  # so many columns from the left hold words, and no numbers
+    words: int = 1  # number of columns from the left that hold words
 
 
 @dataclass(frozen=True)
 class Column:
-    """A number of each row: how to find it, how to write it, and whether the least or the most is best."""
+    """A value of each row: how to read it, how to format it, and whether `min` or `max` is best."""
 
     head: str
     value: Callable[[Any], Any]
-    write: Callable[[Any], str]
+    format: Callable[[Any], str]
     best: Callable[..., Any] | None = None
 
 
@@ -58,7 +60,7 @@ def megabytes(value: int) -> str:
     return f"{value / 1e6:,.1f} MB"
 
 
-def tiny(value: float) -> str:
+def scientific(value: float) -> str:
     return f"{value:.1e}" if value else "0"
 
 
@@ -71,13 +73,13 @@ def yes(value: bool) -> str:
 
 
 def comparison(results: Results) -> Table:
-    """One row a variant: its scores on the test split, what it is, and what ships."""
+    """One row per variant: test scores, size and verification."""
     others = (
         Column("parameters", lambda result: result.parameters, count),
-        Column("layers × hidden", lambda result: result.block, lambda b: f"{b['layers']} × {b['hidden_size']}"),
+        Column("layers × hidden", lambda result: result.model_config, lambda b: f"{b['layers']} × {b['hidden_size']}"),
         Column("gates", lambda result: result.model.get("gates"), str),
         Column("bundle", lambda result: result.bundle_bytes, megabytes),
-        Column("ONNX = PyTorch", lambda result: result, _proof_in_a_word),
+        Column("ONNX = PyTorch", lambda result: result, _verification_status),
     )
     return _scores(results, "test", others)
 
@@ -87,21 +89,24 @@ def validation(results: Results) -> Table:
 
 
 def _scores(results: Results, split: str, others: tuple[Column, ...]) -> Table:
-    """The scores of a split and other columns; the cloze models' pseudo-numbers have columns of their own."""
-    causal = _quality(split, "")
-    cloze = _quality(split, "pseudo_") if any(not result.causal for result in results.variants) else ()
+    """The scores of a split, each objective's in columns of its own, and other columns."""
+    present = {result.objective for result in results.variants}
+    shown = [objective for objective in OBJECTIVES if objective in present or not objective.pseudo]
+    scores = [_quality(split, objective) for objective in shown]
     words = Column("words out of vocabulary", _score(split, "out_of_vocabulary_rate"), percent)
-    table = _table(results, (*causal, *cloze, words, *others))
-    spans = (("", 1), ("left to right", len(causal)), ("cloze", len(cloze)), ("", 1 + len(others)))
-    return Table(table.heads, table.rows, spans if cloze else ())
+    table = _table(results, (*itertools.chain(*scores), words, *others))
+    labels = ((objective.label, len(columns)) for objective, columns in zip(shown, scores, strict=True))
+    return Table(table.heads, table.rows, (("", 1), *labels, ("", 1 + len(others))) if len(shown) > 1 else ())
 
 
-def _quality(split: str, pseudo: str) -> tuple[Column, ...]:
-    dash = pseudo.replace("_", "-")
+def _quality(split: str, objective: Objective) -> tuple[Column, ...]:
+    def score(key: str) -> Callable[[Result], Any]:
+        return _score(split, objective.metric(key))
+
     return (
-        Column(f"{dash}perplexity per token", _score(split, f"{pseudo}perplexity_per_token"), decimals(2), min),
-        Column(f"{dash}perplexity per word", _score(split, f"{pseudo}perplexity_per_word"), decimals(1), min),
-        Column(f"{dash}bits per byte", _score(split, f"{pseudo}bits_per_byte"), decimals(4), min),
+        Column(objective.unit("perplexity per token"), score("perplexity_per_token"), decimals(2), min),
+        Column(objective.unit("perplexity per word"), score("perplexity_per_word"), decimals(1), min),
+        Column(objective.unit("bits per byte"), score("bits_per_byte"), decimals(4), min),
     )
 
 
@@ -109,56 +114,53 @@ def _score(split: str, key: str) -> Callable[[Result], Any]:
     return lambda result: (result.metrics or {}).get(split, {}).get(key)
 
 
-def _proof_in_a_word(result: Result) -> str:
-    if any(one.proof is None for one in result.shipped):
-        return "not yet proven"
-    return "proven" if result.proven else "check failed"
+def _verification_status(each: Result | BundleResult) -> str:
+    bundles = each.bundles if isinstance(each, Result) else (each,)
+    if any(bundle.verification is None for bundle in bundles):
+        return "not yet verified"
+    return "verified" if each.verified else "check failed"
 
 
-def proofs(results: Results) -> Table:
-    """One row a bundle: what was proven of it, and what its precision costs and brings."""
+def verifications(results: Results) -> Table:
+    """One row per bundle: its verification, its size, its perplexity increase and its speed."""
 
-    def proof(key: str) -> Callable[[Shipped], Any]:
-        return lambda shipped: (shipped.proof or {}).get(key)
+    def verification(key: str) -> Callable[[BundleResult], Any]:
+        return lambda bundle: (bundle.verification or {}).get(key)
 
-    def speed(key: str) -> Callable[[Shipped], Any]:
-        return lambda shipped: (shipped.generation or {}).get(key)
+    def speed(key: str) -> Callable[[BundleResult], Any]:
+        return lambda bundle: (bundle.timings or {}).get(key)
 
-    rows = [(f"{result.name} {one.precision}", one) for result in results.variants for one in result.shipped]
+    rows = [(f"{result.name} {bundle.precision}", bundle) for result in results.variants for bundle in result.bundles]
     return rows_of(
         "bundle",
         rows,
         (
-            Column("ONNX = PyTorch", lambda shipped: shipped, _passed),
-            Column("size", proof("bundle_bytes"), megabytes),
-            Column("perplexity on test, against PyTorch in fp32", proof("perplexity_increase"), signed_percent),
-            Column("largest difference of a logit", proof("largest_logit_difference"), tiny),
-            Column("greedy tokens, identical", proof("greedy_tokens_identical"), count),
-            Column("sampled tokens, identical", proof("sampled_tokens_identical"), count),
-            Column("near ties", proof("near_ties"), count),
-            Column("chunked = whole", proof("chunked_calls_identical"), yes),
-            Column("writes, tokens/s", speed("tokens_per_second"), decimals(0)),
-            Column("fills, tokens/s", speed("filled_per_second"), decimals(0)),
+            Column("ONNX = PyTorch", lambda bundle: bundle, _verification_status),
+            Column("size", verification("bundle_bytes"), megabytes),
+            Column(
+                "perplexity increase on test, over PyTorch in fp32", verification("perplexity_increase"), signed_percent
+            ),
+            Column("largest logit difference", verification("largest_logit_difference"), scientific),
+            Column("identical greedy tokens", verification("greedy_tokens_identical"), count),
+            Column("identical sampled tokens", verification("sampled_tokens_identical"), count),
+            Column("near ties", verification("near_ties"), count),
+            Column("chunked calls identical", verification("chunked_calls_identical"), yes),
+            Column("generation, tokens/s", speed("tokens_per_second"), decimals(0)),
+            Column("mask filling, tokens/s", speed("filled_per_second"), decimals(0)),
         ),
     )
 
 
-def _passed(shipped: Shipped) -> str:
-    if shipped.proof is None:
-        return "not yet proven"
-    return "proven" if shipped.proof.get("passed") is True else "check failed"
-
-
 def timings(results: Results) -> Table | None:
-    """What this machine measured of these very models; None if it measured none of them."""
-    if not any(result.training or result.generation for result in results.variants):
+    """Training and inference speeds on this machine; None if it has timings of none of these models."""
+    if not any(result.training_timings or result.generation_timings for result in results.variants):
         return None
 
     def training(key: str) -> Callable[[Result], Any]:
-        return lambda result: (result.training or {}).get(key)
+        return lambda result: (result.training_timings or {}).get(key)
 
     def generation(key: str) -> Callable[[Result], Any]:
-        return lambda result: (result.generation or {}).get(key)
+        return lambda result: (result.generation_timings or {}).get(key)
 
     return _table(
         results,
@@ -168,8 +170,8 @@ def timings(results: Results) -> Table | None:
             Column("device", training("device"), str),
             Column("precision", training("precision"), str),
             Column("threads", training("threads"), str),
-            Column("ONNX in fp32 writes, tokens/s", generation("tokens_per_second"), decimals(0), max),
-            Column("ONNX in fp32 fills, tokens/s", generation("filled_per_second"), decimals(0), max),
+            Column("generation in fp32, tokens/s", generation("tokens_per_second"), decimals(0), max),
+            Column("mask filling in fp32, tokens/s", generation("filled_per_second"), decimals(0), max),
             Column("threads", generation("threads"), str),
         ),
     )
@@ -196,19 +198,19 @@ def _table(results: Results, columns: tuple[Column, ...]) -> Table:
 
 
 def rows_of(head: str, named: Sequence[tuple[str, Any]], columns: tuple[Column, ...]) -> Table:
-    """One row for each name and what its columns are read from."""
+    """One row per (name, object that the columns read)."""
     values = [[column.value(value) for column in columns] for _, value in named]
-    best = [_best(column, [row[place] for row in values]) for place, column in enumerate(columns)]
+    best = [_best(column, [row[index] for row in values]) for index, column in enumerate(columns)]
     rows = tuple(
         (
             Cell(name),
             *(
                 Cell(
-                    NONE if value is None else column.write(value),
-                    value is not None and value == best[place],
+                    NONE if value is None else column.format(value),
+                    value is not None and value == best[index],
                     float(value) if isinstance(value, int | float) else None,
                 )
-                for place, (column, value) in enumerate(zip(columns, row, strict=True))
+                for index, (column, value) in enumerate(zip(columns, row, strict=True))
             ),
         )
         for (name, _), row in zip(named, values, strict=True)
@@ -217,6 +219,6 @@ def rows_of(head: str, named: Sequence[tuple[str, Any]], columns: tuple[Column, 
 
 
 def _best(column: Column, values: list[Any]) -> Any:
-    """The value to point out: none where there is nothing to compare."""
+    """The best value of a column; None where all are equal."""
     known = [value for value in values if value is not None]
     return column.best(known) if column.best and any(value != known[0] for value in known) else None

@@ -1,4 +1,4 @@
-"""The door to MLflow: a store reached or refused, an experiment opened, runs found and thrown away."""
+"""MLflow client calls: connect to a store, open an experiment, search and delete runs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from recurlm.errors import InputError
-from recurlm.report.wanted import Wanted
-from recurlm.tracking.present import Present, logged
-from recurlm.tracking.store import BUNDLE, JUDGED, KEY, Store
+from recurlm.report.sync_plan import SyncPlan
+from recurlm.tracking.store import BUNDLE, KEY, PROMOTION_DECIDED, Store
+from recurlm.tracking.store_contents import StoreContents, logged_runs
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def connected(store: Store) -> Iterator[MlflowClient]:
     """A client of the store.
 
     Raises:
-        InputError: the store is out of reach, or refuses.
+        InputError: the store is out of reach, or refuses the connection.
     """
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -36,7 +36,7 @@ def connected(store: Store) -> Iterator[MlflowClient]:
         yield _client(store)
     except (MlflowException, SQLAlchemyError) as error:
         raise InputError(
-            f"MLflow at {without_password(store.uri)}: {_problem(error)}; the results in data/ are whole: "
+            f"MLflow at {without_password(store.uri)}: {_problem(error)}; the results in data/ are complete: "
             "bring the store up, or unset MLFLOW_TRACKING_URI, and run it again"
         ) from None
 
@@ -48,12 +48,12 @@ def _client(store: Store) -> MlflowClient:
         mlflow.set_tracking_uri(store.uri)
         mlflow.set_registry_uri(store.uri)
         return MlflowClient(store.uri, store.uri)
-    except (OSError, ImportError) as error:  # no such place for SQLite, or no driver for another database
+    except (OSError, ImportError) as error:  # no such folder for SQLite, or no driver for another database
         raise MlflowException(str(error)) from None
 
 
 def _create(database: Path) -> None:
-    """Make the checkout's own store whole or not at all: MLflow can't go on with half of its tables."""
+    """Create the checkout's own store atomically: MLflow cannot open one with half of its tables."""
     partial = database.with_name(f"{database.name}.partial")
     partial.unlink(missing_ok=True)
     MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments()
@@ -61,78 +61,80 @@ def _create(database: Path) -> None:
 
 
 def _problem(error: Exception) -> str:
-    """MLflow's reason in a few words; its own texts run to many lines, and may hold a password."""
+    """MLflow's error in one line; its own messages have many lines, and may contain a password."""
     if isinstance(error.__context__, RequestException):
         return "out of reach"
     return str(error).splitlines()[0].partition(". ")[0][:300]
 
 
 def without_password(uri: str) -> str:
-    place = urlsplit(uri).netloc
-    return uri.replace(place, place.rpartition("@")[2]) if place else uri
+    host = urlsplit(uri).netloc
+    return uri.replace(host, host.rpartition("@")[2]) if host else uri
 
 
-def read(client: MlflowClient, wanted: Wanted) -> Present:
-    """What the store holds of an experiment, asked through MLflow."""
-    found = client.get_experiment_by_name(wanted.experiment)
+def read_contents(client: MlflowClient, plan: SyncPlan) -> StoreContents:
+    """The contents of an experiment, through the MLflow client."""
+    experiment = client.get_experiment_by_name(plan.experiment)
     runs = []
-    if found is not None and found.lifecycle_stage == "active":
-        place = [found.experiment_id]
-        runs = pages(lambda token: client.search_runs(place, "status = 'FINISHED'", page_token=token))
+    if experiment is not None and experiment.lifecycle_stage == "active":
+        ids = [experiment.experiment_id]
+        runs = all_pages(lambda token: client.search_runs(ids, "status = 'FINISHED'", page_token=token))
     tags = ((run.info.run_id, name, value) for run in runs for name, value in run.data.tags.items())
-    versions = (version for name in wanted.versions for version in versions_of(client, name))
-    judged = {(each.name, each.tags[BUNDLE]) for each in versions if JUDGED in each.tags and BUNDLE in each.tags}
-    return Present(logged(tags), frozenset(judged))
+    versions = (version for name in plan.model_versions for version in versions_of(client, name))
+    decided = {
+        (each.name, each.tags[BUNDLE]) for each in versions if PROMOTION_DECIDED in each.tags and BUNDLE in each.tags
+    }
+    return StoreContents(logged_runs(tags), frozenset(decided))
 
 
-def pages(search: Callable[[str | None], Any]) -> list[Any]:
-    """All results of a search that answers page by page."""
-    found, token = [], None
+def all_pages(search: Callable[[str | None], Any]) -> list[Any]:
+    """All results of a paginated search."""
+    results, token = [], None
     while True:
         page = search(token)
-        found += page
+        results += page
         token = page.token
         if not token:
-            return found
+            return results
 
 
 def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
     """All versions of a registered model, the oldest first; none where there is no such model."""
-    found = pages(lambda token: client.search_model_versions(f"name = '{name}'", page_token=token))
-    return sorted(found, key=lambda version: int(version.version))
+    versions = all_pages(lambda token: client.search_model_versions(f"name = '{name}'", page_token=token))
+    return sorted(versions, key=lambda version: int(version.version))
 
 
 def runs_with(client: MlflowClient, experiment_id: str, key: str) -> list[Run]:
-    """The runs of one result, whatever became of them, unless somebody deleted them."""
+    """The runs of one result that are not deleted, in any status."""
     return list(client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'", ViewType.ACTIVE_ONLY))
 
 
 def open_experiment(client: MlflowClient, store: Store, name: str) -> str:
-    """The id of the experiment: made where there is none, taken back from the bin where somebody deleted it."""
-    found: Experiment | None = client.get_experiment_by_name(name)
-    if found and store.artifacts and found.artifact_location != store.artifacts:
-        # The checkout was moved or copied, and this experiment writes its files into the place that it came from.
-        client.rename_experiment(found.experiment_id, f"{name}, from {found.artifact_location}")
-        found = None
-    if found is None:
-        # The kind spares the reader of the UI a question; the other kind shows traces in place of runs.
+    """The id of the experiment, which is created where there is none, and restored where it was deleted."""
+    experiment: Experiment | None = client.get_experiment_by_name(name)
+    if experiment and store.artifacts and experiment.artifact_location != store.artifacts:
+        # The checkout was moved or copied, and this experiment keeps its artifacts in the original checkout.
+        client.rename_experiment(experiment.experiment_id, f"{name}, from {experiment.artifact_location}")
+        experiment = None
+    if experiment is None:
+        # Without a kind the UI asks for one; the other kind shows traces in place of runs.
         kind = {"mlflow.experimentKind": "custom_model_development"}
         try:
             return str(client.create_experiment(name, store.artifacts, kind))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            found = client.get_experiment_by_name(name)  # another machine was faster
-            if found is None:
+            experiment = client.get_experiment_by_name(name)  # another machine was faster
+            if experiment is None:
                 raise
-    if found.lifecycle_stage != "active":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
+    if experiment.lifecycle_stage != "active":
+        client.restore_experiment(experiment.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def discard(client: MlflowClient, run: Run) -> None:
-    """Delete a run that is not whole, and the models that it left."""
-    found = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
-    for model in found:
+    """Delete an incomplete run, and its logged models."""
+    models = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+    for model in models:
         client.delete_logged_model(model.model_id)
     client.delete_run(run.info.run_id)

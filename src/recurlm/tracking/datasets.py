@@ -1,4 +1,4 @@
-"""The text that a result was made from, as MLflow's datasets: each split known by its sha256."""
+"""The corpus splits behind a result as MLflow datasets, each with its sha256 as digest."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from mlflow.entities import Dataset, DatasetInput, InputTag
 
 from recurlm.report.results import Results
 
-SPLITS = {"train": "training", "validation": "validation", "test": "testing"}  # name here → MLflow's word
+SPLITS = {"train": "training", "validation": "validation", "test": "testing"}  # split → MLflow's context
 DIGEST = 32  # hex digits of a sha256 that fit MLflow's column
 
 
 def datasets(results: Results) -> dict[str, DatasetInput]:
-    """Split → the text behind it."""
+    """Split → MLflow dataset."""
     corpus = results.corpus or {}
     source = {key: corpus.get(key) for key in ("source", "name", "revision", "licence")}
     return {

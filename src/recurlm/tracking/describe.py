@@ -1,4 +1,4 @@
-"""What a run says of a result, as plain names and values: parameters, series, scores and tags."""
+"""The parameters, metrics, tags and artifacts of a run, as plain names and values."""
 
 from __future__ import annotations
 
@@ -10,105 +10,105 @@ from pathlib import Path
 from typing import Any
 
 from recurlm.report import fingerprint
-from recurlm.report.look import COLOURS
+from recurlm.report.palette import COLOURS
 from recurlm.report.results import Result, Results
 from recurlm.tracking.store import KEY
 
 
 def params(result: Result) -> dict[str, str]:
-    """The variant's own block under bare names, so that variants stand in one column of MLflow's table."""
-    return {name: str(value) for name, value in flat({**result.block, **result.settings})}
+    """The model config under bare names, so that all variants share the columns of MLflow's table, and the settings."""
+    return {name: str(value) for name, value in flat({**result.model_config, **result.settings})}
 
 
 def shared_params(result: Result) -> dict[str, str]:
-    """Those that all variants of a pipeline have: the text, the tokens and the recipe."""
+    """The settings that all variants of a pipeline share: corpus, tokenizer and training."""
     return {name: str(value) for name, value in flat(result.settings)}
 
 
 def pipeline_name(results: Results, result: Result) -> str:
-    """A pipeline's run by the tokens that its models read and how often: `pipeline, bpe 2048, 1 epoch`."""
+    """The name of a pipeline's run: `pipeline, bpe 2048, 1 epoch`."""
     tokens, epochs = results.tokens or {}, result.settings["train"]["epochs"]
-    read = f"{tokens.get('kind')} {tokens.get('vocab_size')}"
-    return f"pipeline, {read}, {epochs:g} epoch{'' if epochs == 1 else 's'}"
+    tokenizer = f"{tokens.get('kind')} {tokens.get('vocab_size')}"
+    return f"pipeline, {tokenizer}, {epochs:g} epoch{'' if epochs == 1 else 's'}"
 
 
 def note(result: Result) -> str:
-    """What stands at the top of a run's page: the bundles, their sizes and what they cost."""
-    rows = ["| bundle | size | perplexity against PyTorch | tokens/s |", "|:--|--:|--:|--:|"]
-    for one in result.shipped:
-        proof, speed = one.proof or {}, one.generation or {}
-        rate = speed.get("tokens_per_second") or speed.get("filled_per_second")
-        loss = f"{proof['perplexity_increase']:+.2%}" if "perplexity_increase" in proof else "the same"
-        shown = f"{rate:,.0f}" if rate else "—"
-        rows.append(f"| {one.precision} | {proof.get('bundle_bytes', 0) / 1e6:.1f} MB | {loss} | {shown} |")
+    """The description on a run's page: size, perplexity increase and speed of each bundle."""
+    rows = ["| bundle | size | perplexity increase over PyTorch | tokens/s |", "|:--|--:|--:|--:|"]
+    for bundle in result.bundles:
+        verification, rate = bundle.verification or {}, (bundle.timings or {}).get(result.objective.rate)
+        increase = f"{verification['perplexity_increase']:+.2%}" if "perplexity_increase" in verification else "none"
+        speed = f"{rate:,.0f}" if rate else "—"
+        size = f"{verification.get('bundle_bytes', 0) / 1e6:.1f} MB"
+        rows.append(f"| {bundle.precision} | {size} | {increase} | {speed} |")
     return "\n".join(rows)
 
 
 def files(root: Path, result: Result) -> Iterator[tuple[str, Path]]:
-    """(folder, file) of the small files that lie beside a run; the bundles lie in its models."""
+    """(artifact folder, file) of the run's small files; the bundles are in its logged models."""
     yield "", root / "data/models" / result.name / "curve.csv"
-    for one in result.shipped:
-        yield f"bundles/{one.precision}", one.folder / "bundle.json"
+    for bundle in result.bundles:
+        yield f"bundles/{bundle.precision}", bundle.folder / "bundle.json"
     sample = root / fingerprint.FOLDER / "samples" / f"{result.name}.txt"
     if sample.is_file():
         yield "sample", sample
-    drawn = root / fingerprint.FOLDER / ("curves.svg" if result.causal else "curves-cloze.svg")
-    if drawn.is_file():
-        yield "plots", drawn
+    curves = root / fingerprint.FOLDER / f"curves{'-cloze' if result.objective.pseudo else ''}.svg"
+    if curves.is_file():
+        yield "plots", curves
 
 
 def series(result: Result) -> Iterator[tuple[str, int, float]]:
-    """(name, step, value) along the learning curve; a cloze model's losses are named apart."""
-    pseudo = "" if result.causal else "pseudo_"
+    """(name, step, value) of the metrics along the learning curve."""
+    metric = result.objective.metric
     for point in result.curve:
+        loss = point.validation_loss
         named = {
-            f"{pseudo}train_loss": point.train_loss,
-            f"{pseudo}validation_loss": point.validation_loss,
-            f"{pseudo}validation_perplexity": None
-            if point.validation_loss is None
-            else math.exp(point.validation_loss),
+            metric("train_loss"): point.train_loss,
+            metric("validation_loss"): loss,
+            metric("validation_perplexity"): None if loss is None else math.exp(loss),
             "learning_rate": point.learning_rate,
             "training_tokens": float(point.tokens),
         }
         yield from ((name, point.step, value) for name, value in named.items() if value is not None)
 
 
-def scores(result: Result) -> dict[str, float]:
-    """The final numbers: both splits, the best of the curve, the proof, the bundle, and this machine's measurements."""
-    found: dict[str, float | None] = dict(_best(result))
-    metrics = result.metrics or {}
-    found |= {f"{split}_{name}": value for split in ("validation", "test") for name, value in flat(metrics[split])}
-    for one in result.shipped:
-        prefix = "proof_" if one is result.shipped[0] else f"proof_{one.precision}_"
-        found |= {f"{prefix}{name}": value for name, value in flat(one.proof or {}) if name != "bundle_bytes"}
-    for one in result.shipped[1:]:
-        found[f"bundle_bytes_{one.precision}"] = (one.proof or {}).get("bundle_bytes")
-        found[f"generation_tokens_per_second_{one.precision}"] = (one.generation or {}).get("tokens_per_second")
-    found |= {
+def final_metrics(result: Result) -> dict[str, float]:
+    """Name → value of the scores on both splits, the best of the curve, the verification, the sizes and the timings."""
+    metrics: dict[str, float | None] = dict(_best(result))
+    scores = result.metrics or {}
+    metrics |= {f"{split}_{name}": value for split in ("validation", "test") for name, value in flat(scores[split])}
+    for bundle in result.bundles:
+        first = bundle is result.bundles[0]
+        prefix, suffix = (
+            ("verification_", "") if first else (f"verification_{bundle.precision}_", f"_{bundle.precision}")
+        )
+        verification = dict(flat(bundle.verification or {}))
+        metrics[f"verified{suffix}"] = verification.pop("verified", None)
+        metrics[f"bundle_bytes{suffix}"] = verification.pop("bundle_bytes", None)
+        metrics[f"generation_tokens_per_second{suffix}"] = (bundle.timings or {}).get("tokens_per_second")
+        metrics |= {f"{prefix}{name}": value for name, value in verification.items()}
+    metrics |= {
         "parameters": result.parameters,
-        "bundle_bytes": result.bundle_bytes,
-        "training_tokens_per_second": (result.training or {}).get("tokens_per_second"),
-        "training_seconds": (result.training or {}).get("seconds"),
-        "generation_tokens_per_second": (result.generation or {}).get("tokens_per_second"),
-        "filling_tokens_per_second": (result.generation or {}).get("filled_per_second"),
+        "training_tokens_per_second": (result.training_timings or {}).get("tokens_per_second"),
+        "training_seconds": (result.training_timings or {}).get("seconds"),
+        "filling_tokens_per_second": (result.generation_timings or {}).get("filled_per_second"),
     }
-    return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+    return {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
 
 
 def _best(result: Result) -> Iterator[tuple[str, float]]:
     points = [(point.validation_loss, point.step) for point in result.curve if point.validation_loss is not None]
     if points:
         loss, step = min(points)
-        pseudo = "" if result.causal else "pseudo_"
-        yield f"best_{pseudo}validation_loss", loss
-        yield f"best_{pseudo}validation_perplexity", math.exp(loss)
+        yield f"best_{result.objective.metric('validation_loss')}", loss
+        yield f"best_{result.objective.metric('validation_perplexity')}", math.exp(loss)
         yield "best_step", step
 
 
 def tags(root: Path, results: Results, result: Result) -> dict[str, str]:
-    """What a run can be found by, and where it comes from."""
+    """The tags of a run, by which it can be searched: corpus, tokenizer, commit and dvc.lock hashes."""
     corpus, tokens = results.corpus or {}, results.tokens or {}
-    found = {
+    values = {
         KEY: result.key,
         "variant": result.name,
         "corpus": corpus.get("name"),
@@ -123,28 +123,28 @@ def tags(root: Path, results: Results, result: Result) -> dict[str, str]:
         "dvc_lock_bundle": result.locked.get(f"data/onnx/{result.name}"),
         "dvc_experiment": os.environ.get("DVC_EXP_NAME"),
     }
-    return origin(root) | {name: str(value) for name, value in found.items() if value}
+    return git_tags(root) | {name: str(value) for name, value in values.items() if value}
 
 
 def colour(results: Results, result: Result) -> str:
-    """The variant's colour on the report's page, so that both show it alike."""
+    """The variant's colour, the same as on the report's page."""
     return COLOURS[[each.name for each in results.variants].index(result.name) % len(COLOURS)]
 
 
-def origin(root: Path) -> dict[str, str]:
-    """The commit that a result was made at, and what differed from it."""
-    found = {"git_commit": _git(root, "rev-parse", "HEAD"), "git_changed": _uncommitted(root)}
-    return {name: value for name, value in found.items() if value}
+def git_tags(root: Path) -> dict[str, str]:
+    """The commit, and the files that differ from it."""
+    tags = {"git_commit": _git(root, "rev-parse", "HEAD"), "git_changed": _uncommitted(root)}
+    return {name: value for name, value in tags.items() if value}
 
 
 def _uncommitted(root: Path) -> str:
-    """The files that differ from the commit, apart from those that a repro writes."""
+    """The files that differ from the commit, except the outputs of the pipeline."""
     changed = _git(root, "status", "--porcelain", "--", ".", ":!data", ":!dvc.lock").splitlines()
     return " ".join(line[3:] for line in changed)[:1000]
 
 
 def _git(root: Path, *arguments: str) -> str:
-    """What git says; nothing where there is no git or no repository."""
+    """The output of git; empty without git or outside a repository."""
     try:
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.rstrip()
     except (OSError, subprocess.CalledProcessError):
@@ -152,7 +152,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested names joined by dots."""
+    """(name, value) of all leaves, with nested names joined by dots."""
     for name, value in tree.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{name}.")

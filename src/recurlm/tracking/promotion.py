@@ -1,4 +1,4 @@
-"""Which version takes an alias: `champion` is what people deploy, `challenger` the next best, of another model."""
+"""Which version takes an alias: `champion` is the version to deploy, `challenger` the next best of another model."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A registered version, by what decides."""
+    """A registered version with the values that decide its aliases."""
 
     version: str
-    model: str  # sha256 of the weights before they were rounded
-    text: str  # sha256 of the validation split that the metric is of
+    model: str  # sha256 of the unquantized weights
+    text: str  # sha256 of the validation split
     bits: float  # (pseudo-)bits per byte on it
-    proven: bool
+    verified: bool
 
     @classmethod
     def of(cls, version: Any) -> Candidate:
-        """From the tags of MLflow's version; one without our tags was registered by a person, and is never beaten."""
+        """From the tags of an MLflow version; without them a person registered it, and it is never beaten."""
         tags = version.tags
         bits = tags.get("validation_bits_per_byte") or tags.get("validation_pseudo_bits_per_byte")
         return cls(
@@ -28,21 +28,21 @@ class Candidate:
             model=tags.get("model_sha256", ""),
             text=tags.get("validation_text", ""),
             bits=float("nan") if bits is None else float(bits),
-            proven=tags.get("proof") == "passed",
+            verified=tags.get("verified") == "true",
         )
 
     def beats(self, other: Candidate) -> bool:
-        """Whether it has the better metric; numbers of two texts do not compare, and NaN beats nothing."""
+        """Whether it has fewer bits per byte on the same text; NaN beats nothing."""
         return self.text == other.text and self.bits < other.bits
 
 
 def moves(new: Candidate, champion: Candidate | None, challenger: Candidate | None) -> dict[str, Candidate]:
-    """Alias → the version that it moves to, now that a new one is there.
+    """Alias → the version that it moves to after a new one was registered.
 
-    An alias moves only to a version whose proof passed and that has the better metric: no tie moves it, so that of
-    one model's bundles the first registered, the most exact, stays. A champion that is beaten becomes the challenger.
+    An alias moves only to a verified version with a better metric. A tie moves nothing, so of one model's bundles the
+    first registered, of the highest precision, stays. A champion that is beaten becomes the challenger.
     """
-    if not new.proven or new.bits != new.bits:
+    if not new.verified or new.bits != new.bits:
         return {}
     if champion is None:
         return {CHAMPION: new}

@@ -1,4 +1,4 @@
-"""Where the runs are kept: the checkout's own SQLite, or what MLFLOW_TRACKING_URI names."""
+"""The tracking store: the checkout's own SQLite database, or the one at MLFLOW_TRACKING_URI."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-KEY = "recurlm.key"  # the tag of a run that holds its result's key
-REPORT = "recurlm.report"  # the tag of a pipeline's run that holds the hash of the report in it
-LOGGED = "recurlm.logged"  # the tag of a run that says when somebody began to log it, in ms
+KEY = "recurlm.key"  # tag of a run: the key of its result
+REPORT = "recurlm.report"  # tag of a pipeline's run: the hash of the report in it
+LOGGED = "recurlm.logged"  # tag of a run: when logging began, in ms
 PARENT = "mlflow.parentRunId"
-BUNDLE = "recurlm.bundle"  # the tag of a model and of a registered version that holds its bundle's key
-JUDGED = "recurlm.judged"  # the tag of a version of which it was decided whether it takes an alias
+BUNDLE = "recurlm.bundle"  # tag of a model and of a registered version: the key of its bundle
+PROMOTION_DECIDED = "recurlm.promotion_decided"  # tag of a version whose aliases are decided
 
 
 @dataclass(frozen=True)
 class Store:
     uri: str
-    own: Path | None  # the folder of the checkout's own store; None: a store that somebody named
+    own: Path | None  # folder of the checkout's own store; None for any other store
 
     @property
     def artifacts(self) -> str | None:
-        """Where a new experiment keeps its files; None: wherever the store sees fit."""
+        """Where a new experiment keeps its artifacts; None: the store's default."""
         return (self.own / "artifacts").as_uri() if self.own else None
 
     @property
@@ -36,7 +36,7 @@ class Store:
 
     @property
     def lock(self) -> Path:
-        """One for each store: clones of a project on one machine may share a store, and then they share its lock."""
+        """The lock file of the store; clones that share a store on one machine share its lock."""
         if self.own:
             return self.own / "lock"
         name = hashlib.sha256(self.uri.encode()).hexdigest()[:16]
@@ -44,7 +44,7 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One process at a time: two that create a store's tables at once break it, and two could log a run twice."""
+        """Hold the lock: two processes that create tables at once break a store, and could log a run twice."""
         self.lock.parent.mkdir(parents=True, exist_ok=True)
         with self.lock.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -67,7 +67,7 @@ def find(root: Path, uri: str | None = None) -> Store:
 
 
 def _checkout(root: Path) -> Path:
-    """The folder that a person works in: `dvc exp run --queue` and `--temp` run in a copy inside it, and delete it."""
+    """The checkout itself, where `root` is the temporary copy inside it of `dvc exp run --queue` or `--temp`."""
     for parent in root.parents:
         if parent.parts[-3:] == (".dvc", "tmp", "exps"):
             return parent.parents[2]

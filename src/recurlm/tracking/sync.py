@@ -1,7 +1,7 @@
-"""Bring MLflow up to date with data/: what any stage and any person may call, again and again.
+"""Bring MLflow up to date with data/; idempotent.
 
-What is there stays as it is, what is missing is logged, and nothing is logged twice. With nothing to do it ends in
-milliseconds: MLflow is imported only when there is work for it.
+What is logged stays as it is, what is missing is logged, and nothing is logged twice. With nothing to do it ends in
+milliseconds: MLflow is imported only when there is work to do.
 """
 
 from __future__ import annotations
@@ -10,38 +10,38 @@ import os
 from pathlib import Path
 
 from recurlm.report import fingerprint
-from recurlm.report.wanted import Wanted
+from recurlm.report.sync_plan import SyncPlan
 from recurlm.tracking import store
-from recurlm.tracking.present import present
+from recurlm.tracking.store_contents import read_store
 
 
-def sync(root: Path, uri: str | None = None, wanted: Wanted | None = None) -> list[str]:
+def sync(root: Path, uri: str | None = None, plan: SyncPlan | None = None) -> list[str]:
     """Log every complete result under `root` that the store does not have.
 
     Args:
         uri: of the store; None: the one that MLFLOW_TRACKING_URI names, else SQLite in the checkout.
-        wanted: where it is known already, what the store should hold.
+        plan: what the store should hold; None: computed from the results.
 
     Returns:
-        A line on each thing that was done.
+        One line per run and registered model that changed.
 
     Raises:
-        InputError: the store is out of reach, or refuses; or a bundle is corrupted, or not proven.
+        InputError: the store is out of reach, or refuses; or a bundle is corrupted, or not verified.
     """
-    wanted = (wanted or _wanted(root)).of_experiment(os.environ.get("DVC_EXP_NAME", ""))
-    place = store.find(root, uri)
-    if present(place, wanted).holds(wanted):
+    plan = (plan or _plan(root)).for_dvc_experiment(os.environ.get("DVC_EXP_NAME", ""))
+    target = store.find(root, uri)
+    if read_store(target, plan).satisfies(plan):
         return []
     from recurlm.tracking.mirror import log
 
-    return log(root, place, wanted)
+    return log(root, target, plan)
 
 
-def _wanted(root: Path) -> Wanted:
+def _plan(root: Path) -> SyncPlan:
     from recurlm import config
-    from recurlm.report.results import gather
-    from recurlm.report.wanted import wanted
+    from recurlm.report.results import load_results
+    from recurlm.report.sync_plan import make_plan
 
-    made = fingerprint.read(root)
-    report = fingerprint.content_hash(made.outputs) if made else ""
-    return wanted(gather(root, config.load(root / "params.yaml")), report)
+    report = fingerprint.read(root)
+    report_hash = fingerprint.content_hash(report.outputs) if report else ""
+    return make_plan(load_results(root, config.load(root / "params.yaml")), report_hash)

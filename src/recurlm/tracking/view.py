@@ -1,7 +1,7 @@
-"""How MLflow's UI opens: a shared view of the experiment, as its button "Share" would store one, in a tag.
+"""A shared view of the experiment for MLflow's UI, stored in a tag as its button "Share" does.
 
-Its address ends in `?viewStateShareKey=comparison`. The runs of variants stand side by side, without the pipelines'
-runs that they lie under (which the UI shows folded), the best first, with the columns and charts that matter.
+Its URL ends in `?viewStateShareKey=comparison`. It shows the runs of variants without their parent runs, the best
+first, with the columns and charts that matter.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ BARS = (
 
 
 def lay_out(client: MlflowClient, experiment: str) -> None:
-    """Store the view where it is not there yet."""
+    """Set the tag, unless it holds the view already."""
     value = json.dumps(state(), separators=(",", ":"))
     if client.get_experiment(experiment).tags.get(TAG) != value:
         client.set_experiment_tag(experiment, TAG, value)
 
 
 def state() -> dict[str, Any]:
-    """What the UI keeps of a view; charts of all other metrics follow in a section that is closed."""
+    """The UI's state of the view; charts of all other metrics follow in a collapsed section."""
     raw = {"xAxisKey": "step", "useGlobalXaxisKey": False, "lineSmoothness": 0, "useGlobalLineSmoothing": False}
     charts = [_chart("LINE", name) | raw for name in LINES]
     charts += [_chart("BAR", name) for name in BARS]

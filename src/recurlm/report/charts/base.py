@@ -1,4 +1,4 @@
-"""What all charts share: a variant's colour and mark, a switch that hides variants, and how a spec becomes a file."""
+"""What all charts share: colours and shapes, the parameter that hides variants, and rendering a spec to SVG."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from recurlm.report import look
-from recurlm.report.found import Row
+from recurlm.report import palette
+from recurlm.report.frames import Row
 
 VEGA_LITE = "6.4"
 # Vega knows no `currentColor`: what has this colour takes the text's.
@@ -24,7 +24,7 @@ DIGITS = 5
 
 @dataclass(frozen=True)
 class Chart:
-    """One picture. In the page it is interactive and has its legend beside it; as a file it has one of its own."""
+    """A Vega-Lite chart: interactive on the page, under the page's legend; static as a file, with its own legend."""
 
     caption: str
     spec: dict[str, Any]
@@ -32,34 +32,35 @@ class Chart:
     lines: tuple[tuple[str, str], ...] = ()  # what solid and dashed lines mean
     file: str = ""  # its name as a file beside the page
     wide: bool = False
-    cloze: tuple[str, ...] = ()  # those of the variants that a legend must mark
+    cloze: tuple[str, ...] = ()  # the variants that the legend marks as cloze models
 
 
 def significant(value: float | None) -> float | None:
-    """Enough digits for a picture, and no more bytes than those."""
+    """The value rounded to DIGITS significant digits; None if it is not finite."""
     if value is None or not math.isfinite(value):
         return None
     return float(f"{value:.{DIGITS}g}")
 
 
-def rounded(rows: Iterable[Row]) -> list[Row]:
+def round_floats(rows: Iterable[Row]) -> list[Row]:
     return [
         {key: significant(value) if isinstance(value, float) else value for key, value in row.items()} for row in rows
     ]
 
 
 def drawn(rows: Iterable[Row], names: Sequence[str]) -> tuple[str, ...]:
-    there = {row["variant"] for row in rows}
-    return tuple(name for name in names if name in there)
+    """The variants that have rows, in the order of `names`."""
+    plotted = {row["variant"] for row in rows}
+    return tuple(name for name in names if name in plotted)
 
 
 def colour(names: Sequence[str]) -> alt.Color:
-    scale = alt.Scale(domain=list(names), range=list(look.colours(names).values()))
+    scale = alt.Scale(domain=list(names), range=list(palette.colours(names).values()))
     return alt.Color("variant:N", scale=scale, title=None)
 
 
 def shape(names: Sequence[str]) -> alt.Shape:
-    scale = alt.Scale(domain=list(names), range=list(look.marks(names).values()))
+    scale = alt.Scale(domain=list(names), range=list(palette.shapes(names).values()))
     return alt.Shape("variant:N", scale=scale, title=None)
 
 
@@ -69,11 +70,11 @@ def dash(field: str, meanings: Sequence[str]) -> alt.StrokeDash:
 
 
 def base(rows: Iterable[Row]) -> alt.Chart:
-    return alt.Chart(alt.InlineData(values=rounded(rows))).transform_filter(SHOWN)
+    return alt.Chart(alt.InlineData(values=round_floats(rows))).transform_filter(SHOWN)
 
 
 def finish(chart: alt.Chart | alt.LayerChart, height: int = HEIGHT) -> dict[str, Any]:
-    """The spec of a page: as wide as its place, with the switch that the page's legend turns."""
+    """The spec for the page: as wide as its container, with the parameter that the page's legend sets."""
     spec: dict[str, Any] = chart.add_params(alt.param(name="off", value=[])).to_dict()
     spec.pop("config", None)  # the page has its own, for light and for dark
     return spec | {"width": "container", "height": height, "autosize": {"type": "fit-x", "contains": "padding"}}
@@ -92,17 +93,17 @@ def config(ink: str, grid_opacity: float = 0.12) -> dict[str, Any]:
     }
 
 
-def standing_alone(chart: Chart, ink: str, width: int, **more: Any) -> dict[str, Any]:
-    """The spec of a file: of a fixed width, with a legend of those variants that are drawn."""
+def static_spec(chart: Chart, ink: str, width: int, **more: Any) -> dict[str, Any]:
+    """The spec for a file: of a fixed width, with a legend of the variants that are drawn."""
     spec = _with_legend(chart.spec, chart)
     spec.pop("autosize")
-    if "layer" in spec:  # what only a pointer can find
+    if "layer" in spec:  # invisible points that only show tooltips
         spec["layer"] = [layer for layer in spec["layer"] if layer["mark"].get("opacity") != 0]
     return {**spec, "width": width, "config": config(ink), **more}
 
 
 def _with_legend(spec: Any, chart: Chart) -> Any:
-    """The variants' colours and marks in one legend, and what dashes mean in another, all under the chart."""
+    """The spec with legends below the chart: one of colours and shapes, one of dashes."""
     if isinstance(spec, list):
         return [_with_legend(part, chart) for part in spec]
     if not isinstance(spec, dict):
@@ -117,15 +118,15 @@ def _with_legend(spec: Any, chart: Chart) -> Any:
             legend |= {"symbolOpacity": 1, **shown}
             if encoding["field"] == "variant":
                 pairs = zip(encoding["scale"]["domain"], encoding["scale"]["range"], strict=True)
-                kept = {name: seen for name, seen in pairs if name in chart.variants}
-                encoding = encoding | {"scale": {"domain": list(kept), "range": list(kept.values())}}
+                scale = {name: value for name, value in pairs if name in chart.variants}
+                encoding = encoding | {"scale": {"domain": list(scale), "range": list(scale.values())}}
             spec[channel] = {**encoding, "legend": None if encoding.get("legend", 1) is None else legend}
     return spec
 
 
 def svg(chart: Chart) -> str:
-    """A picture that takes its reader's light or dark mode."""
-    spec = standing_alone(chart, INK, width=640 if chart.wide else 380)
+    """The chart as SVG that follows the reader's light or dark mode."""
+    spec = static_spec(chart, INK, width=640 if chart.wide else 380)
     drawing = str(vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)).replace(INK, "currentColor")
     head, body = drawing.split(">", 1)
     return f"{head}>{THEMES}{body}\n"

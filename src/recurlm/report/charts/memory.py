@@ -1,4 +1,4 @@
-"""How far back a model's gradients, its text and its gates reach."""
+"""Gradient flow, effective context and gate saturation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import altair as alt
 
 from recurlm.report.charts.base import HEIGHT, Chart, base, colour, dash, drawn, finish, shape
-from recurlm.report.found import Row
+from recurlm.report.frames import Row
+from recurlm.report.objectives import by_objective
 
 # The smallest norm that is drawn: far below, float32 has only zeros and numbers without precision.
 FLOOR = 1e-8
@@ -15,22 +16,22 @@ MOMENTS = ("after training", "before training")
 TREATMENTS = ("shuffled", "thinned out")
 
 
-def gradient_flow(found: Sequence[Row], names: Sequence[str]) -> tuple[Chart, ...]:
+def gradient_flow(norms: Sequence[Row], names: Sequence[str]) -> tuple[Chart, ...]:
     """Gradient norms against distance, before and after training, all variants on one plot.
 
     Args:
-        found: rows of variant, series, moment, k, state and input (norms, or None).
+        norms: rows of variant, series, moment, k, state and input (norms, or None).
     """
     charts: list[Chart] = []
     for field, what, file in (("state", "the state", "gradients.svg"), ("input", "the embedded token", "")):
-        seen = [
+        points = [
             {key: row[key] for key in ("variant", "series", "moment", "k", field)}
-            for row in found
+            for row in norms
             if row[field] is not None and row[field] >= FLOOR
         ]
-        if not seen:
+        if not points:
             continue
-        chart = base(seen).encode(
+        chart = base(points).encode(
             x=alt.X("k:Q", title="tokens back, k", axis=alt.Axis(tickCount=8)),
             y=alt.Y(
                 f"{field}:Q",
@@ -45,35 +46,35 @@ def gradient_flow(found: Sequence[Row], names: Sequence[str]) -> tuple[Chart, ..
         layers = chart.mark_line(strokeWidth=1.8) + chart.mark_point(size=40, opacity=0, filled=True)
         meanings = (("solid", "after training"), ("dashed", "before"))
         caption = f"The loss at step t with respect to {what} at t − k"
-        charts.append(Chart(caption, finish(layers, HEIGHT + 40), drawn(seen, names), meanings, file, wide=not charts))
+        charts.append(
+            Chart(caption, finish(layers, HEIGHT + 40), drawn(points, names), meanings, file, wide=not charts)
+        )
     return tuple(charts)
 
 
 def context(cut: Sequence[Row], beyond: Sequence[Row], names: Sequence[str], tolerance: float) -> tuple[Chart, ...]:
-    """Loss as the context is cut, and as it is shuffled or thinned out beyond k; cloze models apart.
+    """Loss as the context is cut, and as it is shuffled or thinned out beyond k; one chart per objective.
 
     Args:
-        cut: rows of variant, causal, k, increase, low, high.
+        cut: rows of variant, objective, k, increase, low, high.
         beyond: the same and treatment.
         tolerance: nats that a cut may cost within the effective context.
     """
     charts = []
-    for causal in (True, False):
-        who = "" if causal else "Cloze, k tokens on either side: "
-        unit = "nats" if causal else "pseudo-nats"
-        if kind := [row for row in cut if row["causal"] is causal]:
-            caption = f"{who}{'T' if causal else 't'}he context cut to k tokens"
-            file = "context.svg" if causal else ""
-            charts.append(Chart(caption, _cut(kind, names, unit, tolerance), drawn(kind, names), file=file))
-        if kind := [row for row in beyond if row["causal"] is causal]:
-            caption = f"{who}{'T' if causal else 't'}he context disturbed beyond k tokens"
-            meanings = (("solid", "shuffled"), ("dashed", "thinned out"))
-            charts.append(Chart(caption, _beyond(kind, names, unit), drawn(kind, names), meanings))
+    for objective, rows in by_objective(cut):
+        caption = objective.caption(f"Context cut to k tokens{objective.context_side}")
+        file = "" if objective.pseudo else "context.svg"
+        spec = _cut(rows, names, objective.unit("nats"), tolerance)
+        charts.append(Chart(caption, spec, drawn(rows, names), file=file))
+    for objective, rows in by_objective(beyond):
+        caption = objective.caption(f"Context perturbed beyond k tokens{objective.context_side}")
+        meanings = (("solid", "shuffled"), ("dashed", "thinned out"))
+        charts.append(Chart(caption, _beyond(rows, names, objective.unit("nats")), drawn(rows, names), meanings))
     return tuple(charts)
 
 
-def _cut(found: Sequence[Row], names: Sequence[str], unit: str, tolerance: float) -> dict[str, object]:
-    chart = base(found).encode(x=_back(found), color=colour(names), tooltip=_increase(unit, ()))
+def _cut(rows: Sequence[Row], names: Sequence[str], unit: str, tolerance: float) -> dict[str, object]:
+    chart = base(rows).encode(x=_back(rows), color=colour(names), tooltip=_increase(unit, ()))
     y = alt.Y("increase:Q", title=f"increase of the loss, {unit} per token")
     band = chart.mark_area(opacity=0.13, tooltip=None).encode(y=alt.Y("low:Q"), y2="high:Q")
     lines = chart.encode(y=y, shape=shape(names)).mark_line(point=alt.OverlayMarkDef(filled=True, size=55))
@@ -82,9 +83,9 @@ def _cut(found: Sequence[Row], names: Sequence[str], unit: str, tolerance: float
     return finish(rule + band + lines)
 
 
-def _beyond(found: Sequence[Row], names: Sequence[str], unit: str) -> dict[str, object]:
-    chart = base(found).encode(
-        x=_back(found),
+def _beyond(rows: Sequence[Row], names: Sequence[str], unit: str) -> dict[str, object]:
+    chart = base(rows).encode(
+        x=_back(rows),
         y=alt.Y("increase:Q", title=f"increase of the loss, {unit} per token"),
         color=colour(names),
         strokeDash=dash("treatment", TREATMENTS),
@@ -94,8 +95,8 @@ def _beyond(found: Sequence[Row], names: Sequence[str], unit: str) -> dict[str, 
     return finish(chart.mark_line(point=alt.OverlayMarkDef(filled=True, size=55)))
 
 
-def _back(found: Sequence[Row]) -> alt.X:
-    axis = alt.Axis(values=sorted({row["k"] for row in found}))
+def _back(rows: Sequence[Row]) -> alt.X:
+    axis = alt.Axis(values=sorted({row["k"] for row in rows}))
     return alt.X("k:Q", title="k, tokens", scale=alt.Scale(type="log", nice=False), axis=axis)
 
 
@@ -107,27 +108,27 @@ def _increase(unit: str, more: tuple[str, ...]) -> list[str | alt.Tooltip]:
     return ["variant:N", *more, "k:Q", alt.Tooltip("increase:Q", title=unit, format=".3f"), *bounds]
 
 
-def gates(found: Sequence[Row], names: Sequence[str]) -> tuple[Chart, ...]:
+def gates(rows: Sequence[Row], names: Sequence[str]) -> tuple[Chart, ...]:
     """Saturated activations of each gate: closed ones to the left, open ones to the right.
 
     Args:
-        found: rows of variant, gate (with its layer), closed and open (shares).
+        rows: of variant, gate (with its layer), closed and open (fractions).
     """
-    if not found:
+    if not rows:
         return ()
     bars = [
-        {"variant": row["variant"], "gate": f"{row['variant']} {row['gate']}", "side": side, "share": sign * row[side]}
-        | {"percent": row[side]}
-        for row in found
+        {"variant": row["variant"], "gate": f"{row['variant']} {row['gate']}", "side": side, "bar": sign * row[side]}
+        | {"fraction": row[side]}
+        for row in rows
         for side, sign in (("closed", -1), ("open", 1))
     ]
     axis = alt.Axis(labelExpr="format(abs(datum.value), '.0%')", tickCount=5)
     chart = base(bars).encode(
-        x=alt.X("share:Q", title="← closed · open →", axis=axis, scale=alt.Scale(domain=[-1, 1])),
+        x=alt.X("bar:Q", title="← closed · open →", axis=axis, scale=alt.Scale(domain=[-1, 1])),
         y=alt.Y("gate:N", title=None, sort=None, axis=alt.Axis(labelLimit=220, ticks=False, domain=False)),
         color=colour(names),
         opacity=alt.condition("datum.side == 'closed'", alt.value(0.55), alt.value(1)),
-        tooltip=["gate:N", "side:N", alt.Tooltip("percent:Q", title="share", format=".1%")],
+        tooltip=["gate:N", "side:N", alt.Tooltip("fraction:Q", format=".1%")],
     )
-    height = 22 * len(found) + 40
-    return (Chart("Saturated gates", finish(chart.mark_bar(height=13), height), drawn(found, names), wide=True),)
+    height = 22 * len(rows) + 40
+    return (Chart("Saturated gates", finish(chart.mark_bar(height=13), height), drawn(rows, names), wide=True),)

@@ -1,1 +1,1 @@
-"""docs/lesson.md, whose figures are those that the stages measured."""
+"""Fills docs/lesson.md with figures from data/metrics and data/timings."""

@@ -1,8 +1,8 @@
-"""Fill docs/lesson.md with what the stages measured, as often as one likes; only what stands between its marks changes.
+"""Fill the marks of docs/lesson.md with figures from data/metrics and data/timings; idempotent.
 
 Inputs:  data/metrics, data/timings, data/models, params.yaml
 Command: python -m recurlm.report.lesson            # after `dvc repro`
-         python -m recurlm.report.lesson --check    # change nothing; status 2 if a figure of data/metrics is another
+         python -m recurlm.report.lesson --check    # change nothing; status 2 if a figure differs from data/metrics
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PAGE = Path("docs/lesson.md")
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m recurlm.report.lesson", description=f"Fill {PAGE} with figures.")
-    parser.add_argument("--check", action="store_true", help="only say whether its figures are those of data/metrics")
+    parser.add_argument("--check", action="store_true", help="only check whether its figures are those of data/metrics")
     check = parser.parse_args().check
     if not PAGE.is_file():
         raise InputError(f"{PAGE}: no such file: call this in the project's folder")

@@ -1,13 +1,13 @@
-"""The registry of the lesson's tables and sentences: the name in a mark → what makes it."""
+"""The registry of the lesson's tables and sentences: name in a mark → function."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from recurlm.report.lesson import flow, learning, memory, speeds, writing
+from recurlm.report.lesson import flow, generation, learning, memory, speeds
 from recurlm.report.lesson.measured import Measured
 
-Block = Callable[[Measured], str | None]  # None: nothing was measured yet
+Block = Callable[[Measured], str | None]  # None: not measured yet
 
 TEXTS: dict[str, Block] = {
     "position": flow.position,
@@ -17,9 +17,9 @@ TEXTS: dict[str, Block] = {
     "sizes": memory.sizes,
     "gradients": flow.gradients,
     "context": flow.context,
-    "temperatures": writing.temperatures,
-    "excerpts": writing.excerpts,
-    "both sides": writing.both_sides,
+    "temperatures": generation.temperatures,
+    "excerpts": generation.excerpts,
+    "bidirectional": generation.bidirectional,
     "overfitting": learning.overfitting,
     "dropout": learning.dropout,
     "adaptive": learning.adaptive,

@@ -1,4 +1,4 @@
-"""What a state holds and passes on: loss by what was read before, gates, gradients, and what a context is worth."""
+"""Loss by position, gate activations, gradient flow and effective context."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ POSITIONS = (1, 4, 16, 64, 192)
 
 
 def position(measured: Measured) -> str | None:
-    """Loss by how many tokens were read before, from a zero state."""
-    known = [one for one in measured.causal if one.perplexity and one.perplexity["by_position"]]
-    if not known:
+    """Loss by position in a cold window."""
+    scored = [each for each in measured.left_to_right if each.perplexity and each.perplexity["by_position"]]
+    if not scored:
         return None
-    shown = [row for row in (known[0].perplexity or {})["by_position"] if row["from"] in POSITIONS]
+    shown = [row for row in (scored[0].perplexity or {})["by_position"] if row["from"] in POSITIONS]
     heads = ("token of the window", *(_span(row) for row in shown))
-    found = []
-    for one in known:
-        losses = {row["from"]: row["nats_per_token"] for row in (one.perplexity or {})["by_position"]}
-        found.append((one.name, *(number(losses.get(row["from"]), ".2f") for row in shown)))
-    return rows(heads, found)
+    cells = []
+    for variant in scored:
+        losses = {row["from"]: row["nats_per_token"] for row in (variant.perplexity or {})["by_position"]}
+        cells.append((variant.name, *(number(losses.get(row["from"]), ".2f") for row in shown)))
+    return rows(heads, cells)
 
 
 def _span(row: dict[str, Any]) -> str:
@@ -31,43 +31,43 @@ def _span(row: dict[str, Any]) -> str:
 
 
 def gates(measured: Measured) -> str | None:
-    """How far each gate was open while validation text was read."""
+    """Mean activation of each gate on validation text, and how often it is closed or open."""
     heads = ("variant", "layer", "gate", "mean", "closed", "open")
-    found = [
+    cells = [
         (
-            one.name,
+            variant.name,
             row["layer"].removeprefix("layer"),
             row["gate"],
             number(row["mean"], ".2f"),
             percent(row["fraction_closed"]),
             percent(row["fraction_open"]),
         )
-        for one in measured.causal
-        for row in (one.diagnostics or {}).get("gates", {}).get("rows", ())
+        for variant in measured.left_to_right
+        for row in (variant.diagnostics or {}).get("gates", {}).get("rows", ())
     ]
-    return rows(heads, found)
+    return rows(heads, cells)
 
 
 def gradients(measured: Measured) -> str | None:
-    """What is left of the gradient k steps back, as a share of that one step back."""
+    """The gradient norm k steps back, as a percentage of that one step back."""
     heads = ("variant", "", *(f"{k} back" for k in STEPS))
-    found = []
-    for one in measured.variants.values():
-        block = (one.diagnostics or {}).get("gradients")
-        for when in ("before_training", "after_training") if block else ():
-            curve = block[when] if block else {}
+    cells = []
+    for variant in measured.variants.values():
+        flow = (variant.diagnostics or {}).get("gradients") or {}
+        for moment in ("before_training", "after_training") if flow else ():
+            curve = flow[moment]
             norms = dict(zip(curve["k"], curve["state_mean"], strict=True))
-            cells = (norms[k] / norms[1] if norms.get(1) and k in norms else None for k in STEPS)
-            found.append((one.name, when.replace("_", " "), *(percent(cell, ".2g") for cell in cells)))
-    return rows(heads, found)
+            ratios = (norms[k] / norms[1] if norms.get(1) and k in norms else None for k in STEPS)
+            cells.append((variant.name, moment.replace("_", " "), *(percent(ratio, ".2g") for ratio in ratios)))
+    return rows(heads, cells)
 
 
 def context(measured: Measured) -> str | None:
-    """What it costs to cut the context to k tokens, or to shuffle what lies beyond them."""
-    known = [one for one in measured.variants.values() if (one.diagnostics or {}).get("context")]
-    heads, found = ("variant", "the context", *(f"k = {k}" for k in TOKENS)), []
-    for one in known:
-        for how, name in (("cut", "cut to k"), ("shuffled_beyond", "shuffled beyond k")):
-            costs = {row["k"]: row["increase"] for row in (one.diagnostics or {})["context"][how]}
-            found.append((one.name, name, *(number(costs.get(k), "+.3f") for k in TOKENS)))
-    return rows(heads, found)
+    """The increase of the loss with the context cut to k tokens, or shuffled beyond k tokens."""
+    heads, cells = ("variant", "context", *(f"k = {k}" for k in TOKENS)), []
+    for variant in measured.variants.values():
+        treatments = (variant.diagnostics or {}).get("context") or {}
+        for key, name in (("cut", "cut to k"), ("shuffled_beyond", "shuffled beyond k")) if treatments else ():
+            increases = {row["k"]: row["increase"] for row in treatments[key]}
+            cells.append((variant.name, name, *(number(increases.get(k), "+.3f") for k in TOKENS)))
+    return rows(heads, cells)

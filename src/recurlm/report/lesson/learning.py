@@ -1,4 +1,4 @@
-"""Overfitting, and what helps a model beyond what its state holds."""
+"""Overfitting and dropout; neural cache and dynamic evaluation."""
 
 from __future__ import annotations
 
@@ -8,64 +8,65 @@ from recurlm.report.lesson.cells import number, rows
 from recurlm.report.lesson.measured import Measured, Variant
 
 
-def _pair(one: Variant) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """The short runs without and with dropout, if both ended well."""
-    if not one.diagnostics:
+def _pair(variant: Variant) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """The short runs without and with dropout; None if one of them failed."""
+    if not variant.diagnostics:
         return None
-    without, with_dropout = one.diagnostics["overfitting"]["short_runs"]["runs"]
+    without, with_dropout = variant.diagnostics["overfitting"]["short_runs"]["runs"]
     return None if without["problem"] or with_dropout["problem"] else (without, with_dropout)
 
 
 def overfitting(measured: Measured) -> str | None:
-    """A row a variant: the gap and the best validation loss, without and with dropout; and of the whole model."""
+    """One row per variant: gap and best validation loss of the short runs, and the gap of the full model."""
     heads = (
         "variant",
         "gap without dropout",
         "gap with dropout",
-        "best validation loss without",
-        "best validation loss with",
-        "gap of the whole model",
+        "best validation loss without dropout",
+        "best validation loss with dropout",
+        "gap of the full model",
     )
-    found = []
-    for one in measured.variants.values():
-        if not one.diagnostics:
+    cells = []
+    for variant in measured.variants.values():
+        if not variant.diagnostics:
             continue
-        pair = _pair(one)
-        cells = [run[key] for key in ("gap", "best_validation_nats_per_token") for run in pair] if pair else [None] * 4
-        curve = one.diagnostics["overfitting"]["learning_curve"]
-        found.append((one.name, *(number(cell, ".2f") for cell in [*cells, curve[-1]["gap"] if curve else None])))
-    return rows(heads, found)
+        pair = _pair(variant)
+        values = [run[key] for key in ("gap", "best_validation_nats_per_token") for run in pair] if pair else [None] * 4
+        curve = variant.diagnostics["overfitting"]["learning_curve"]
+        values.append(curve[-1]["gap"] if curve else None)
+        cells.append((variant.name, *(number(value, ".2f") for value in values)))
+    return rows(heads, cells)
 
 
 def dropout(measured: Measured) -> str | None:
-    """In how many variants it helped."""
-    pairs = [pair for one in measured.variants.values() if (pair := _pair(one))]
+    """The number of variants in which dropout reduced the gap, and the best validation loss."""
+    pairs = [pair for variant in measured.variants.values() if (pair := _pair(variant))]
     if not pairs:
         return None
-    smaller = sum(with_it["gap"] < without["gap"] for without, with_it in pairs)
+    smaller = sum(with_dropout["gap"] < without["gap"] for without, with_dropout in pairs)
     key = "best_validation_nats_per_token"
-    better = sum(with_it[key] < without[key] for without, with_it in pairs)
+    better = sum(with_dropout[key] < without[key] for without, with_dropout in pairs)
     return (
-        f"In the short runs dropout made the gap smaller in {smaller} of {len(pairs)} variants, and the best loss on "
-        f"validation text lower in {better} of {len(pairs)}."
+        f"In the short runs dropout reduced the gap in {smaller} of {len(pairs)} variants, and the best validation "
+        f"loss in {better} of {len(pairs)}."
     )
 
 
 def adaptive(measured: Measured) -> str | None:
-    """Perplexity with a memory outside the state, and with weights that go on learning; each beside its own static."""
-    heads = ("variant", "alone", "with a neural cache", "alone, on a part", "the same part, learning as it reads")
-    found = []
-    for one in measured.causal:
-        cache, dynamic = ((one.perplexity or {}).get(name) for name in ("neural_cache", "dynamic_evaluation"))
-        cells = [
+    """Perplexity with a neural cache and with dynamic evaluation, each beside the static score of the same tokens."""
+    heads = ("variant", "static", "neural cache", "static, on a part", "dynamic evaluation, on the same part")
+    cells = []
+    for variant in measured.left_to_right:
+        cache, dynamic = ((variant.perplexity or {}).get(name) for name in ("neural_cache", "dynamic_evaluation"))
+        values = [
             value
-            for block in (cache, dynamic)
+            for scores in (cache, dynamic)
             for value in (
-                (block["static_on_the_same_tokens"]["perplexity_per_token"], block["perplexity_per_token"])
-                if block
+                (scores["static_on_the_same_tokens"]["perplexity_per_token"], scores["perplexity_per_token"])
+                if scores
                 else (None, None)
             )
         ]
-        if one.perplexity:
-            found.append((one.name, *(number(cell, ".1f") for cell in cells)))
-    return rows(heads, found)
+        if variant.perplexity:
+            cells.append((variant.name, *(number(value, ".1f") for value in values)))
+    return rows(heads, cells)

@@ -1,15 +1,15 @@
-"""The marks of docs/lesson.md, HTML comments that no reader of the page sees, and what is put between them.
+"""The marks of docs/lesson.md, HTML comments that are not rendered, and the text between them.
 
     <!-- figure: perplexity/lstm.json static.perplexity_per_token .1f -->42.2<!-- /figure -->
 
-is a number of data/metrics: its file, its place in it, and how Python is to format it. A mark alone on its line,
+is a number of data/metrics: its file, its path of keys, and its Python format. A mark alone on its line,
 
     <!-- text: memory -->
     …
     <!-- /text -->
 
-holds a table or a sentence that a function of recurlm.report.lesson.blocks makes from data/metrics. `timing:` is the
-same from data/timings: measurements of one machine, which a machine that has none of its own leaves as they are.
+holds a table or a sentence that a function of recurlm.report.lesson.blocks returns from data/metrics. `timing:` is the
+same from data/timings; on a machine without timings it stays as it is.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ OPENED = re.compile(r"<!-- (?:figure|text|timing): ")
 
 
 def fill(page: str, measured: Measured, timings: bool = True) -> str:
-    """The page with what was measured between its marks.
+    """The page with its marks filled.
 
     Args:
         timings: whether the `timing` marks are filled too; else they stay as they are.
 
     Raises:
-        InputError: a mark is not closed, or asks for what nothing measures.
+        InputError: a mark is not closed, or its name or address is unknown.
     """
     if len(MARK.findall(page)) != len(OPENED.findall(page)):
         raise InputError("docs/lesson.md: a mark <!-- figure|text|timing: … --> is not closed by <!-- /… -->")
 
     def filled(mark: re.Match[str]) -> str:
-        opening, kind, what, old, closing = mark.groups()
+        opening, kind, name, old, closing = mark.groups()
         if kind == "figure":
-            return f"{opening}{figure(what, measured)}{closing}"
-        makers = TEXTS if kind == "text" else TIMINGS
-        if what not in makers:
-            raise InputError(f"docs/lesson.md: nothing makes the {kind} '{what}': {nearest(what, makers)}")
-        new = makers[what](measured) if kind == "text" or timings else None
+            return f"{opening}{figure(name, measured)}{closing}"
+        blocks = TEXTS if kind == "text" else TIMINGS
+        if name not in blocks:
+            raise InputError(f"docs/lesson.md: unknown {kind} '{name}': {nearest(name, blocks)}")
+        new = blocks[name](measured) if kind == "text" or timings else None
         if new is None and kind == "timing" and old.strip():
             return mark[0]
         new = new or f"*{NOT_YET}*"
@@ -56,24 +56,24 @@ def fill(page: str, measured: Measured, timings: bool = True) -> str:
     return MARK.sub(filled, page)
 
 
-def figure(what: str, measured: Measured) -> str:
-    """A number of data/metrics by its address; null is a dash.
+def figure(address: str, measured: Measured) -> str:
+    """The formatted number at an address in data/metrics, such as "rnn.json test.nats_per_token .2f"; null is a dash.
 
     Raises:
-        InputError: the address is not of three parts or two, or the file has no such number.
+        InputError: the file has no such number.
     """
-    file, _, rest = what.partition(" ")
-    place, _, form = rest.partition(" ")
+    file, _, rest = address.partition(" ")
+    keys, _, form = rest.partition(" ")
     path = measured.metrics / file
     if not path.is_file():
         return NOT_YET
     value: Any = read_json(path)
-    for key in place.split("."):
+    for key in keys.split("."):
         if not isinstance(value, Mapping) or key not in value:
-            raise InputError(f"docs/lesson.md: {path} has no '{place}'")
+            raise InputError(f"docs/lesson.md: {path} has no '{keys}'")
         value = value[key]
     if value is None:
         return NONE
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"docs/lesson.md: {path}: '{place}' is no number")
+        raise InputError(f"docs/lesson.md: {path}: '{keys}' is no number")
     return format(value, form).replace("-", "−")

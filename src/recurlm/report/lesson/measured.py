@@ -1,4 +1,4 @@
-"""What the stages measured of each variant, as the lesson's blocks ask for it; what is missing is None."""
+"""The metrics and timings of each variant for the lesson's blocks; what is missing is None."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recurlm import config
-from recurlm.report.results import Numbers, Result, Results, gather
+from recurlm.report.results import JsonObject, Result, Results, load_results
 from recurlm.storage import read_json
 
 NOT_YET = "not measured yet"
@@ -16,20 +16,20 @@ NOT_YET = "not measured yet"
 
 @dataclass(frozen=True)
 class Variant:
-    """One variant: the files of data/metrics, and what this machine timed of this very model."""
+    """One variant: its files of data/metrics, and this machine's timings of this very model."""
 
     result: Result
-    perplexity: Numbers | None
-    diagnostics: Numbers | None
-    samples: Numbers | None
-    speed: Numbers | None  # data/timings/diagnose-<variant>.json
+    perplexity: JsonObject | None
+    diagnostics: JsonObject | None
+    samples: JsonObject | None
+    speed: JsonObject | None  # data/timings/diagnose-<variant>.json
 
     @property
     def name(self) -> str:
         return self.result.name
 
     @property
-    def lesson(self) -> Numbers:
+    def lesson(self) -> JsonObject:
         return (self.diagnostics or {}).get("lesson") or {}
 
 
@@ -40,25 +40,25 @@ class Measured:
     variants: dict[str, Variant]
 
     @property
-    def causal(self) -> list[Variant]:
-        """Those that read from left to right, in the order of params.yaml."""
-        return [variant for variant in self.variants.values() if variant.result.causal]
+    def left_to_right(self) -> list[Variant]:
+        """The variants that are scored by perplexity, not pseudo-perplexity, in the order of params.yaml."""
+        return [variant for variant in self.variants.values() if not variant.result.objective.pseudo]
 
     def values(self, names: tuple[str, ...], value: Callable[[Variant], Any]) -> dict[str, Any] | None:
-        """A number of each of these variants; None unless all of them have it."""
-        found = {name: value(self.variants[name]) for name in names if name in self.variants}
-        return found if len(found) == len(names) and None not in found.values() else None
+        """Name → a value of each of these variants; None unless all of them have it."""
+        values = {name: value(self.variants[name]) for name in names if name in self.variants}
+        return values if len(values) == len(names) and None not in values.values() else None
 
 
 def read(root: Path) -> Measured:
-    """Gather what is there.
+    """The metrics and timings under `root`.
 
     Raises:
         InputError: a file is there and cannot be read.
     """
-    results = gather(root, config.load(root / "params.yaml"))
+    results = load_results(root, config.load(root / "params.yaml"))
     return Measured(
-        root / "data/metrics", results, {one.name: _variant(root / "data", one) for one in results.variants}
+        root / "data/metrics", results, {result.name: _variant(root / "data", result) for result in results.variants}
     )
 
 
@@ -67,11 +67,11 @@ def _variant(data: Path, result: Result) -> Variant:
         _read(data / "metrics" / part / f"{result.name}.json") for part in ("perplexity", "diagnostics", "samples")
     )
     speed = _read(data / "timings" / f"diagnose-{result.name}.json")
-    # A measurement counts only for the model that it was made of.
+    # Timings of another model do not count.
     if speed and speed.get("model_sha256") != result.model.get("sha256"):
         speed = None
     return Variant(result, perplexity, diagnostics, samples, speed)
 
 
-def _read(path: Path) -> Numbers | None:
+def _read(path: Path) -> JsonObject | None:
     return dict(read_json(path)) if path.is_file() else None

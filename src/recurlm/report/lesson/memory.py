@@ -1,4 +1,4 @@
-"""Gates and memory: the lesson's table with what was measured in place of its words, and whether its words hold."""
+"""Gates and memory: the lesson's table with measurements, and whether they agree with the lesson."""
 
 from __future__ import annotations
 
@@ -9,67 +9,68 @@ from recurlm.report.lesson.measured import Measured, Variant
 from recurlm.report.tables import NONE
 
 COMPARED = ("rnn", "gru", "lstm")
-CLEARLY = 1.5  # times as far: less is little
+CLEARLY = 1.5  # times as far
 SAYS = {"rnn": "short", "gru": "long", "lstm": "long"}
 
 
 def comparison(measured: Measured) -> str | None:
-    """A row a variant: what it is, how far it remembers, how well it predicts."""
+    """One row per variant: size, memory and perplexity."""
     heads = (
         "variant",
         "gates",
         "layers × hidden",
-        "numbers in its state",
-        "the lesson says of its memory",
-        "context that it uses, tokens",
+        "state size",
+        "memory, says the lesson",
+        "effective context, tokens",
         "gradient below 1 %, steps back",
         "perplexity per token",
     )
-    found = [
+    cells = [
         (
-            one.name,
-            number(one.lesson["gates"]),
-            f"{one.lesson['layers']} × {one.lesson['hidden_size']}",
-            number(one.lesson["state_numbers"]),
-            SAYS.get(one.name, NONE),
-            used(one),
-            reach(one),
-            number(score(one, "test", "perplexity_per_token"), ".1f"),
+            variant.name,
+            number(variant.lesson["gates"]),
+            f"{variant.lesson['layers']} × {variant.lesson['hidden_size']}",
+            number(variant.lesson["state_numbers"]),
+            SAYS.get(variant.name, NONE),
+            effective_context(variant),
+            gradient_reach(variant),
+            number(score(variant, "test", "perplexity_per_token"), ".1f"),
         )
-        for one in measured.variants.values()
-        if one.lesson
+        for variant in measured.variants.values()
+        if variant.lesson
     ]
-    return rows(heads, found)
+    return rows(heads, cells)
 
 
-def used(one: Variant) -> str:
-    """The effective context; of a cloze model on each side."""
-    block = (one.diagnostics or {}).get("context")
-    if not block:
+def effective_context(variant: Variant) -> str:
+    """The effective context in tokens; of a cloze model on either side."""
+    context = (variant.diagnostics or {}).get("context")
+    if not context:
         return NONE
-    value, largest = block["effective_context_tokens"], max((row["k"] for row in block["cut"]), default=0)
+    value, largest = context["effective_context_tokens"], max((row["k"] for row in context["cut"]), default=0)
     return f"more than {largest}" if value is None else number(value)
 
 
-def reach(one: Variant) -> str:
-    """The distance from which on less than one per cent of the gradient is left, after training."""
-    block = (one.diagnostics or {}).get("gradients")
-    if not block:
+def gradient_reach(variant: Variant) -> str:
+    """The first k from which on the gradient norm is below 1 % of that at k = 1, after training."""
+    gradients = (variant.diagnostics or {}).get("gradients")
+    if not gradients:
         return NONE
-    after = block["after_training"]
+    after = gradients["after_training"]
     return f"more than {max(after['k'])}" if after["vanished_at"] is None else number(after["vanished_at"])
 
 
 def verdict(measured: Measured) -> str | None:
-    """Whether the RNN's memory is the shortest of the three, by either measure."""
+    """Whether the RNN's memory is the shortest of the three, by effective context and by gradient."""
     by_context = _order(measured, "context", "effective_context_tokens")
     by_gradient = _order(measured, "gradients", "gradient_vanished_at_after_training")
     if by_context is None or by_gradient is None:
         return None
     return (
         "The lesson says: short in the RNN, long in the GRU and the LSTM. "
-        f"Measured by the context that is used, in tokens: {_listed(measured, used)}, which {_judged(by_context)}. "
-        f"By the gradient, in steps: {_listed(measured, reach)}, which {_judged(by_gradient)}."
+        f"Measured by the effective context, in tokens: {_listed(measured, effective_context)}, which "
+        f"{_judged(by_context)}. "
+        f"By the gradient, in steps: {_listed(measured, gradient_reach)}, which {_judged(by_gradient)}."
     )
 
 
@@ -80,13 +81,13 @@ def _judged(values: dict[str, float]) -> str:
     return "is what the lesson says" if gated >= CLEARLY * rnn else "is what the lesson says, but by little"
 
 
-def _order(measured: Measured, block: str, key: str) -> dict[str, float] | None:
-    """The measure of each; beyond all that was tried counts as infinite."""
+def _order(measured: Measured, part: str, key: str) -> dict[str, float] | None:
+    """Variant → the measure; infinite where it exceeds the largest k."""
 
-    def value(one: Variant) -> float | None:
-        if not (one.diagnostics or {}).get(block):
+    def value(variant: Variant) -> float | None:
+        if not (variant.diagnostics or {}).get(part):
             return None
-        return float("inf") if one.lesson[key] is None else float(one.lesson[key])
+        return float("inf") if variant.lesson[key] is None else float(variant.lesson[key])
 
     return measured.values(COMPARED, value)
 
@@ -96,11 +97,11 @@ def _listed(measured: Measured, value: Callable[[Variant], str]) -> str:
 
 
 def sizes(measured: Measured) -> str | None:
-    """Units of a layer and weights of the whole model, side by side."""
-    found = measured.values(COMPARED, lambda one: one.lesson or None)
-    if found is None:
+    """Hidden sizes and parameter counts, side by side."""
+    lessons = measured.values(COMPARED, lambda variant: variant.lesson or None)
+    if lessons is None:
         return None
     listed = (
-        f"{name} {row['hidden_size']} units a layer, {row['parameters']:,} weights" for name, row in found.items()
+        f"{name} hidden size {row['hidden_size']}, {row['parameters']:,} parameters" for name, row in lessons.items()
     )
     return f"Here they are: {'; '.join(listed)}."

@@ -1,4 +1,4 @@
-"""Speed, as one machine measured it, and whether the lesson's order of speeds holds on it."""
+"""Training and generation speed on one machine, and whether the lesson's order of speeds holds on it."""
 
 from __future__ import annotations
 
@@ -11,56 +11,65 @@ from recurlm.report.tables import NONE
 ORDER = {"rnn": "fast", "gru": "medium", "lstm": "slow"}  # fastest first
 
 
-def _trains(one: Variant) -> Any:
-    return (one.result.training or {}).get("tokens_per_second")
+def _training(variant: Variant) -> Any:
+    return (variant.result.training_timings or {}).get("tokens_per_second")
 
 
-def _writes(one: Variant) -> Any:
-    return (one.result.generation or {}).get("tokens_per_second")
+def _generation(variant: Variant) -> Any:
+    return (variant.result.generation_timings or {}).get("tokens_per_second")
 
 
 def speed(measured: Measured) -> str | None:
-    """Tokens a second of each variant, and a sentence that compares them with the lesson's words."""
-    known = [one for one in measured.variants.values() if _trains(one) or _writes(one)]
-    heads = ("variant", "the lesson says", "training, tokens/s", "writing (ONNX, fp32), tokens/s", "trained on")
-    found = [
-        (one.name, ORDER.get(one.name, NONE), number(_trains(one), ",.0f"), number(_writes(one), ",.0f"), _where(one))
-        for one in known
+    """Tokens/s of each variant, and a sentence that compares their order with the lesson's."""
+    timed = [variant for variant in measured.variants.values() if _training(variant) or _generation(variant)]
+    heads = ("variant", "the lesson says", "training, tokens/s", "generation (ONNX, fp32), tokens/s", "trained on")
+    cells = [
+        (
+            variant.name,
+            ORDER.get(variant.name, NONE),
+            number(_training(variant), ",.0f"),
+            number(_generation(variant), ",.0f"),
+            _device(variant),
+        )
+        for variant in timed
     ]
-    table = rows(heads, found)
-    judged = [_verdict(measured, "training", _trains), _verdict(measured, "writing", _writes)]
-    return table and "\n\n".join([table, " ".join(filter(None, judged))]).rstrip()
+    table = rows(heads, cells)
+    verdicts = [_verdict(measured, "training", _training), _verdict(measured, "generation", _generation)]
+    return table and "\n\n".join([table, " ".join(filter(None, verdicts))]).rstrip()
 
 
-def _where(one: Variant) -> str:
-    training = one.result.training
+def _device(variant: Variant) -> str:
+    training = variant.result.training_timings
     return f"{training['device']}, {training['precision']}, threads: {training['threads']}" if training else NONE
 
 
-def _verdict(measured: Measured, what: str, value: Any) -> str:
-    found = measured.values(tuple(ORDER), value)
-    if found is None:
+def _verdict(measured: Measured, work: str, value: Any) -> str:
+    speeds = measured.values(tuple(ORDER), value)
+    if speeds is None:
         return ""
-    holds = found["rnn"] > found["gru"] > found["lstm"]
-    fastest = sorted(found, key=lambda name: -found[name])
-    order = ", ".join(fastest)
+    holds = speeds["rnn"] > speeds["gru"] > speeds["lstm"]
+    order = ", ".join(sorted(speeds, key=lambda name: -speeds[name]))
     if holds:
-        return f"In {what} the lesson's order holds on this machine: {order}, the fastest first."
-    return f"In {what} the lesson's order does not hold on this machine: the fastest first, it is {order}."
+        return f"In {work} the lesson's order holds on this machine: {order}, the fastest first."
+    return f"In {work} the lesson's order does not hold on this machine: the fastest first, it is {order}."
 
 
 def growth(measured: Measured) -> str | None:
-    """How seconds grow with the length: 1 is in proportion to it."""
-    known = [one for one in measured.variants.values() if one.speed]
-    heads = ("variant", "training: exponent", "writing: exponent", "writing, tokens/s by length (PyTorch, 1 row)")
-    found = [
+    """The exponent p of seconds ∝ lengthᵖ, for training and generation."""
+    heads = (
+        "variant",
+        "training: exponent",
+        "generation: exponent",
+        "generation, tokens/s by length (PyTorch, batch size 1)",
+    )
+    speeds = {variant.name: variant.speed for variant in measured.variants.values() if variant.speed}
+    cells = [
         (
-            one.name,
-            number((one.speed or {})["training_growth"], ".2f"),
-            number((one.speed or {})["generation_growth"], ".2f"),
-            "; ".join(f"{row['tokens']:,}: {row['tokens_per_second']:,.0f}" for row in (one.speed or {})["generation"])
-            or NONE,
+            name,
+            number(speed["training_growth"], ".2f"),
+            number(speed["generation_growth"], ".2f"),
+            "; ".join(f"{row['tokens']:,}: {row['tokens_per_second']:,.0f}" for row in speed["generation"]) or NONE,
         )
-        for one in known
+        for name, speed in speeds.items()
     ]
-    return rows(heads, found)
+    return rows(heads, cells)

@@ -1,4 +1,4 @@
-// What the report's page does: sorts tables, draws charts, hides variants, and colours a text.
+// The report's page: sorts tables, draws charts, hides variants, and colours the token heat map.
 "use strict";
 (() => {
   const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
@@ -14,8 +14,8 @@
       const number = cell.dataset.value === undefined ? parseFloat(cell.textContent.replaceAll(",", "")) : +cell.dataset.value;
       return { number, text: cell.textContent };
     };
-    const compare = (one, other) => {
-      const [a, b] = [value(one), value(other)];
+    const compare = (first, second) => {
+      const [a, b] = [value(first), value(second)];
       if (Number.isNaN(a.number) !== Number.isNaN(b.number)) return Number.isNaN(a.number) ? 1 : -1; // no number: last
       const order = Number.isNaN(a.number) ? a.text.localeCompare(b.text) : a.number - b.number;
       return up ? order : -order;
@@ -38,16 +38,16 @@
   // Charts: each has its own legend, and a variant is hidden on all of them.
   const settings = content(document.getElementById("settings"));
   const figures = all("figure").map((figure) => ({
-    place: figure.querySelector(".chart"),
+    element: figure.querySelector(".chart"),
     spec: content(figure.querySelector("script")),
     view: null,
-    wanted: false,
+    requested: false,
   }));
   const off = new Set();
   async function draw(figure) {
-    figure.wanted = true;
+    figure.requested = true;
     figure.view?.finalize();
-    const drawn = await vegaEmbed(figure.place, figure.spec, {
+    const drawn = await vegaEmbed(figure.element, figure.spec, {
       actions: false,
       renderer: "svg",
       config: { ...settings[dark.matches ? "dark" : "light"], legend: { disable: true } },
@@ -56,22 +56,22 @@
     figure.view = drawn.view;
     if (off.size) await figure.view.signal("off", [...off]).runAsync();
   }
-  async function drawThe(those) {
+  async function drawAll(batch) {
     delete document.documentElement.dataset.drawn;
-    for (const figure of those) await draw(figure);
+    for (const figure of batch) await draw(figure);
     document.documentElement.dataset.drawn = figures.filter(({ view }) => view).length;
   }
-  // A chart is drawn when it comes near, so that the page opens at once; paper wants them all.
+  // A chart is drawn when it scrolls near, so that the page opens at once; printing draws all of them.
   const near = new IntersectionObserver(
     (entries) => {
-      const places = entries.filter((entry) => entry.isIntersecting).map((entry) => entry.target);
-      const coming = figures.filter(({ place, wanted }) => places.includes(place) && !wanted);
-      if (coming.length) drawThe(coming);
+      const visible = entries.filter((entry) => entry.isIntersecting).map((entry) => entry.target);
+      const pending = figures.filter(({ element, requested }) => visible.includes(element) && !requested);
+      if (pending.length) drawAll(pending);
     },
     { rootMargin: "800px" },
   );
-  figures.forEach(({ place }) => near.observe(place));
-  addEventListener("beforeprint", () => drawThe(figures.filter(({ wanted }) => !wanted)));
+  figures.forEach(({ element }) => near.observe(element));
+  addEventListener("beforeprint", () => drawAll(figures.filter(({ requested }) => !requested)));
   for (const button of all(".legend button")) {
     button.addEventListener("click", () => {
       const name = button.dataset.variant;
@@ -82,7 +82,7 @@
       for (const { view } of figures) view?.signal("off", [...off]).runAsync();
     });
   }
-  dark.addEventListener("change", () => drawThe(figures.filter(({ wanted }) => wanted)));
+  dark.addEventListener("change", () => drawAll(figures.filter(({ requested }) => requested)));
 
   // Texts at several temperatures: one variant and one text of each temperature at a time.
   for (const chosen of all(".chosen.texts")) {
@@ -100,75 +100,75 @@
     show();
   }
 
-  // A text, coloured by surprise or by what one hidden unit held.
-  for (const root of all(".coloured")) {
-    const text = content(root.querySelector("script"));
-    const [variant, by] = [root.querySelector(".variant"), root.querySelector(".by")];
+  // Token heat map: coloured by surprisal, or by one unit of a state.
+  for (const root of all(".heat-map")) {
+    const heatMap = content(root.querySelector("script"));
+    const [variant, quantity] = [root.querySelector(".variant"), root.querySelector(".quantity")];
     const [unitLabel, suggested] = [root.querySelector(".unit"), root.querySelector(".suggested")];
     const unit = unitLabel.querySelector("input");
-    const [box, told] = [root.querySelector(".text"), root.querySelector(".told")];
-    const tokens = text.tokens.map((token, place) => {
+    const [box, details] = [root.querySelector(".text"), root.querySelector(".details")];
+    const tokens = heatMap.tokens.map((token, index) => {
       const span = document.createElement("span");
       span.textContent = token;
-      span.id = `token-${place}`;
+      span.id = `token-${index}`;
       span.setAttribute("role", "option");
-      span.addEventListener("pointerenter", () => select(place));
-      span.addEventListener("click", () => select(place));
+      span.addEventListener("pointerenter", () => select(index));
+      span.addEventListener("click", () => select(index));
       return span;
     });
     box.replaceChildren(...tokens);
     let selected = -1;
-    const reading = () => text.readings[variant.value];
-    const layer = () => reading().layers[by.value];
-    const bytes = new Map(); // layer → its activations, decoded when first asked for
-    function activation(place) {
-      const found = layer();
-      if (!bytes.has(found)) bytes.set(found, Int8Array.from(atob(found.values), (letter) => letter.charCodeAt(0)));
-      return (bytes.get(found)[place * found.units + Number(unit.value)] / 127) * found.scale;
+    const trace = () => heatMap.traces[variant.value];
+    const state = () => trace().states[quantity.value];
+    const decoded = new Map(); // state → its activations, decoded on first use
+    function activation(index) {
+      const shown = state();
+      if (!decoded.has(shown)) decoded.set(shown, Int8Array.from(atob(shown.values), (letter) => letter.charCodeAt(0)));
+      return (decoded.get(shown)[index * shown.units + Number(unit.value)] / 127) * shown.scale;
     }
-    const most = 12; // bits: beyond, the colour stays the same
-    function background(place) {
-      if (by.value === "surprise") {
-        const share = Math.min(1, reading().bits[place] / most);
-        return `rgba(var(--warm), calc(var(--strength) * ${share.toFixed(3)}))`;
+    const maxBits = 12; // the colour scale ends here
+    function background(index) {
+      if (quantity.value === "surprisal") {
+        const fraction = Math.min(1, trace().bits[index] / maxBits);
+        return `rgba(var(--warm), calc(var(--strength) * ${fraction.toFixed(3)}))`;
       }
-      const share = activation(place) / layer().scale;
-      return `rgba(var(--${share < 0 ? "cool" : "warm"}), calc(var(--strength) * ${Math.abs(share).toFixed(3)}))`;
+      const fraction = activation(index) / state().scale;
+      return `rgba(var(--${fraction < 0 ? "cool" : "warm"}), calc(var(--strength) * ${Math.abs(fraction).toFixed(3)}))`;
     }
-    function tell() {
-      if (selected < 0) return (told.textContent = "\u00a0");
-      const { bits, expected, causal } = reading();
-      const name = JSON.stringify(text.tokens[selected]);
-      const surprise = `${bits[selected].toFixed(2)} ${causal ? "bits" : "pseudo-bits"}, p = ${(2 ** -bits[selected]).toPrecision(2)}`;
-      const likeliest = expected.length ? `; expected most: ${JSON.stringify(expected[selected])}` : "";
-      const held = by.value === "surprise" ? "" : `; unit ${unit.value} of ${layer().name}: ${activation(selected).toFixed(2)}`;
-      told.textContent = `${name}: ${surprise}${likeliest}${held}`;
+    function showDetails() {
+      if (selected < 0) return (details.textContent = "\u00a0");
+      const { bits, unit: bitsUnit, likeliest } = trace();
+      const name = JSON.stringify(heatMap.tokens[selected]);
+      const surprisal = `${bits[selected].toFixed(2)} ${bitsUnit}, p = ${(2 ** -bits[selected]).toPrecision(2)}`;
+      const top = likeliest.length ? `; likeliest: ${JSON.stringify(likeliest[selected])}` : "";
+      const value = quantity.value === "surprisal" ? "" : `; unit ${unit.value} of ${state().name}: ${activation(selected).toFixed(2)}`;
+      details.textContent = `${name}: ${surprisal}${top}${value}`;
     }
-    function select(place) {
+    function select(index) {
       tokens[selected]?.removeAttribute("aria-selected");
-      selected = place;
-      tokens[place].setAttribute("aria-selected", "true");
-      box.setAttribute("aria-activedescendant", tokens[place].id);
-      tell();
+      selected = index;
+      tokens[index].setAttribute("aria-selected", "true");
+      box.setAttribute("aria-activedescendant", tokens[index].id);
+      showDetails();
     }
     function colour() {
-      const surprise = by.value === "surprise";
-      unitLabel.hidden = suggested.hidden = surprise;
-      if (!surprise) {
-        unit.max = layer().units - 1;
-        unit.value = Math.max(0, Math.min(layer().units - 1, Math.trunc(Number(unit.value)) || 0));
+      const surprisal = quantity.value === "surprisal";
+      unitLabel.hidden = suggested.hidden = surprisal;
+      if (!surprisal) {
+        unit.max = state().units - 1;
+        unit.value = Math.max(0, Math.min(state().units - 1, Math.trunc(Number(unit.value)) || 0));
       }
-      tokens.forEach((span, place) => (span.style.background = background(place)));
+      tokens.forEach((span, index) => (span.style.background = background(index)));
       const [low, bar, high] = root.querySelector(".scale").children;
       const full = (tone) => `rgba(var(--${tone}), var(--strength))`;
-      low.textContent = surprise ? "0 bits" : (-layer().scale).toFixed(2);
-      high.textContent = surprise ? `${most} bits or more` : layer().scale.toFixed(2);
-      bar.style.background = `linear-gradient(to right, ${surprise ? "" : `${full("cool")}, `}transparent, ${full("warm")})`;
-      tell();
+      low.textContent = surprisal ? "0 bits" : (-state().scale).toFixed(2);
+      high.textContent = surprisal ? `${maxBits} bits or more` : state().scale.toFixed(2);
+      bar.style.background = `linear-gradient(to right, ${surprisal ? "" : `${full("cool")}, `}transparent, ${full("warm")})`;
+      showDetails();
     }
     function suggest() {
-      if (by.value === "surprise") return;
-      const buttons = layer().suggested.map((number) => {
+      if (quantity.value === "surprisal") return;
+      const buttons = state().suggested.map((number) => {
         const button = document.createElement("button");
         button.type = "button";
         button.textContent = number;
@@ -176,18 +176,18 @@
         return button;
       });
       suggested.replaceChildren("Try: ", ...buttons);
-      unit.value = layer().suggested[0] ?? 0;
+      unit.value = state().suggested[0] ?? 0;
     }
-    function read() {
-      const options = reading().layers.map((found, number) => new Option(`hidden units, ${found.name}`, number));
-      const kept = by.value;
-      by.replaceChildren(new Option("surprise", "surprise"), ...options);
-      by.value = kept !== "surprise" && Number(kept) >= options.length ? "surprise" : kept;
+    function update() {
+      const options = trace().states.map(({ name }, number) => new Option(`state ${name}`, number));
+      const previous = quantity.value;
+      quantity.replaceChildren(new Option("surprisal", "surprisal"), ...options);
+      quantity.value = previous !== "surprisal" && Number(previous) >= options.length ? "surprisal" : previous;
       suggest();
       colour();
     }
-    variant.addEventListener("change", read);
-    by.addEventListener("change", () => (suggest(), colour()));
+    variant.addEventListener("change", update);
+    quantity.addEventListener("change", () => (suggest(), colour()));
     unit.addEventListener("input", colour);
     box.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10 }[event.key];
@@ -195,6 +195,6 @@
       event.preventDefault();
       select(Math.max(0, Math.min(tokens.length - 1, selected < 0 ? 0 : selected + step)));
     });
-    read();
+    update();
   }
 })();

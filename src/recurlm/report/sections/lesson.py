@@ -1,12 +1,12 @@
-"""The lesson's claims, each beside what was measured."""
+"""The lesson's claims, each beside the measurement that tests it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from recurlm.report.found import Row, gather
-from recurlm.report.results import Numbers, Result, Results
+from recurlm.report.frames import Row, read_frame
+from recurlm.report.results import JsonObject, Result, Results
 from recurlm.report.section import Section
 from recurlm.report.tables import NONE, Cell, Column, Table, count, decimals, rows_of
 
@@ -19,7 +19,7 @@ SOURCES = (
 
 
 def measured(results: Results) -> Section:
-    lessons = gather(results, "diagnostics", _lesson)
+    lessons = read_frame(results, "diagnostics", _lesson)
     by_name = {row["variant"]: row for row in lessons.rows}
     table = rows_of(
         "variant",
@@ -27,21 +27,21 @@ def measured(results: Results) -> Section:
         (
             Column("gates", _of("gates"), count),
             Column("parameters", _of("parameters"), count),
-            Column("numbers in its state", _of("state_numbers"), count),
+            Column("state size", _of("state_numbers"), count),
             Column("effective context, tokens", _of("effective_context_tokens"), count),
             Column("gradient below 1 % at k, before training", _of("gradient_vanished_at_before_training"), count),
             Column("after training", _of("gradient_vanished_at_after_training"), count),
-            Column("trains, tokens/s", _of("trains"), decimals(0)),
-            Column("onnxruntime in fp32, tokens/s", _of("writes"), decimals(0)),
-            Column("fills, tokens/s", _of("fills"), decimals(0)),
+            Column("training, tokens/s", _of("training"), decimals(0)),
+            Column("generation in fp32, tokens/s", _of("generation"), decimals(0)),
+            Column("mask filling, tokens/s", _of("filling"), decimals(0)),
         ),
     )
     spans = (("", 1), ("size", 3), ("memory", 3), ("speed on this machine", 3))
     return Section(
         "The lesson, measured",
         (
-            "Gates, memory and speed as numbers. The variants have about as many parameters as one another, not "
-            "as many hidden units: speeds are those of models of one size.",
+            "Gates, memory and speed as numbers. The variants have about equal parameter counts, not equal hidden "
+            "sizes, so speeds compare models of one size. Generation and mask filling by onnxruntime.",
         ),
         Table(table.heads, table.rows, spans),
         tables=(("What the lesson claims", _claims(results)),),
@@ -54,71 +54,69 @@ def _of(key: str) -> Callable[[Row], Any]:
     return lambda row: row.get(key)
 
 
-def _lesson(_: Result, found: Numbers) -> Iterable[Row]:
-    yield dict(found["lesson"])
+def _lesson(_: Result, diagnostics: JsonObject) -> Iterable[Row]:
+    yield dict(diagnostics["lesson"])
 
 
 def _speeds(result: Result) -> Row:
-    made = result.generation or {}
+    inference = result.generation_timings or {}
     return {
-        "trains": (result.training or {}).get("tokens_per_second"),
-        "writes": made.get("tokens_per_second"),
-        "fills": made.get("filled_per_second"),
+        "training": (result.training_timings or {}).get("tokens_per_second"),
+        "generation": inference.get("tokens_per_second"),
+        "filling": inference.get("filled_per_second"),
     }
 
 
 def _claims(results: Results) -> Table:
     """Claim → a figure of each variant that has one."""
     claims: tuple[tuple[str, str, Callable[[Result], str | None]], ...] = (
-        ("gradients vanish", "share of the norm at k = 1 that is left at k = 20, trained", _left_at_20),
-        ("gates keep a memory longer", "tokens of context that matter", _effective),
-        ("more gates, slower", "tokens/s of training", _trains),
-        ("dropout helps against overfitting", "gap of the short run, without → with", _gap),
+        ("gradients vanish", "gradient norm at k = 20 over that at k = 1, after training", _norm_ratio_at_20),
+        ("gates keep a memory longer", "effective context, tokens", _effective_context),
+        ("more gates, slower", "training, tokens/s", _training_speed),
+        ("dropout reduces overfitting", "gap of the short run, without → with", _gap),
         ("bidirectional doubles the output", "output size from hidden size", _output),
-        ("long sequences want something else", "seconds of writing grow as length to the power of", _growth),
+        ("long sequences need something else", "exponent p of generation time ∝ lengthᵖ", _growth),
     )
     rows = []
-    for claim, what, read in claims:
-        cells = [Cell(_tried(read, result) or NONE) for result in results.variants]
-        rows.append((Cell(claim), Cell(what), *cells))
+    for claim, measure, read in claims:
+        cells = [Cell(_read_or_none(read, result) or NONE) for result in results.variants]
+        rows.append((Cell(claim), Cell(measure), *cells))
     return Table(("claim", "measured as", *(result.name for result in results.variants)), tuple(rows), words=2)
 
 
-def _tried(read: Callable[[Result], str | None], result: Result) -> str | None:
-    """A figure, or nothing where its file is missing or of another shape: the gaps above say which."""
+def _read_or_none(read: Callable[[Result], str | None], result: Result) -> str | None:
+    """A figure; None where its file is missing or has another shape, which the gaps above name."""
     try:
         return read(result)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError):
         return None
 
 
-def _left_at_20(result: Result) -> str | None:
-    block = result.diagnosis.found["diagnostics"]["gradients"]["after_training"]
-    norms = dict(zip(block["k"], block["state_mean"], strict=True))
+def _norm_ratio_at_20(result: Result) -> str | None:
+    curve = result.diagnosis.files["diagnostics"]["gradients"]["after_training"]
+    norms = dict(zip(curve["k"], curve["state_mean"], strict=True))
     return f"{norms[20] / norms[1]:.2%}"
 
 
-def _effective(result: Result) -> str | None:
-    tokens = result.diagnosis.found["diagnostics"]["lesson"]["effective_context_tokens"]
-    sides = "" if result.causal else " a side"
-    return None if tokens is None else f"{tokens}{sides}"
+def _effective_context(result: Result) -> str | None:
+    tokens = result.diagnosis.files["diagnostics"]["lesson"]["effective_context_tokens"]
+    return None if tokens is None else f"{tokens}{result.objective.context_side}"
 
 
-def _trains(result: Result) -> str | None:
-    return f"{result.training['tokens_per_second']:,.0f}" if result.training else None
+def _training_speed(result: Result) -> str | None:
+    return f"{result.training_timings['tokens_per_second']:,.0f}" if result.training_timings else None
 
 
 def _gap(result: Result) -> str | None:
-    runs = result.diagnosis.found["diagnostics"]["overfitting"]["short_runs"]["runs"]
-    unit = "nats" if result.causal else "pseudo-nats"
-    return f"{runs[0]['gap']:.2f} → {runs[1]['gap']:.2f} {unit}"
+    runs = result.diagnosis.files["diagnostics"]["overfitting"]["short_runs"]["runs"]
+    return f"{runs[0]['gap']:.2f} → {runs[1]['gap']:.2f} {result.objective.unit('nats')}"
 
 
 def _output(result: Result) -> str | None:
-    lesson = result.diagnosis.found["diagnostics"]["lesson"]
+    lesson = result.diagnosis.files["diagnostics"]["lesson"]
     return f"{lesson['output_size']} from {lesson['hidden_size']}"
 
 
 def _growth(result: Result) -> str | None:
-    growth = result.diagnosis.found["timings"]["generation_growth"]
+    growth = result.diagnosis.files["timings"]["generation_growth"]
     return None if growth is None else f"{growth:.2f}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from recurlm.report.charts import memory
-from recurlm.report.found import Gathered, Row, gather
-from recurlm.report.results import Numbers, Result, Results
+from recurlm.report.frames import Frame, Row, read_frame
+from recurlm.report.objectives import OBJECTIVES
+from recurlm.report.results import JsonObject, Result, Results
 from recurlm.report.section import Section
 from recurlm.report.tables import Column, count, decimals, percent, rows_of
 
@@ -15,8 +16,8 @@ FILES = ("data/metrics/diagnostics/<variant>.json",)
 
 
 def gradients(results: Results) -> Section:
-    found = gather(results, "diagnostics", gradient_rows)
-    vanished = gather(results, "diagnostics", _vanished)
+    norms = read_frame(results, "diagnostics", gradient_rows)
+    vanished = read_frame(results, "diagnostics", _vanished)
     table = rows_of(
         "variant",
         [(row["variant"], row) for row in vanished.rows],
@@ -30,27 +31,27 @@ def gradients(results: Results) -> Section:
     return Section(
         "Gradient flow",
         (
-            "How much the loss of one token still depends on what the model read k tokens before. A norm that falls on "
-            "a straight line falls exponentially: training cannot learn from what lies beyond its end.",
-            "“below 1 %” is the first k from which on the norm stays under a hundredth of that at k = 1; “—” means "
-            f"never within reach. Norms under {memory.FLOOR:g} are not drawn. A cloze model's gradients are those of a "
+            "The gradient norm of one token's loss with respect to the state, or the embedded token, k steps earlier. "
+            "On this logarithmic scale a straight line is exponential decay; no training signal comes from beyond it.",
+            "“below 1 %” is the first k from which on the norm stays under 1 % of that at k = 1; “—” means never "
+            f"within reach. Norms under {memory.FLOOR:g} are not drawn. A cloze model's gradients are those of a "
             "pseudo-loss, and k counts tokens on both of its sides.",
         ),
         table if vanished.rows else None,
-        memory.gradient_flow(found.rows, list(results.params.variants)),
-        gaps=found.gaps,
+        memory.gradient_flow(norms.rows, list(results.params.variants)),
+        gaps=norms.gaps,
         sources=(*FILES, "data/report/gradient_flow.csv"),
     )
 
 
-def gradient_rows(result: Result, found: Numbers) -> Iterable[Row]:
+def gradient_rows(result: Result, diagnostics: JsonObject) -> Iterable[Row]:
     """One row for each k, before and after training."""
-    flow = found["gradients"]
+    flow = diagnostics["gradients"]
     for moment in ("before training", "after training") if flow else ():
-        block = flow[moment.replace(" ", "_")]
-        for k, state, token in zip(block["k"], block["state_mean"], block["input_mean"], strict=True):
+        curve = flow[moment.replace(" ", "_")]
+        for k, state, token in zip(curve["k"], curve["state_mean"], curve["input_mean"], strict=True):
             yield {
-                "series": result.name if result.causal else f"{result.name} (cloze, both sides)",
+                "series": result.objective.caption(result.name),
                 "moment": moment,
                 "k": int(k),
                 "state": _number(state),
@@ -58,8 +59,8 @@ def gradient_rows(result: Result, found: Numbers) -> Iterable[Row]:
             }
 
 
-def _vanished(_: Result, found: Numbers) -> Iterable[Row]:
-    if flow := found["gradients"]:
+def _vanished(_: Result, diagnostics: JsonObject) -> Iterable[Row]:
+    if flow := diagnostics["gradients"]:
         after = flow["after_training"]
         first = next((norm for k, norm in zip(after["k"], after["state_mean"], strict=True) if k == 1), None)
         before = flow["before_training"]["vanished_at"]
@@ -71,70 +72,74 @@ def _number(value: Any) -> float | None:
 
 
 def context(results: Results) -> Section:
-    cut, beyond = cut_rows(results), gather(results, "diagnostics", _beyond)
-    facts = gather(results, "diagnostics", _effective)
+    cut, beyond = cut_rows(results), read_frame(results, "diagnostics", _beyond)
+    contexts = read_frame(results, "diagnostics", _effective_context)
     table = rows_of(
         "variant",
-        [(row["variant"], row) for row in facts.rows],
+        [(row["variant"], row) for row in contexts.rows],
         (
             Column("effective context, tokens", lambda row: row["tokens"], count, max),
             Column("whole context, tokens", lambda row: row["whole"], count),
-            Column("nats per token, whole context", lambda row: row["loss"], decimals(3), min),
-            Column("pseudo-nats per token", lambda row: row["pseudo"], decimals(3), min),
+            *(
+                Column(f"{unit} per token, whole context", _loss_in(unit), decimals(3), min)
+                for unit in (objective.unit("nats") for objective in OBJECTIVES)
+            ),
         ),
     )
-    tolerance = next((row["tolerance"] for row in facts.rows), 0.0)
+    tolerance = next((row["tolerance"] for row in contexts.rows), 0.0)
     return Section(
         "Effective context",
         (
-            "The loss of the same held-out tokens as their context is cut to k tokens, and as all that lies beyond k "
-            "tokens is shuffled or thinned out (after Khandelwal et al. 2018). The effective context is the shortest "
-            f"cut that costs at most {tolerance:g} nats, the dotted line.",
+            "The loss of the same held-out tokens with the context cut to k tokens, or with the context beyond k "
+            "tokens shuffled or thinned out (after Khandelwal et al. 2018). The effective context is the shortest cut "
+            f"whose loss increases by at most {tolerance:g} nats, the dotted line.",
             f"Shaded: {results.params.diagnose.confidence:.0%} bootstrap intervals over the windows.",
         ),
-        table if facts.rows else None,
+        table if contexts.rows else None,
         memory.context(cut.rows, beyond.rows, list(results.params.variants), tolerance),
         gaps=cut.gaps,
         sources=(*FILES, "data/report/effective_context.csv"),
     )
 
 
-def cut_rows(results: Results) -> Gathered:
-    """The loss's increase with the context cut to k tokens."""
-    return gather(results, "diagnostics", lambda _, found: _increases(found, "cut"))
+def cut_rows(results: Results) -> Frame:
+    """The increase of the loss with the context cut to k tokens."""
+    return read_frame(results, "diagnostics", lambda _, diagnostics: _increases(diagnostics, "cut"))
 
 
-def _increases(found: Numbers, block: str) -> Iterable[Row]:
-    for row in (found["context"] or {}).get(block, ()):
+def _increases(diagnostics: JsonObject, treatment: str) -> Iterable[Row]:
+    for row in (diagnostics["context"] or {}).get(treatment, ()):
         low, high = row["increase_interval"] or (None, None)
         yield {"k": row["k"], "increase": float(row["increase"]), "low": low, "high": high}
 
 
-def _beyond(_: Result, found: Numbers) -> Iterable[Row]:
-    for treatment, block in (("shuffled", "shuffled_beyond"), ("thinned out", "dropped_beyond")):
-        yield from ({"treatment": treatment, **row} for row in _increases(found, block))
+def _beyond(_: Result, diagnostics: JsonObject) -> Iterable[Row]:
+    for treatment, key in (("shuffled", "shuffled_beyond"), ("thinned out", "dropped_beyond")):
+        yield from ({"treatment": treatment, **row} for row in _increases(diagnostics, key))
 
 
-def _effective(result: Result, found: Numbers) -> Iterable[Row]:
-    if used := found["context"]:
-        loss = used["whole_nats_per_token"]
+def _effective_context(result: Result, diagnostics: JsonObject) -> Iterable[Row]:
+    if context := diagnostics["context"]:
         yield {
-            "tokens": used["effective_context_tokens"],
-            "whole": used["context_tokens"],
-            "loss": loss if result.causal else None,
-            "pseudo": None if result.causal else loss,
-            "tolerance": float(used["tolerance_nats"]),
+            "tokens": context["effective_context_tokens"],
+            "whole": context["context_tokens"],
+            result.objective.unit("nats"): context["whole_nats_per_token"],
+            "tolerance": float(context["tolerance_nats"]),
         }
 
 
+def _loss_in(unit: str) -> Callable[[Row], Any]:
+    return lambda row: row.get(unit)
+
+
 def gates(results: Results) -> Section:
-    found = gather(results, "diagnostics", _gates)
-    told = gather(results, "diagnostics", _told)
-    bounds = next(((f" (below {row['low']:g})", f" (above {row['high']:g})") for row in told.rows), ("", ""))
-    without = [row["variant"] for row in told.rows if not row["told"]]
+    activations = read_frame(results, "diagnostics", _activations)
+    thresholds = read_frame(results, "diagnostics", _thresholds)
+    bounds = next(((f" (below {row['low']:g})", f" (above {row['high']:g})") for row in thresholds.rows), ("", ""))
+    without = [row["variant"] for row in thresholds.rows if not row["reported"]]
     table = rows_of(
         "gate",
-        [(f"{row['variant']} {row['gate']}", row) for row in found.rows],
+        [(f"{row['variant']} {row['gate']}", row) for row in activations.rows],
         (
             Column("mean activation", lambda row: row["mean"], decimals(2)),
             Column("closed", lambda row: row["closed"], percent),
@@ -146,24 +151,24 @@ def gates(results: Results) -> Section:
     return Section(
         "Gates",
         (
-            f"How often a gate is shut{bounds[0]} or wide open{bounds[1]} while held-out text is read, after Karpathy, "
-            "Johnson & Fei-Fei 2015. A forget or update gate that stays open keeps what it holds.",
-            *((f"No gates to show: {', '.join(without)}.",) if without else ()),
+            f"Fraction of gate activations on held-out text that are closed{bounds[0]} or open{bounds[1]}, after "
+            "Karpathy, Johnson & Fei-Fei 2015. A forget or update gate that stays open preserves its state.",
+            *((f"No gates reported: {', '.join(without)}.",) if without else ()),
         ),
-        charts=memory.gates(found.rows, list(results.params.variants)),
-        tables=(("Activations of each gate", table),) if found.rows else (),
-        gaps=found.gaps,
+        charts=memory.gates(activations.rows, list(results.params.variants)),
+        tables=(("Activations of each gate", table),) if activations.rows else (),
+        gaps=activations.gaps,
         sources=FILES,
     )
 
 
-def _told(_: Result, found: Numbers) -> Iterable[Row]:
-    block = found["gates"]
-    yield {"told": block["told"], "low": block["closed_below"], "high": block["open_above"]}
+def _thresholds(_: Result, diagnostics: JsonObject) -> Iterable[Row]:
+    gates = diagnostics["gates"]
+    yield {"reported": gates["reported"], "low": gates["closed_below"], "high": gates["open_above"]}
 
 
-def _gates(_: Result, found: Numbers) -> Iterable[Row]:
-    for row in found["gates"]["rows"]:
+def _activations(_: Result, diagnostics: JsonObject) -> Iterable[Row]:
+    for row in diagnostics["gates"]["rows"]:
         yield {
             "gate": f"{row['layer']} {row['gate']}",
             "mean": row["mean"],

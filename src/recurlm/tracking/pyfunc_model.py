@@ -1,6 +1,6 @@
-"""A proven bundle as a folder that MLflow knows: text through `mlflow.pyfunc`, the raw graph through `mlflow.onnx`.
+"""A verified bundle as an MLflow model folder with two flavors: `mlflow.pyfunc` for text, `mlflow.onnx` for the graph.
 
-Both flavors share one copy of the files, and the runtime's code lies beside them: who loads the model needs no recurlm.
+Both flavors share one copy of the files. The runtime's code is included, so loading the model needs no recurlm.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,71 +29,85 @@ from recurlm.runtime import Filler, Generator
 from recurlm.storage import check_sha256, read_sealed_json
 
 PACKAGE = Path(recurlm.__file__).parent
-SERVED = Path(__file__).with_name("served.py")
+PYFUNC_CODE = Path(__file__).with_name("pyfunc_code.py")
 CODE = ("__init__.py", "errors.py", "storage.py", "runtime")  # of recurlm, to run a bundle
 NEEDED = ("mlflow", "numpy", "onnx", "onnxruntime", "pandas", "tokenizers")
 TYPES = {"int": "long", "float": "double", "int | None": "long"}
-EXAMPLES = {True: "KING.\n", False: "To be or ___ to be"}
-EXAMPLE_PARAMS = {True: {"max_new_tokens": 50, "temperature": 0.8, "seed": 1}, False: {"temperature": 0.0}}
 
 
-def proven(folder: Path) -> dict[str, Any]:
-    """The description of a bundle that was proven, and each of whose files is the one that was.
+@dataclass(frozen=True)
+class Task:
+    """The runtime's function for a graph, and an example input."""
+
+    function: Callable[..., str]
+    example: str
+    params: dict[str, Any]
+
+
+TASKS = {
+    "generator.onnx": Task(Generator.generate, "KING.\n", {"max_new_tokens": 50, "temperature": 0.8, "seed": 1}),
+    "filler.onnx": Task(Filler.fill, "To be or ___ to be", {"temperature": 0.0}),
+}
+
+
+def verified_description(folder: Path) -> dict[str, Any]:
+    """The description of a verified bundle, after the sha256 of each of its files was checked.
 
     Raises:
-        InputError: it was not, or a byte of it is another.
+        InputError: the bundle is not verified, or one of its files was changed.
     """
     description = read_sealed_json(folder / "bundle.json")
-    if (description.get("proof") or {}).get("passed") is not True:
-        raise InputError(f"{folder}: its proof did not pass, and only proven bundles are registered: dvc repro")
-    for file, noted in description["files"].items():
-        check_sha256(folder / file, noted["sha256"])
+    if (description.get("verification") or {}).get("verified") is not True:
+        raise InputError(f"{folder}: its verification failed, and only verified bundles are registered: dvc repro")
+    for file, entry in description["files"].items():
+        check_sha256(folder / file, entry["sha256"])
     return dict(description)
 
 
 @contextmanager
-def packaged(bundle: Path, model_id: str, run: str) -> Iterator[Path]:
-    """A folder in MLflow's format, for as long as the block lasts.
+def model_folder(bundle: Path, model_id: str, run: str) -> Iterator[Path]:
+    """A temporary folder in MLflow's model format.
 
     Args:
-        bundle: the folder of a proven bundle.
-        model_id: MLflow's, of the model that the folder becomes.
-        run: MLflow's id of the run that it belongs to.
+        bundle: the folder of a verified bundle.
+        model_id: of the logged model that the folder becomes.
+        run: the id of the model's run.
 
     Raises:
-        InputError: the bundle is not proven, or was changed.
+        InputError: the bundle is not verified, or was changed.
     """
-    causal = proven(bundle)["causal"]
+    files = verified_description(bundle)["files"]
+    graph = next(graph for graph in TASKS if graph in files)
+    task = TASKS[graph]
     with TemporaryDirectory(prefix="recurlm-") as temporary, _quiet():
         folder, code = Path(temporary) / "model", _runtime(Path(temporary) / "recurlm")
         model = Model(run_id=run, model_id=model_id, model_uuid=model_id)
-        example = pandas.DataFrame({"text": [EXAMPLES[causal]]})
+        example = pandas.DataFrame({"text": [task.example]})
         mlflow.pyfunc.save_model(
             folder,
-            python_model=str(SERVED),
+            python_model=str(PYFUNC_CODE),
             code_paths=[str(code)],
             artifacts={"bundle": str(bundle)},
             mlflow_model=model,
-            signature=signature(causal),
-            input_example=(example, EXAMPLE_PARAMS[causal]),
+            signature=signature(task),
+            input_example=(example, task.params),
             pip_requirements=[f"{name}=={version(name)}" for name in NEEDED],
         )
-        _add_graph(model, bundle.name, "generator.onnx" if causal else "filler.onnx")
+        _add_onnx_flavor(model, bundle.name, graph)
         model.save(folder / "MLmodel")
         yield folder
 
 
-def signature(causal: bool) -> ModelSignature:
-    """Text to text, with the settings of the runtime's own function as params."""
-    function: Callable[..., str] = Generator.generate if causal else Filler.fill
-    settings = list(inspect.signature(function).parameters.values())[2:]
+def signature(task: Task) -> ModelSignature:
+    """Text to text, with the keyword arguments of the runtime's function as params."""
+    settings = list(inspect.signature(task.function).parameters.values())[2:]
     params = [ParamSpec(each.name, TYPES[str(each.annotation)], each.default) for each in settings]
     text = Schema([ColSpec("string")])
     return ModelSignature(inputs=text, outputs=text, params=ParamSchema(params))
 
 
-def _add_graph(model: Model, name: str, graph: str) -> None:
-    """Let `mlflow.onnx` find the graph among the bundle's files; and forget the places of this machine."""
+def _add_onnx_flavor(model: Model, name: str, graph: str) -> None:
+    """Point `mlflow.onnx` to the graph among the bundle's files, and replace this machine's absolute paths."""
     python = model.flavors["python_function"]
     python["artifacts"]["bundle"]["uri"] = python["artifacts"]["bundle"]["path"]
     python["model_code_path"] = Path(python["model_code_path"]).name
@@ -118,7 +133,7 @@ def _runtime(folder: Path) -> Path:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without MLflow's bars for files that are copied, and its advice on type hints."""
+    """Silence MLflow's progress bars and its advice on type hints."""
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,7 +1,7 @@
-"""What `mlflow models serve` runs: text in, text out, by a bundle and recurlm's runtime alone.
+"""The `mlflow.pyfunc` model of a bundle: text in, text out, by recurlm's runtime.
 
-MLflow copies this file into each registered model and runs it when the model is loaded: code, in place of a pickle.
-Beside it lie the bundle and the few files of recurlm that run it; neither torch nor an installed recurlm is needed.
+MLflow copies this file into each logged model and runs it when the model is loaded: models from code, not a pickle.
+The bundle and the files of recurlm that run it are copied with it; neither torch nor an installed recurlm is needed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from recurlm.runtime import Bundle, Filler, Generator
 
 
 class Text(PythonModel):
-    """Continues prompts, or fills in the blanks `___` of texts where the model is a cloze model."""
+    """Continues prompts; a bundle with a filler fills the blanks `___` of texts instead."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Open the bundle; a changed byte in it is refused."""
@@ -29,14 +29,14 @@ class Text(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: DataFrame, params: dict[str, Any] | None = None
     ) -> list[str]:
-        """One text for each text.
+        """One output text per input text.
 
         Args:
-            model_input: one column of texts; MLflow makes it of a list or a single text.
+            model_input: one column of texts; MLflow converts a list or a single text.
             params: those of the model's signature.
 
         Raises:
-            MlflowException: a setting is out of range, or a text holds what the vocabulary lacks.
+            MlflowException: a setting is out of range, or the vocabulary cannot spell a text.
         """
         try:
             return self._texts(model_input.iloc[:, 0].tolist(), params or {})
@@ -47,7 +47,7 @@ class Text(PythonModel):
         if self.filler is not None:
             return [self.filler.fill(text, **params) for text in texts]
         assert self.generator is not None
-        # A text alone is that of `recurlm generate`; several are drawn in the same calls, row i with the seed + i.
+        # One text is as from `recurlm generate`; several are one batch, row i with seed + i.
         if len(texts) == 1:
             return [self.generator.generate(texts[0], **params)]
         return self.generator.generate_batch(texts, **params)
