@@ -199,10 +199,19 @@ def test_diagnostics_are_those_of_data_metrics(variant: str) -> None:
     assert gradients["vanished_below"] == 0.01
 
 
+def assert_settings(shape: str) -> None:
+    """Check that time_to_quality.py has settings of these layers × hidden."""
+    layers, hidden = shape.split(" × ")
+    program = (CHECKOUT / "benchmarks/time_to_quality.py").read_text(encoding="utf-8")
+    assert f'"layers": {layers},' in program
+    assert f'"hidden_size": {hidden}' in program
+
+
 def test_losses_after_a_minute_are_those_of_their_json() -> None:
     table = BENCHMARKS.table("## Loss after a minute")
     assert [row[0] for row in table.rows] == ["60", "600", "3600"]
-    for seconds, _, *cells in table.rows:
+    for seconds, shape, *cells in table.rows:
+        assert_settings(shape)
         run = result(f"characters-{seconds}")
         losses = [f"{run['loss_cold_256']:.4f}", f"{run['loss_streamed']:.4f}"]
         assert run["budget"] == float(seconds)
@@ -210,7 +219,8 @@ def test_losses_after_a_minute_are_those_of_their_json() -> None:
 
 
 def test_perplexities_of_words_are_those_of_their_json() -> None:
-    for seconds, _, *cells in BENCHMARKS.table("## Words").rows:
+    for seconds, shape, *cells in BENCHMARKS.table("## Words").rows:
+        assert_settings(shape)
         run = result(f"words-{seconds}")
         assert cells == [f"{run['parameters']:,}", f"{run['epochs']:.1f}", f"{run['perplexity']:.1f}"]
 
