@@ -1,80 +1,90 @@
-"""The README is true: its numbers are those of data/metrics, its Python runs, its tree and its commands are there."""
+"""README.md is true: its numbers are those of data/metrics, its Python runs, its tree is the project's."""
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
 
 import pytest
+from pages import README, Page, assert_shape, identical_tokens, interval, measured, result, scores, verified
 from tiny_project import CHECKOUT, Project
 
 pytestmark = pytest.mark.xdist_group("project")
 
-README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+VARIANTS = ["rnn", "gru", "lstm", "bilstm"]
+LINES = README.text.splitlines()
 
 
-def rows(after: str) -> dict[str, list[str]]:
-    """The cells of a table with a row a variant, by their first: of the first table that stands after some words."""
-    table = README[README.index(after) :].split("\n\n", 2)[1]
-    lines = ([cell.strip(" *") for cell in line.strip("|").split("|")] for line in table.splitlines())
-    return {cells[0]: cells[1:] for cells in lines if (CHECKOUT / f"data/metrics/{cells[0]}.json").is_file()}
+def test_it_has_at_most_150_lines() -> None:
+    assert len(LINES) <= 150
 
 
-ROWS = rows("38 plays of Shakespeare, 34 to learn from")
-PRECISIONS = rows("Each is exported in fp32, int8 and int4.")
+def test_its_first_40_lines_show_what_recurlm_is() -> None:
+    screen = "\n".join(LINES[:40])
+    assert screen.startswith("# recurlm\n\nrecurlm ")
+    assert len(re.findall(r"^!\[.+\]\(docs/plots/\w+\.png\)$", screen, re.MULTILINE)) == 1
+    assert re.search(r"```sh\nmake repro\b.*\nrecurlm generate .+\n```\n\n```text\n.+\n", screen)
+    assert all(f"\n| {variant} |" in screen for variant in VARIANTS)
 
 
-@pytest.mark.parametrize("variant", ["rnn", "gru", "lstm", "bilstm"])
-def test_the_table_says_what_was_measured(variant: str) -> None:
-    metrics = json.loads((CHECKOUT / f"data/metrics/{variant}.json").read_bytes())
-    proofs = json.loads((CHECKOUT / f"data/metrics/proof/{variant}.json").read_bytes())
-    assert all(proofs[precision]["passed"] is True for precision in ("fp32", "int8", "int4"))
-    pseudo = "" if metrics["protocol"] == "streamed" else "pseudo_"
-    test = metrics["test"]
-    expected = [f"{test[f'{pseudo}bits_per_byte']:.3f}", f"{test[f'{pseudo}perplexity_per_token']:.1f}"]
-    assert [cell for cell in ROWS[variant] if cell != "—"][2:4] == expected
-    assert f"{metrics['parameters']:,}" in ROWS[variant]
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_its_table_shows_what_was_measured(variant: str) -> None:
+    cells = README.table("Two test plays of Shakespeare").by_first_cell[variant]
+    assert_shape(variant, cells)
+    assert list(cells.values())[2:6] == scores(variant)
+    assert cells["effective context, tokens"] == str(
+        measured(f"diagnostics/{variant}")["context"]["effective_context_tokens"]
+    )
+    assert cells["ONNX = PyTorch, of 5,000 tokens"] == identical_tokens(verified(variant)["fp32"])
 
 
-@pytest.mark.parametrize("variant", ["rnn", "gru", "lstm", "bilstm"])
-def test_the_table_of_precisions_says_what_was_proven(variant: str) -> None:
-    proofs = json.loads((CHECKOUT / f"data/metrics/proof/{variant}.json").read_bytes())
-    losses = [f"{100 * proofs[precision]['perplexity_increase']:+.2f} %" for precision in ("int8", "int4")]
-    same = [
-        f"{proofs[precision]['greedy_tokens_identical'] + proofs[precision]['sampled_tokens_identical']:,}"
-        for precision in ("int8", "int4")
-    ]
-    assert PRECISIONS[variant][3:] == [loss.replace("-", "−") for loss in losses] + same
+@pytest.mark.parametrize("variant", ["rnn", "gru", "lstm"])
+def test_its_intervals_are_those_of_the_bootstrap(variant: str) -> None:
+    assert f"{interval(variant, 'windows')} ({variant})" in README.text
 
 
-def test_gates_beat_no_gates() -> None:
-    found = {name: float(ROWS[name][2]) for name in ("rnn", "gru", "lstm")}
-    assert found["gru"] < found["rnn"]
-    assert found["lstm"] < found["rnn"]
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_it_says_how_the_effective_context_was_measured(variant: str) -> None:
+    context = measured(f"diagnostics/{variant}")["context"]
+    *lengths, longest = (str(cut["k"]) for cut in context["cut"])
+    text = " ".join(README.text.split())
+    assert f"the shortest of {', '.join(lengths)} and {longest} tokens of context" in text
+    assert f"within {context['tolerance_nats']:g} nats of that with {context['context_tokens']}" in text
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["runtime", "onnxruntime"])
+def test_its_losses_after_a_minute_are_those_of_the_benchmark() -> None:
+    text = " ".join(README.text.split())
+    minute, ten, sixty = (f"{result(f'characters-{budget}')['loss_cold_256']:.3f}" for budget in (60, 600, 3600))
+    assert f"reaches {minute} nats per character" in text
+    assert f"reach {ten} after ten minutes and {sixty} after sixty" in text
+
+
+def test_its_text_begins_the_one_of_the_page_on_generation() -> None:
+    page = Page("docs/generate.md")
+    command, lines = re.search(r"^(recurlm generate .+) \| head -n (\d+)$", README.text, re.MULTILINE).groups()
+    assert command in page.blocks("sh")[0].splitlines()
+    assert README.blocks("text")[0].splitlines() == page.blocks("text")[0].splitlines()[: int(lines)]
+
+
+@pytest.mark.parametrize("block", README.blocks("python"))
 def test_its_python_runs(reproduced: Project, block: str) -> None:
-    result = reproduced.run(sys.executable, "-c", block.replace("data/onnx/lstm", "data/onnx/gru"))
-    assert result.returncode == 0, result.stderr
-    assert len(result.stdout) > 20
+    ran = reproduced.run(sys.executable, "-c", block.replace("data/onnx/lstm", "data/onnx/gru"))
+    assert ran.returncode == 0, ran.stderr
+    assert len(ran.stdout) > 20
 
 
 def test_its_tree_is_the_tree() -> None:
-    tree = re.search(r"```\n(params\.yaml.*?)```", README, re.DOTALL)
-    assert tree
-    for line in tree[1].splitlines():
+    (tree,) = README.blocks("")
+    for line in tree.splitlines():
         name = line.split()[0]
         place = CHECKOUT / ("src/recurlm" if line.startswith("  ") else "") / name
         assert place.exists() or name == "data/", name
     packages = {path.name for path in (CHECKOUT / "src/recurlm").iterdir() if (path / "__init__.py").is_file()}
-    assert packages <= {Path(line.split()[0]).name for line in tree[1].splitlines()}
+    assert packages <= {Path(line.split()[0]).name for line in tree.splitlines()}
 
 
-def test_its_make_targets_are_there() -> None:
-    makefile = (CHECKOUT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"^make ([a-z]+)|`make ([a-z]+)`", README, re.MULTILINE):
-        assert re.search(rf"^{''.join(target)}:", makefile, re.MULTILINE), target
+def test_it_links_every_page() -> None:
+    for path in (CHECKOUT / "docs").glob("*.md"):
+        assert path.name == "README.md" or f"](docs/{path.name})" in README.text, path.name
+        assert path.name == "README.md" or f"]({path.name})" in Page("docs/README.md").text, path.name
