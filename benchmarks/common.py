@@ -96,6 +96,12 @@ def configure(
     return override(train, of_train), override(model_config, of_model)
 
 
+def square_matrices(size: int = 2048) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two matrices whose product tells the machine's rate: in bf16, or in fp32 where bf16 would be emulated."""
+    a, b = torch.randn(2, size, size)
+    return (a.bfloat16(), b.bfloat16()) if has_bf16(a.device) else (a, b)
+
+
 def seconds(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     """How long a call takes; by `time.process_time`, how much of the processors it uses."""
     started = clock()

@@ -44,7 +44,15 @@ STARTED = process_started()
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from common import PARAMS, add_json_option, configure, parse_changes, write_figures  # noqa: E402
+from common import (  # noqa: E402
+    PARAMS,
+    add_json_option,
+    configure,
+    parse_changes,
+    seconds,
+    square_matrices,
+    write_figures,
+)
 from torch.nn import functional as F  # noqa: E402
 
 from recurlm.config import ModelConfig, Tokenize, TrainConfig, override  # noqa: E402
@@ -166,15 +174,10 @@ def scores(model: LanguageModel, text: Text, words: bool) -> dict[str, float]:
     return losses if words else {**losses, f"loss_cold_{WINDOW}": cold(model, text.scored)}
 
 
-def bf16_rate() -> float:
-    """Operations a second of a product of bf16 matrices on this machine."""
-    a, b = torch.randn(2, 2048, 2048).bfloat16()
-    best = float("inf")
-    for _ in range(5):
-        started = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - started)
-    return 2 * 2048**3 / best
+def matmul_rate() -> float:
+    """Operations a second of a product of matrices on this machine."""
+    a, b = square_matrices()
+    return 2 * len(a) ** 3 / min(seconds(lambda: a @ b) for _ in range(5))
 
 
 def settings(kind: str, budget: float, changes: list[str]) -> tuple[TrainConfig, ModelConfig]:
@@ -216,18 +219,18 @@ def main() -> None:
     kept: list[tuple[float, int, dict[str, torch.Tensor]]] = []
     steps = 0
 
-    def seconds() -> float:
+    def elapsed() -> float:
         return time.time() - STARTED
 
     def clock() -> float:
-        return steps / arguments.steps if arguments.steps else seconds() / arguments.budget
+        return steps / arguments.steps if arguments.steps else elapsed() / arguments.budget
 
     def on_step(tokens: int, loss: float) -> None:
         nonlocal steps
         steps += 1
 
     def keep(model: LanguageModel) -> float:
-        now = seconds()
+        now = elapsed()
         kept.append((now, steps, {name: value.clone() for name, value in model.state_dict().items()}))
         sys.stderr.write(f"{now:7.1f} s: {steps} steps\n")
         return -now  # the last weights are kept, not the best: what is scored chooses nothing
@@ -247,7 +250,7 @@ def main() -> None:
         "parameters": count_parameters(model),
         "epochs": tokens / stream.tokens,
         "tokens_per_second": tokens / result.training_seconds,
-        "bf16_matmul_fraction": operations / bf16_rate(),
+        "matmul_fraction": operations / matmul_rate(),
         "precision": result.precision,
         "threads": torch.get_num_threads(),
     }
