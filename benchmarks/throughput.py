@@ -1,7 +1,7 @@
 """How much of the machine a training step uses: recurlm's, and that of a plain loop around torch's module.
 
-Each is measured in a process of its own, in turns with the machine's rate for a product of matrices (in bf16 where it has that, else in fp32), since on a
-shared machine both go up and down together:
+Each is measured in a process of its own, in turns with the machine's rate for a product of matrices, in bf16 where it
+has that and else in fp32, since on a shared machine both go up and down together:
 
     python benchmarks/throughput.py --json benchmarks/results/throughput.json
     python benchmarks/throughput.py --variants lstm --hidden-size 256
