@@ -111,7 +111,7 @@ class _Chunk(torch.autograd.Function):
         to_c = tanh_backward(o, tanh_cs, grad_input=torch.empty_like(tanh_cs))  # from dh
         passed = resets.over_time(f)  # from dc to that of the step before
         da = torch.empty_like(gates)  # with respect to W x + U h + b
-        das, da_o, da_ifg = da.unbind(), *(part.unbind() for part in (da[..., :hidden], da.view_as(slopes)[:, :, 1:]))
+        das, da_o, da_ifg = da.unbind(), da[..., :hidden].unbind(), da.view_as(slopes)[:, :, 1:].unbind()
         to_ifg = slopes[:, :, 1:].unbind()
         dh = dys[-1] + dh
         for t in range(time - 1, -1, -1):
