@@ -8,17 +8,16 @@ In turns, in one process, medians over rounds:
     generator.onnx  one call, in fp32, int8 and int4, these also where they need not be the same on every machine
 
 A token cannot come sooner than its weights are read: the table has the bytes that a token reads, the rate at which this
-machine reads so many bytes again and again, and the share of that rate which generator.onnx reaches.
+machine reads so many bytes again and again, and the fraction of that rate which generator.onnx reaches.
 
-    python benchmarks/generation.py                       # tables, and all figures as one line of JSON
-    python benchmarks/generation.py --hidden 256 --vocabulary 2048 --repeats 5
+    python benchmarks/generation.py --json benchmarks/results/generation.json
+    python benchmarks/generation.py --hidden-size 256 --vocab-size 2048 --repeats 5
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
 import statistics
 import tempfile
 import time
@@ -31,20 +30,23 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from common import PARAMS, add_json_option, seconds, write_figures
 from torch import nn
 
-from recurlm.config import Export, Precision, Sampling, Variant
+from recurlm.config import Export, Precision, Sampling, override
 from recurlm.export.bundle import write_graphs
 from recurlm.model import build
 from recurlm.verify.sessions import Graphs
 
+PORTABLE, FASTER = (override(PARAMS.export, {"portable": portable}) for portable in (True, False))
 BUNDLES: dict[str, tuple[Precision, Export]] = {
-    "fp32": ("fp32", Export()),
-    "int8": ("int8", Export()),
-    "int4": ("int4", Export()),
-    "int8, portable: false": ("int8", Export(portable=False)),
-    "int4, portable: false": ("int4", Export(portable=False)),
+    "fp32": ("fp32", PORTABLE),
+    "int8": ("int8", PORTABLE),
+    "int4": ("int4", PORTABLE),
+    "int8, portable: false": ("int8", FASTER),
+    "int4, portable: false": ("int4", FASTER),
 }
+FROM_SOFTMAX = Sampling(temperature=1.0, top_k=0, top_p=1.0)
 CALLED = ("loop", "exported LSTM", "step.onnx")
 TOKENS = {1: 200, 8: 80, 64: 24}  # batch → tokens of a row in a measurement; the loops make a fifth of them
 PROMPT = 32
@@ -135,15 +137,9 @@ def generator(graphs: Graphs) -> Run:
     random = np.random.default_rng(0)
 
     def run(batch: int, tokens: int) -> None:
-        graphs.generate(np.zeros((batch, 1), np.int64), random.random((batch, tokens), np.float32), Sampling())
+        graphs.generate(np.zeros((batch, 1), np.int64), random.random((batch, tokens), np.float32), FROM_SOFTMAX)
 
     return run
-
-
-def seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
 
 
 def weights_read(path: Path) -> int:
@@ -181,21 +177,21 @@ def reader(size: int) -> Callable[[], object]:
     return min(ways, key=lambda way: min(seconds(way) for _ in range(50)))
 
 
-def fraction_of_the_bound(run: Run, size: int, repeats: int) -> tuple[float, float]:
+def memory_bound_fraction(run: Run, size: int, repeats: int) -> tuple[float, float]:
     """How near generation comes to reading its weights alone: the two in turns, and medians.
 
     Returns:
-        The share, and the bytes read in a second.
+        The fraction, and the bytes read in a second.
     """
-    shares, rates = [], []
+    fractions, rates = [], []
     with torch_threads(1):
         read = reader(size)
         for _ in range(4 * repeats):
             reading = statistics.median(seconds(read) for _ in range(20))
             generating = seconds(lambda: run(1, 100)) / 100
-            shares.append(reading / generating)
+            fractions.append(reading / generating)
             rates.append(size / reading)
-    return statistics.median(shares), statistics.median(rates)
+    return statistics.median(fractions), statistics.median(rates)
 
 
 def product_rate(batch: int, hidden: int, repeats: int) -> float:
@@ -217,7 +213,7 @@ def torch_threads(count: int) -> Iterator[None]:
 
 def measure(contenders: dict[str, Run], batch: int, threads: int, repeats: int) -> dict[str, float]:
     """Microseconds a token of one row, medians over rounds in which each contender has its turn."""
-    found: dict[str, list[float]] = {name: [] for name in contenders}
+    times: dict[str, list[float]] = {name: [] for name in contenders}
     with torch_threads(threads):
         for number in range(repeats + 1):
             for name, run in contenders.items():
@@ -225,24 +221,26 @@ def measure(contenders: dict[str, Run], batch: int, threads: int, repeats: int) 
                 time.sleep(0.02 if threads == 1 else 0.3)  # until the last one's threads no longer spin
                 spent = seconds(lambda run=run, tokens=tokens: run(batch, tokens))  # type: ignore[misc]
                 if number:  # the first round warms up
-                    found[name].append(1e6 * spent / tokens)
-    return {name: statistics.median(values) for name, values in found.items()}
+                    times[name].append(1e6 * spent / tokens)
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--hidden-size", type=int, default=512)
     parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--vocabulary", type=int, default=84, help="84: the characters of the default corpus")
+    parser.add_argument("--vocab-size", type=int, default=84, help="84: the characters of the default corpus")
     parser.add_argument("--repeats", type=int, default=9)
+    add_json_option(parser)
     arguments = parser.parse_args()
     torch.manual_seed(1)
-    sizes = {"embedding_size": arguments.hidden, "hidden_size": arguments.hidden, "layers": arguments.layers}
-    model = build("lstm", Variant(cell="lstm", **sizes), arguments.vocabulary).eval().requires_grad_(False)
-    lesson = Lesson(arguments.vocabulary, arguments.hidden, arguments.layers).eval()
+    sizes = {"embedding_size": arguments.hidden_size, "hidden_size": arguments.hidden_size, "layers": arguments.layers}
+    block = override(PARAMS.variant("lstm"), {**sizes, "concat_layers": False})  # as the lesson's model
+    model = build("lstm", block, arguments.vocab_size).eval().requires_grad_(False)
+    lesson = Lesson(arguments.vocab_size, arguments.hidden_size, arguments.layers).eval()
     manifest = {"special": SPECIAL, "tokenizer_sha256": "", "kind": "char", "corpus": {}}
-    text = np.random.default_rng(0).integers(2, arguments.vocabulary, 20_000)
-    figures: dict[str, Any] = {"microseconds": {}, "onnxruntime": onnxruntime.__version__, "torch": torch.__version__}
+    text = np.random.default_rng(0).integers(2, arguments.vocab_size, 20_000)
+    figures: dict[str, Any] = {"microseconds_per_token": {}, "onnxruntime": onnxruntime.__version__}
 
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
@@ -258,28 +256,29 @@ def main() -> None:
                 **{f"generator.onnx {name}": generator(graphs[name]) for name in BUNDLES},
             }
             for batch in TOKENS:
-                found = measure(contenders, batch, threads, arguments.repeats)
-                figures["microseconds"][f"batch {batch}, threads {threads}"] = found
+                medians = measure(contenders, batch, threads, arguments.repeats)
+                figures["microseconds_per_token"][f"batch {batch}, threads {threads}"] = medians
                 print(f"batch {batch}, {threads} thread{'s' * (threads > 1)}: measured", flush=True)
-        figures["bundle"] = {name: one_bundle(root / name, arguments) for name in BUNDLES}
-    one = figures["microseconds"]["batch 1, threads 1"]
+        figures["bundle"] = {name: measure_bundle(root / name, arguments) for name in BUNDLES}
+    times = figures["microseconds_per_token"]["batch 1, threads 1"]
     for precision, bundle in figures["bundle"].items():
-        bundle["times_the_loop"] = one["loop"] / one[f"generator.onnx {precision}"]
-        bundle["times_step.onnx"] = one["step.onnx"] / one[f"generator.onnx {precision}"]
-        bundle["times_exported_LSTM"] = one["exported LSTM"] / one[f"generator.onnx {precision}"]
+        bundle["times_the_loop"] = times["loop"] / times[f"generator.onnx {precision}"]
+        bundle["times_step.onnx"] = times["step.onnx"] / times[f"generator.onnx {precision}"]
+        bundle["times_exported_LSTM"] = times["exported LSTM"] / times[f"generator.onnx {precision}"]
     for threads in (1, 2):
         speeds = {
-            b: b / figures["microseconds"][f"batch {b}, threads {threads}"]["generator.onnx fp32"] for b in TOKENS
+            b: b / figures["microseconds_per_token"][f"batch {b}, threads {threads}"]["generator.onnx fp32"]
+            for b in TOKENS
         }
-        figures[f"batch_64_over_batch_1_threads_{threads}"] = speeds[64] / speeds[1]
-    figures["fp32_product_operations_a_second"] = {
-        f"{batch} rows": product_rate(batch, arguments.hidden, arguments.repeats) for batch in TOKENS
+        figures[f"batch_64_speedup_threads_{threads}"] = speeds[64] / speeds[1]
+    figures["fp32_matmul_flops_per_second"] = {
+        f"{batch} rows": product_rate(batch, arguments.hidden_size, arguments.repeats) for batch in TOKENS
     }
     print_tables(figures)
-    print(json.dumps(figures))
+    write_figures(arguments.json, figures)
 
 
-def one_bundle(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
+def measure_bundle(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
     """What a bundle reads, weighs, and takes to begin."""
     size = weights_read(folder / "step.onnx")
     prompt = np.zeros((1, PROMPT), np.int64)
@@ -287,50 +286,50 @@ def one_bundle(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
     for _ in range(5):
         graphs = Graphs(folder, threads=1)
         begun = time.perf_counter()
-        graphs.generate(prompt[:, :1], np.zeros((1, 1), np.float32), Sampling())
+        graphs.generate(prompt[:, :1], np.zeros((1, 1), np.float32), FROM_SOFTMAX)
         loads.append(time.perf_counter() - begun)
         firsts += [
-            seconds(lambda g=graphs: g.generate(prompt, np.zeros((1, 1), np.float32), Sampling()))  # type: ignore[misc]
+            seconds(lambda g=graphs: g.generate(prompt, np.zeros((1, 1), np.float32), FROM_SOFTMAX))  # type: ignore[misc]
             for _ in range(10)
         ]
-    share, rate = fraction_of_the_bound(generator(graphs), size, arguments.repeats)
+    fraction, rate = memory_bound_fraction(generator(graphs), size, arguments.repeats)
     return {
-        "fraction_of_the_bound": share,
+        "memory_bound_fraction": fraction,
         "file_bytes": (folder / "generator.onnx").stat().st_size,
-        "weight_bytes_a_token": size,
-        "cache_read_bytes_a_second": rate,
-        "load_milliseconds": 1e3 * statistics.median(loads),
-        "first_token_milliseconds": 1e3 * statistics.median(firsts),
+        "weight_bytes_per_token": size,
+        "cache_read_bytes_per_second": rate,
+        "load_ms": 1e3 * statistics.median(loads),
+        "first_token_ms": 1e3 * statistics.median(firsts),
     }
 
 
 def print_tables(figures: dict[str, Any]) -> None:
-    cells = figures["microseconds"]
+    cells = figures["microseconds_per_token"]
     names = list(next(iter(cells.values())))
     print("\nTokens a second, all rows together\n")
     print("| | " + " | ".join(cells) + " |\n|---|" + "---|" * len(cells))
     for name in names:
-        speeds = [1e6 * int(cell.split(",")[0].split()[1]) / found[name] for cell, found in cells.items()]
+        speeds = [1e6 * int(cell.split(",")[0].split()[1]) / times[name] for cell, times in cells.items()]
         print(f"| {name} | " + " | ".join(f"{speed:,.0f}" for speed in speeds) + " |")
     print("\ngenerator.onnx, batch 1, one thread\n")
     print(
         "| precision | × the loop | × exported LSTM | × step.onnx | µs a token | weights read | cache reads at | "
-        "share of the bound | file | load | first token after 32 |\n|---|" + "---|" * 10
+        "fraction of the bound | file | load | first token after 32 |\n|---|" + "---|" * 10
     )
     for precision, bundle in figures["bundle"].items():
         spent = cells["batch 1, threads 1"][f"generator.onnx {precision}"]
         print(
             f"| {precision} | {bundle['times_the_loop']:.1f} | {bundle['times_exported_LSTM']:.2f} | "
-            f"{bundle['times_step.onnx']:.2f} | {spent:.0f} | {bundle['weight_bytes_a_token'] / 1e6:.2f} MB | "
-            f"{bundle['cache_read_bytes_a_second'] / 1e9:.0f} GB/s | {bundle['fraction_of_the_bound']:.0%} | "
-            f"{bundle['file_bytes'] / 1e6:.1f} MB | {bundle['load_milliseconds']:.0f} ms | "
-            f"{bundle['first_token_milliseconds']:.1f} ms |"
+            f"{bundle['times_step.onnx']:.2f} | {spent:.0f} | {bundle['weight_bytes_per_token'] / 1e6:.2f} MB | "
+            f"{bundle['cache_read_bytes_per_second'] / 1e9:.0f} GB/s | {bundle['memory_bound_fraction']:.0%} | "
+            f"{bundle['file_bytes'] / 1e6:.1f} MB | {bundle['load_ms']:.0f} ms | "
+            f"{bundle['first_token_ms']:.1f} ms |"
         )
-    ratios = [f"{figures[f'batch_64_over_batch_1_threads_{threads}']:.1f} with {threads}" for threads in (1, 2)]
+    ratios = [f"{figures[f'batch_64_speedup_threads_{threads}']:.1f} with {threads}" for threads in (1, 2)]
     print(f"\nTokens/s at batch 64 over batch 1 in fp32, by threads: {', '.join(ratios)}")
-    rates = figures["fp32_product_operations_a_second"]
-    told = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in rates.items())
-    print(f"fp32 product of torch on one thread, GFLOP/s: {told}\n")
+    rates = figures["fp32_matmul_flops_per_second"]
+    line = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in rates.items())
+    print(f"fp32 product of torch on one thread, GFLOP/s: {line}\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What time_to_quality.py --words is compared with: the usual word-level model, its usual loop, on the same machine.
 
-The recipe is that of pytorch/examples' word_language_model with --tied: two layers of nn.LSTM, 200 units, a dropout of
-0.2, plain SGD at a rate of 20 on the summed-up gradient of 35 tokens in 20 rows, clipped to 0.25, the rate divided by
-4 after an epoch that brought nothing; all in fp32.
+Model and settings are those of pytorch/examples' word_language_model with --tied: two layers of nn.LSTM, 200 units, a
+dropout of 0.2, plain SGD at a rate of 20 on the summed-up gradient of 35 tokens in 20 rows, clipped to 0.25, the rate
+divided by 4 after an epoch that brought nothing; all in fp32.
 
     python benchmarks/plain_words.py --corpus data/corpus --words 10000 --epochs 3
 
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import add_json_option, write_figures
 from time_to_quality import STARTED, Text, words
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--target", type=float, metavar="PERPLEXITY", help="say when it first came below it")
     parser.add_argument("--seed", type=int, default=1)
+    add_json_option(parser)
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     text = words(arguments.corpus, arguments.words, tune=False)
@@ -114,6 +116,7 @@ def main() -> None:
     if arguments.target:
         below = [point["seconds"] for point in points if np.exp(point["nats"]) <= arguments.target]
         figures["seconds_to_target"] = below[0] if below else None
+    write_figures(arguments.json, figures)
     print(json.dumps(figures))
 
 

@@ -8,7 +8,7 @@ processor time of the server alone for a request: unlike the others, it hardly d
     recurlm serve's texts     python benchmarks/serving.py --bundles data/onnx/lstm/int8 data/onnx/lstm/fp32
     the same, streamed        python benchmarks/serving.py --bundles data/onnx/lstm/int8 --stream
 
-Prints a table, and all figures as one line of JSON.
+Prints a table; `--json FILE` keeps all figures.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
+from common import add_json_option, write_figures
 
 CLIENTS = (1, 8, 64)
 WORDS = ["the", "king", "of", "night", "and", "storm", "to", "be", "or", "not", "my", "lord"]
@@ -68,10 +69,10 @@ def server(bundle: Path, batched: bool) -> Iterator[str]:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
-            found = ANNOUNCED.match(line := process.stderr.readline())
-            if not found:
+            announced = ANNOUNCED.match(line := process.stderr.readline())
+            if not announced:
                 sys.exit(f"no server: {line}")
-            yield found[1]
+            yield announced[1]
         finally:
             process.terminate()
 
@@ -135,12 +136,14 @@ def figures(bundle: Path, batched: bool, clients: int, seconds: float, stream: b
     )
 
 
-def row(found: Figures) -> str:
-    first = "" if found.first_p50_ms is None else f" {found.first_p50_ms:,.0f} |"
-    cpu = f"{found.cpu_ms_per_request:,.1f}"
+def row(measured: Figures) -> str:
+    first = "" if measured.first_p50_ms is None else f" {measured.first_p50_ms:,.0f} |"
+    cpu = f"{measured.cpu_ms_per_request:,.1f}"
     return (
-        f"| {found.bundle} {'' if found.batched else 'alone'} | {found.clients} | {found.requests_per_second:,.1f} "
-        f"| {found.tokens_per_second:,.0f} | {found.p50_ms:,.0f} | {found.p99_ms:,.0f} | {cpu} |{first}"
+        f"| {measured.bundle} {'' if measured.batched else 'alone'} | {measured.clients} "
+        f"| {measured.requests_per_second:,.1f} "
+        f"| {measured.tokens_per_second:,.0f} "
+        f"| {measured.p50_ms:,.0f} | {measured.p99_ms:,.0f} | {cpu} |{first}"
     )
 
 
@@ -150,16 +153,17 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS)
     parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
     parser.add_argument("--stream", action="store_true", help="ask for streams, and tell when their first piece comes")
+    add_json_option(parser)
     arguments = parser.parse_args()
     heads = ["bundle", "clients", "requests/s", "tokens/s", "p50, ms", "p99, ms", "CPU, ms a request"]
     heads += ["first piece p50, ms"] if arguments.stream else []
     print(f"| {' | '.join(heads)} |\n|---{'|--:' * (len(heads) - 1)}|")
-    told = []
+    measurements = []
     for bundle, batched, clients in itertools.product(arguments.bundles, (False, True), arguments.clients):
-        found = figures(bundle, batched, clients, arguments.seconds, arguments.stream)
-        print(row(found), flush=True)
-        told.append(asdict(found))
-    print(json.dumps(told))
+        measured = figures(bundle, batched, clients, arguments.seconds, arguments.stream)
+        print(row(measured), flush=True)
+        measurements.append(asdict(measured))
+    write_figures(arguments.json, {"measurements": measurements})
 
 
 if __name__ == "__main__":

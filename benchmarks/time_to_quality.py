@@ -13,7 +13,8 @@ Two protocols: `streamed` reads all in one, the state carried on; `cold_256` is 
 each from a zero state, as a model with a context of 256 sees them. On its way the run only keeps copies of its weights;
 they are scored once it is over, so that a point of the curve costs no time within the budget.
 
-The last line of output is one line of JSON; `--curve FILE` keeps it with all points.
+The last line of output is one line of JSON; `--json FILE` keeps it with all points. Settings are those of params.yaml
+with what SETTINGS below replaces, and KEY=VALUE on the command line after that: `data.batch_size=64 hidden_size=256`.
 """
 
 from __future__ import annotations
@@ -43,14 +44,22 @@ STARTED = process_started()
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from common import (  # noqa: E402
+    PARAMS,
+    add_json_option,
+    configure,
+    parse_changes,
+    seconds,
+    square_matrices,
+    write_figures,
+)
 from torch.nn import functional as F  # noqa: E402
 
-from recurlm.config import Tokenize, Train, Variant  # noqa: E402
+from recurlm.config import ModelConfig, Tokenize, TrainConfig, override  # noqa: E402
 from recurlm.corpus.reader import open_split  # noqa: E402
 from recurlm.errors import InputError, exit_cleanly  # noqa: E402
 from recurlm.evaluation.perplexity import score  # noqa: E402
 from recurlm.model import LanguageModel, build, count_parameters  # noqa: E402
-from recurlm.storage import write_json  # noqa: E402
 from recurlm.tokens.special import special_ids  # noqa: E402
 from recurlm.tokens.tokenizer import learn_tokenizer  # noqa: E402
 from recurlm.training.batches import Stream  # noqa: E402
@@ -61,34 +70,45 @@ WINDOW = 256
 
 # The settings of the largest budget that is not above the one asked for. Those of a minute, and of words, were chosen
 # by trials with --tune, those of ten minutes by one such trial; larger ones are guesses from there. Windows are scored
-# from a zero state, so a quarter of the states are forgotten at each step.
-STEPS = {"batch_size": 32, "sequence_length": 64, "momentum": 0.9, "orthogonalize_every": 2, "state_reset_prob": 0.25}
-BLOCK = {"embedding_size": 64, "muon_lr": 0.02, "adamw_lr": 0.008}
-SETTINGS: dict[str, dict[float, tuple[dict, dict]]] = {
+# from a zero state, so a quarter of the states are reset at each step. Keys are those of `train` and of a
+# variant's block.
+CHARACTERS = {
+    "data.batch_size": 32,
+    "data.sequence_length": 64,
+    "data.state_reset_prob": 0.25,
+    "optimizer.momentum": 0.9,
+    "optimizer.orthogonalize_every": 2,
+    "optimizer.weight_decay": 0.1,
+    "embedding_size": 64,
+    "muon_lr": 0.02,
+    "adamw_lr": 0.008,
+}
+WORDS = {
+    "data.batch_size": 32,
+    "data.sequence_length": 35,
+    "data.state_reset_prob": 0.05,
+    "optimizer.momentum": 0.9,
+    "optimizer.orthogonalize_every": 2,
+    "optimizer.weight_decay": 0.3,
+    "sampled_softmax": 500,
+    "embedding_size": 96,
+    "hidden_size": 192,
+    "muon_lr": 0.01,
+    "adamw_lr": 0.02,
+}
+SETTINGS: dict[str, dict[float, dict[str, float]]] = {
     "characters": {
-        0: (STEPS, {**BLOCK, "hidden_size": 192}),
-        600: (STEPS, {**BLOCK, "hidden_size": 256, "dropout": 0.15, "input_dropout": 0.05}),
-        1200: (STEPS, {**BLOCK, "hidden_size": 320, "dropout": 0.25, "input_dropout": 0.05}),
-        3600: (STEPS, {**BLOCK, "hidden_size": 384, "dropout": 0.4, "input_dropout": 0.1}),
+        0: {**CHARACTERS, "hidden_size": 192},
+        600: {**CHARACTERS, "hidden_size": 256, "dropout": 0.15, "input_dropout": 0.05},
+        1200: {**CHARACTERS, "hidden_size": 320, "dropout": 0.25, "input_dropout": 0.05},
+        3600: {**CHARACTERS, "hidden_size": 384, "dropout": 0.4, "input_dropout": 0.1},
     },
-    "words": {
-        0: (
-            {
-                "batch_size": 32,
-                "sequence_length": 35,
-                "momentum": 0.9,
-                "orthogonalize_every": 2,
-                "weight_decay": 0.3,
-                "sampled_softmax": 500,
-            },
-            {"hidden_size": 192, "embedding_size": 96, "muon_lr": 0.01, "adamw_lr": 0.02},
-        ),
-    },
+    "words": {0: WORDS},
 }
 
 
 class Text(NamedTuple):
-    """What is learned from and what is scored, as ids, each document begun by `start`."""
+    """What is learned from and what is scored, as ids, each document begun by `<bos>`."""
 
     training: np.ndarray
     scored: np.ndarray
@@ -103,7 +123,7 @@ def characters(path: Path, tune: bool) -> Text:
     text, rest = text[: int(0.9 * len(text))], text[int(0.9 * len(text)) :]
     if tune:
         text, rest = text[: int(0.9 * len(text))], text[int(0.9 * len(text)) :]
-    return encode([text], [rest], Tokenize(kind="char"))
+    return encode([text], [rest], override(PARAMS.tokenize, {"kind": "char"}))
 
 
 def words(folder: Path, vocab_size: int, tune: bool) -> Text:
@@ -114,7 +134,7 @@ def words(folder: Path, vocab_size: int, tune: bool) -> Text:
     if tune:
         held_out = max(1, len(training) // 20)
         training, validation = training[:-held_out], training[-held_out:]
-    return encode(training, validation, Tokenize(kind="word", vocab_size=vocab_size))
+    return encode(training, validation, override(PARAMS.tokenize, {"kind": "word", "vocab_size": vocab_size}))
 
 
 def encode(training: list[str], scored: list[str], kind: Tokenize) -> Text:
@@ -137,8 +157,8 @@ def cold(model: LanguageModel, ids: np.ndarray) -> float:
     total, training = 0.0, model.training
     model.eval()
     with torch.no_grad():
-        for some, expected in zip(inputs.split(64), targets.split(64), strict=True):
-            logits, _ = model(some, model.initial_state(len(some)))
+        for rows, expected in zip(inputs.split(64), targets.split(64), strict=True):
+            logits, _ = model(rows, model.initial_state(len(rows)))
             total += F.cross_entropy(logits.flatten(0, 1), expected.flatten(), reduction="sum").item()
     model.train(training)
     return total / inputs.numel()
@@ -150,34 +170,22 @@ def streamed(model: LanguageModel, text: Text) -> float:
 
 
 def scores(model: LanguageModel, text: Text, words: bool) -> dict[str, float]:
-    found = {"loss_streamed": streamed(model, text)}
-    return found if words else {**found, f"loss_cold_{WINDOW}": cold(model, text.scored)}
+    losses = {"loss_streamed": streamed(model, text)}
+    return losses if words else {**losses, f"loss_cold_{WINDOW}": cold(model, text.scored)}
 
 
-def bf16_rate() -> float:
-    """Operations a second of a product of bf16 matrices on this machine."""
-    a, b = torch.randn(2, 2048, 2048).bfloat16()
-    best = float("inf")
-    for _ in range(5):
-        started = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - started)
-    return 2 * 2048**3 / best
+def matmul_rate() -> float:
+    """Operations a second of a product of matrices on this machine."""
+    a, b = square_matrices()
+    return 2 * len(a) ** 3 / min(seconds(lambda: a @ b) for _ in range(5))
 
 
-def settings(kind: str, budget: float, changes: list[str]) -> tuple[Train, Variant]:
-    """The recipe of a budget, and what the command line changes in it: KEY=VALUE of `train` or of a variant's block."""
+def settings(kind: str, budget: float, changes: list[str]) -> tuple[TrainConfig, ModelConfig]:
+    """What a run of a budget is trained with, and what the command line changes in it."""
     table = SETTINGS[kind]
-    recipe, block = table[max(least for least in table if least <= budget)]
-    recipe = {"num_evals": 6 if budget < 300 else 12, **recipe}
-    block = {"cell": "lstm", "layers": 2, "concat_layers": True, **block}
-    for change in changes:
-        key, _, value = change.partition("=")
-        (recipe if key in Train.model_fields else block)[key] = (
-            json.loads(value) if value[:1] in "0123456789tfn" else value
-        )
-    block.setdefault("embedding_size", block["hidden_size"])
-    return Train(**recipe), Variant(**block)
+    tuned = table[max(least for least in table if least <= budget)]
+    evaluations = {"evaluation.num_evals": 6 if budget < 300 else 12}
+    return configure(PARAMS.variant("lstm"), evaluations | tuned | parse_changes(changes))
 
 
 def main() -> None:
@@ -187,10 +195,12 @@ def main() -> None:
     parser.add_argument("--words", type=int, metavar="SIZE", help="read words: a vocabulary of that size")
     parser.add_argument("--tune", action="store_true", help="score a part of the training text, to choose settings")
     parser.add_argument("--target", type=float, metavar="PERPLEXITY", help="say when the curve first came below it")
-    parser.add_argument("--curve", type=Path, metavar="FILE", help="keep all points as JSON")
+    add_json_option(parser)
     parser.add_argument("--steps", type=int, help="in place of the time: so many steps")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="of the recipe, or of the variant's block")
+    parser.add_argument(
+        "changes", nargs="*", metavar="KEY=VALUE", help="of train, by dotted keys, or of the variant's block"
+    )
     arguments = parser.parse_args()
     if not arguments.corpus.exists():
         raise InputError(f"{arguments.corpus}: no such file or folder")
@@ -202,45 +212,46 @@ def main() -> None:
         text = words(arguments.corpus, arguments.words, arguments.tune)
     else:
         text = characters(arguments.corpus, arguments.tune)
-    recipe, block = settings(kind, arguments.budget, arguments.changes)
-    model = build(block.cell, block, text.vocab_size)
-    stream = Stream(text.training, recipe.batch_size, recipe.sequence_length, seed=recipe.seed)
+    config, block = settings(kind, arguments.budget, arguments.changes)
+    model = build("lstm", block, text.vocab_size)
+    seed = config.seed if config.data.random_offset else None
+    stream = Stream(text.training, config.data.batch_size, config.data.sequence_length, seed=seed)
     kept: list[tuple[float, int, dict[str, torch.Tensor]]] = []
     steps = 0
 
-    def seconds() -> float:
+    def elapsed() -> float:
         return time.time() - STARTED
 
     def clock() -> float:
-        return steps / arguments.steps if arguments.steps else seconds() / arguments.budget
+        return steps / arguments.steps if arguments.steps else elapsed() / arguments.budget
 
-    def report(tokens: int, loss: float) -> None:
+    def on_step(tokens: int, loss: float) -> None:
         nonlocal steps
         steps += 1
 
     def keep(model: LanguageModel) -> float:
-        now = seconds()
+        now = elapsed()
         kept.append((now, steps, {name: value.clone() for name, value in model.state_dict().items()}))
         sys.stderr.write(f"{now:7.1f} s: {steps} steps\n")
         return -now  # the last weights are kept, not the best: what is scored chooses nothing
 
-    run = train(model, stream, text.special, recipe, block, keep, report, clock=clock)
+    result = train(model, stream, text.special, config, block, keep, on_step, clock=clock)
     points = []
     for now, step, weights in kept:
         model.load_state_dict(weights)
         points.append({"seconds": now, "steps": step, **scores(model, text, bool(arguments.words))})
-        told = ", ".join(f"{name} {value:.4f}" for name, value in points[-1].items() if name.startswith("loss"))
-        sys.stderr.write(f"{now:7.1f} s: {told}\n")
-    tokens = run.curve[-1].tokens
-    operations = 6 * count_parameters(model) * tokens / run.training_seconds
+        line = ", ".join(f"{name} {value:.4f}" for name, value in points[-1].items() if name.startswith("loss"))
+        sys.stderr.write(f"{now:7.1f} s: {line}\n")
+    tokens = result.curve[-1].tokens
+    operations = 6 * count_parameters(model) * tokens / result.training_seconds
     figures = {
         **points[-1],
         "budget": arguments.budget,
         "parameters": count_parameters(model),
         "epochs": tokens / stream.tokens,
-        "tokens_per_second": tokens / run.training_seconds,
-        "share_of_bf16_matmul": operations / bf16_rate(),
-        "precision": run.precision,
+        "tokens_per_second": tokens / result.training_seconds,
+        "matmul_fraction": operations / matmul_rate(),
+        "precision": result.precision,
         "threads": torch.get_num_threads(),
     }
     if arguments.words:
@@ -248,8 +259,7 @@ def main() -> None:
     if arguments.target:
         below = [point["seconds"] for point in points if np.exp(point["loss_streamed"]) <= arguments.target]
         figures["seconds_to_target"] = below[0] if below else None
-    if arguments.curve:
-        write_json(arguments.curve, {**figures, "points": points})
+    write_figures(arguments.json, {**figures, "points": points})
     print(json.dumps(figures))
 
 
