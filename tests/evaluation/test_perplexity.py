@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from recurlm.config import Variant
 from recurlm.evaluation.perplexity import score, streamed, total
-from recurlm.evaluation.windows import Batch, batches, split_windows
+from recurlm.evaluation.windows import Batch, batches
 from recurlm.model import LanguageModel, build
 from recurlm.variants import REGISTRY
 
