@@ -1,4 +1,4 @@
-"""The whole stage diagnose on a tiny project that is never trained: what its files hold, key by key."""
+"""The stage diagnose on untrained models and a tiny corpus: every key of its files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 import runpy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,8 @@ from recurlm import config, model
 from recurlm.config import override
 
 Diagnoses = dict[str, dict[str, Any]]
-FILES = ("perplexity", "diagnostics", "samples")
-LIKELIHOOD = re.compile(r"nats_per|perplexity_per|bits_per|_nats$|^nats")
-SETTINGS = {"tolerance_nats"}  # of params.yaml, not a result
+PARTS = ("perplexity", "diagnostics", "samples")
+LIKELIHOOD = re.compile("nats_per|perplexity_per|bits_per")
 
 SMALL: dict[str, Any] = {
     "fetch.source": "files",
@@ -36,10 +35,10 @@ SMALL: dict[str, Any] = {
     "evaluate.context_tokens": 32,
     "diagnose.bootstrap_samples": 20,
     "diagnose.cold_window_tokens": 32,
-    "diagnose.cache.test_tokens": 300,
+    "diagnose.cache.test_tokens": 100_000,
     "diagnose.cache.validation_tokens": 200,
     "diagnose.cache.window": [50],
-    "diagnose.dynamic.test_tokens": 200,
+    "diagnose.dynamic.test_tokens": 100_000,
     "diagnose.dynamic.validation_tokens": 100,
     "diagnose.dynamic.statistics_tokens": 128,
     "diagnose.gradients.windows": 4,
@@ -68,7 +67,7 @@ TINY = {"embedding_size": 8, "hidden_size": 8, "layers": 1}
 
 @pytest.fixture(scope="module")
 def diagnoses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Diagnoses]:
-    """The three files of an LSTM and of a bidirectional one, as the real scripts write them."""
+    """What evaluate.py and diagnose.py write of an LSTM and of a bidirectional one."""
     folder = tmp_path_factory.mktemp("diagnosis")
     write_tiny_corpus(folder / "my_text")
     raw = yaml.safe_load((CHECKOUT / "params.yaml").read_text(encoding="utf-8"))
@@ -97,8 +96,10 @@ def diagnoses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Diagnoses]:
             model.save(target, model.build(name, model_config, vocab_size), name, model_config)
             curve = "step,tokens,train_loss,validation_loss,learning_rate\n5,100,3.0,3.5,0.1\n"
             (target / "curve.csv").write_text(curve, encoding="utf-8")
+            run("evaluate.py", name)
             run("diagnose.py", name)
-            results[name] = {part: json.loads(Path(f"data/metrics/{part}/{name}.json").read_bytes()) for part in FILES}
+            results[name] = {"metrics": json.loads(Path(f"data/metrics/{name}.json").read_bytes())}
+            results[name] |= {part: json.loads(Path(f"data/metrics/{part}/{name}.json").read_bytes()) for part in PARTS}
         yield results
 
 
@@ -111,3 +112,50 @@ def paths(value: Any, above: str = "") -> Iterator[str]:
     elif isinstance(value, list):
         for part in value:
             yield from paths(part, above)
+
+
+def likelihoods(value: Any) -> set[str]:
+    """The keys, by their paths, that name a likelihood."""
+    return {path for path in paths(value) if LIKELIHOOD.search(path.rpartition(".")[2])}
+
+
+def test_every_likelihood_of_a_cloze_model_is_called_pseudo(diagnoses: Diagnoses) -> None:
+    for part, minimum in {"metrics": 10, "perplexity": 20, "diagnostics": 8, "samples": 0}.items():
+        keys = likelihoods(diagnoses["bilstm"][part])
+        assert len(keys) >= minimum
+        assert not {path for path in keys if not path.rpartition(".")[2].startswith("pseudo_")}
+    blocks = diagnoses["bilstm"]["diagnostics"]
+    for block in ("context", "overfitting"):
+        assert likelihoods(blocks[block])
+    assert "pseudo_nats" in blocks["gradients"]["unit"]
+
+
+def test_no_likelihood_of_a_causal_model_is_called_pseudo(diagnoses: Diagnoses) -> None:
+    for value in diagnoses["lstm"].values():
+        assert not {path for path in paths(value) if "pseudo" in path}
+    assert likelihoods(diagnoses["lstm"]["diagnostics"])
+    assert "pseudo" not in diagnoses["lstm"]["diagnostics"]["gradients"]["unit"]
+
+
+@pytest.mark.parametrize("name", ["lstm", "bilstm"])
+def test_static_blocks_are_the_score_of_the_stage_evaluate(diagnoses: Diagnoses, name: str) -> None:
+    metrics, perplexity = diagnoses[name]["metrics"], diagnoses[name]["perplexity"]
+    blocks = [perplexity["static"]]
+    if name == "lstm":
+        adaptive = [perplexity[protocol] for protocol in ("neural_cache", "dynamic_evaluation")]
+        assert all(block["whole_split"] for block in adaptive)
+        blocks += [block["static_on_the_same_tokens"] for block in adaptive]
+    for block in blocks:
+        for key, value in metrics["test"].items():
+            assert block[key] == pytest.approx(value, rel=1e-6)
+    rows = perplexity["by_frequency"]
+    assert sum(row["fraction"] for row in rows) == pytest.approx(1)
+    assert sum(row["tokens"] for row in rows) == metrics["test"]["tokens"]
+
+
+def test_keys_are_the_field_s_words(diagnoses: Diagnoses) -> None:
+    for parts in diagnoses.values():
+        keys = {path.rpartition(".")[2] for path in paths(parts)}
+        assert not {key for key in keys if re.search("section|share|told|heart|causal", key)}
+        assert parts["perplexity"]["static"]["windows"] > 1
+        assert parts["diagnostics"]["gates"]["reported"] is True
