@@ -150,15 +150,18 @@ def test_what_is_tuned_is_the_best_that_was_tried() -> None:
 def test_dynamic_evaluation_leaves_the_model_as_it_was(name: str) -> None:
     model = make(name)
     before = {key: value.clone() for key, value in model.state_dict().items()}
+    cudnn = torch.backends.cudnn.enabled
     subset = Subset(*split_of(50, 30), documents=(0, 1))
     with dynamic.dynamic_evaluator(model, 8) as evaluator:
         evaluator.collect_statistics(subset.ids, 40)
+        assert not torch.backends.cudnn.enabled  # it has no backward pass in evaluation mode
         first = evaluator.nll(subset, 0.01, 0.1)
         assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
         np.testing.assert_array_equal(evaluator.nll(subset, 0.01, 0.1), first)
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not model.training
+    assert torch.backends.cudnn.enabled == cudnn
     assert len(first) == subset.tokens
 
 

@@ -165,8 +165,8 @@ def _parts(
 ) -> list[dict[str, Any]]:
     """A passage as alternating given and filled texts."""
     cuts = np.split(row, np.sort(np.concatenate([masked, masked + 1])))
-    texts_of = tokenizer.decode_batch([cut.tolist() for cut in cuts], skip_special_tokens=False)
-    return [{"text": text, "filled": number % 2 == 1} for number, text in enumerate(texts_of) if text]
+    decoded = tokenizer.decode_batch([cut.tolist() for cut in cuts], skip_special_tokens=False)
+    return [{"text": text, "filled": number % 2 == 1} for number, text in enumerate(decoded) if text]
 
 
 def measure(
@@ -181,7 +181,7 @@ def measure(
     """Texts at each temperature with their measures, and the measures of the held-out text.
 
     Args:
-        passages: held-out text of `prompt_tokens` + `tokens` each; none where no document is that long.
+        passages: held-out text of `prompt_tokens` + `num_tokens` tokens each; none where no document is that long.
         train: the documents in which copies and words are looked up.
     """
     copies = CopyFinder(train)
@@ -191,18 +191,18 @@ def measure(
     rows: list[dict[str, Any]] = []
     if len(passages):
         rows = fills(*common, special["mask"], settings, seed) if both_sides else continuations(*common, settings, seed)
-    truth = passages if both_sides else passages[:, settings.prompt_tokens :]
+    held_out = passages if both_sides else passages[:, settings.prompt_tokens :]
     return {
         "protocol": "filled" if both_sides else "continued",
         "samples": len(passages),
         "prompt_tokens": None if both_sides else settings.prompt_tokens,
-        "tokens": truth.shape[1],
+        "tokens": held_out.shape[1],
         "mask_every": settings.mask_every if both_sides else None,
         "seed": seed,
-        "word": "a run of letters and digits with inner apostrophes and hyphens, in lower case",
+        "word": "a sequence of letters and digits with inner apostrophes and hyphens, in lower case",
         "copied_from": "train",
         "temperatures": rows,
-        "held_out_text": quality(_decode(tokenizer, truth), copies, settings.ngram_size),
+        "held_out_text": quality(_decode(tokenizer, held_out), copies, settings.ngram_size),
     }
 
 
@@ -213,5 +213,5 @@ def _real_word_fraction(split: list[list[str]], copies: CopyFinder) -> float | N
 
 
 def _decode(tokenizer: Tokenizer, rows: Passages) -> list[str]:
-    texts_of: list[str] = tokenizer.decode_batch(rows.tolist(), skip_special_tokens=False)
-    return texts_of
+    decoded: list[str] = tokenizer.decode_batch(rows.tolist(), skip_special_tokens=False)
+    return decoded
