@@ -1,4 +1,4 @@
-"""Stage diagnose@<variant>: adaptive perplexities, memory, gates, overfitting and texts of a trained model.
+"""Stage diagnose@<variant>: perplexities, gradient flow, effective context, gates, overfitting and samples of a model.
 
 Inputs:  data/models/<variant>/, data/tokens/, data/corpus/, sections `diagnose`, `evaluate`, `train` of params.yaml
 Outputs: data/metrics/perplexity/<variant>.json, data/metrics/diagnostics/<variant>.json,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import yaml
+from configs import CHECKOUT
 from onnx import TensorProto, helper, numpy_helper
 
 from recurlm.storage import write_sealed_json
@@ -20,12 +21,12 @@ VARIANTS = ("rnn", "lstm", "bilstm")
 
 def write_results(root: Path, variants: Sequence[str] = VARIANTS) -> None:
     """Write params.yaml, dvc.lock and data/ for variants that have run through every stage."""
-    params = {
-        "train": {"seed": 7},
-        "export": {"precisions": ["fp32"]},
-        "report": {"prompt": "KING.\n", "max_new_tokens": 8},
-        "variants": {name: block(name) for name in variants},
-    }
+    params = yaml.safe_load((CHECKOUT / "params.yaml").read_text(encoding="utf-8"))
+    params["train"] |= {"seed": 7}
+    params["export"] |= {"precisions": ["fp32"]}
+    params["report"] |= {"prompt": "KING.\n", "max_new_tokens": 8}
+    params["model"] |= {"concat_layers": False}
+    params["variants"] = {name: block(name) for name in variants}
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     splits = {
         split: {
@@ -50,7 +51,8 @@ def write_results(root: Path, variants: Sequence[str] = VARIANTS) -> None:
 
 def block(name: str) -> dict[str, Any]:
     cell = name.removeprefix("bi")
-    return {"cell": cell, "embedding_size": 4, "hidden_size": 8, "layers": 2, "muon_lr": 0.01}
+    sizes = {"embedding_size": 4, "hidden_size": 8, "muon_lr": 0.01, "adamw_lr": 0.004}
+    return {"cell": cell, "bidirectional": cell != name, **sizes}
 
 
 def write_variant(data: Path, name: str, number: int) -> None:
@@ -60,7 +62,7 @@ def write_variant(data: Path, name: str, number: int) -> None:
     folder = data / "models" / name
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(weights)
-    write(folder / "model.json", {"variant": name, "parameters": 1234 + number, "gates": number, "block": block(name)})
+    write(folder / "model.json", {"variant": name, "parameters": 1234 + number, "gates": number, "config": block(name)})
     rows = [f"{step},{step * 1000},{6 - step / 10},{5.5 - step / 10 - number / 4},0.01" for step in (5, 10, 15)]
     header = "step,tokens,train_loss,validation_loss,learning_rate"
     (folder / "curve.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
@@ -122,7 +124,7 @@ def write_variant(data: Path, name: str, number: int) -> None:
 def write_lock(root: Path, variants: Sequence[str]) -> None:
     stages: dict[str, Any] = {"report": {"cmd": "python pipelines/report.py"}}
     for name in variants:
-        trained = {"params.yaml": {"train": {"seed": 7}, f"variants.{name}": block(name)}}
+        trained = {"params.yaml": {"train.seed": 7, f"variants.{name}": block(name)}}
         stages[f"train@{name}"] = {"params": trained, "outs": [{"path": f"data/models/{name}", "md5": f"m-{name}.dir"}]}
         stages[f"verify@{name}"] = {"outs": [{"path": f"data/onnx/{name}", "md5": f"b-{name}.dir"}]}
     (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}), encoding="utf-8")
@@ -172,13 +174,13 @@ def write_diagnosis(data: Path, name: str) -> None:
             "from": low,
             "to": high,
             "fraction": 0.5,
-            "nats_per_token": 4.0,
+            f"{pseudo}nats_per_token": 4.0,
             "interval_over_windows": [3.0, 5.0],
         }
         for low, high in ((1, 1), (2, 8))
     ]
     adaptive = {"static_on_the_same_tokens": scored(pseudo, 4.5), "gain_nats_per_token": 0.5}
-    adaptive |= {"gain_interval_over_sections": [0.25, 0.75]}
+    adaptive |= {"gain_interval_over_windows": [0.25, 0.75]}
     perplexity = {
         "static": static,
         "cold_windows": scored(pseudo, 4.25) | {"window_tokens": 64},
@@ -190,18 +192,21 @@ def write_diagnosis(data: Path, name: str) -> None:
     write(data / "metrics/perplexity" / f"{name}.json", head | perplexity)
 
     flow = {"k": [0, 1, 2, 20], "state_mean": [None, 2.0, 1.0, 0.5], "input_mean": [1.0, 0.5, 0.25, 0.0]}
-    near = [{"k": k, "nats_per_token": 4.0, "increase": 1 / k, "increase_interval": [0.0, 2.0]} for k in (1, 5, 20)]
-    points = [
-        {"step": step, "tokens": 9, "train_nats_per_token": 3.0, "validation_nats_per_token": 4.0} for step in (5, 10)
+    near = [
+        {"k": k, f"{pseudo}nats_per_token": 4.0, "increase": 1 / k, "increase_interval": [0.0, 2.0]} for k in (1, 5, 20)
     ]
-    best = {"best_validation_nats_per_token": 4.0, "best_at_step": 5}
+    points = [
+        {"step": step, "tokens": 9, f"{pseudo}train_nats_per_token": 3.0, f"{pseudo}validation_nats_per_token": 4.0}
+        for step in (5, 10)
+    ]
+    best = {f"{pseudo}best_validation_nats_per_token": 4.0, "best_at_step": 5}
     runs = [{"dropout": rate, "problem": None, "points": points, "gap": 1.0 - rate, **best} for rate in (0.0, 0.4)]
     gate = {"layer": "layer0", "gate": "forget", "mean": 0.5, "fraction_closed": 0.25, "fraction_open": 0.125}
     diagnostics = {
         "lesson": {
             "gates": 3,
             "parameters": 1234,
-            "state_numbers": 32,
+            "state_size": 32,
             "hidden_size": 8,
             "output_size": 16 if cloze else 8,
             "effective_context_tokens": 5,
@@ -215,7 +220,7 @@ def write_diagnosis(data: Path, name: str) -> None:
         },
         "context": {
             "context_tokens": 64,
-            "whole_nats_per_token": 3.875,
+            f"{pseudo}whole_nats_per_token": 3.875,
             "cut": near,
             "shuffled_beyond": near[1:],
             "dropped_beyond": near[1:],

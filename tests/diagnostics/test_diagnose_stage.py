@@ -42,52 +42,52 @@ def test_the_static_score_is_that_of_the_stage_evaluate(reproduced: Project, nam
 
 
 def test_adaptive_scores_stand_beside_the_static_one_of_the_same_tokens(reproduced: Project) -> None:
-    found = load(reproduced, "metrics/perplexity/gru.json")
+    perplexity = load(reproduced, "metrics/perplexity/gru.json")
     for protocol, budget in (("neural_cache", 500), ("dynamic_evaluation", 300)):
-        block = found[protocol]
+        block = perplexity[protocol]
         static = block["static_on_the_same_tokens"]
-        assert block["protocol"] == protocol in found["protocols"]
+        assert block["protocol"] == protocol in perplexity["protocols"]
         assert block["tokens"] == static["tokens"] <= budget
-        assert block["bytes"] == static["bytes"] < found["static"]["bytes"]
+        assert block["bytes"] == static["bytes"] < perplexity["static"]["bytes"]
         assert block["whole_split"] is False
         assert block["tuned_on"]["split"] == "validation"
         assert block["gain_nats_per_token"] == pytest.approx(static["nats_per_token"] - block["nats_per_token"])
         assert block["bits_per_byte"] == pytest.approx(
             block["nats_per_token"] * block["tokens"] / block["bytes"] / math.log(2)
         )
-    assert sum(row["tokens"] for row in found["by_frequency"]) == found["static"]["tokens"]
-    assert sum(row["tokens"] for row in found["by_position"]) == found["static"]["tokens"]
+    assert sum(row["tokens"] for row in perplexity["by_frequency"]) == perplexity["static"]["tokens"]
+    assert sum(row["tokens"] for row in perplexity["by_position"]) == perplexity["static"]["tokens"]
 
 
-def test_a_cloze_model_s_numbers_say_that_they_are_pseudo_and_what_it_cannot_have_is_null(reproduced: Project) -> None:
-    found = load(reproduced, "metrics/perplexity/bilstm.json")
-    assert found["static"]["protocol"] == "cloze"
-    assert found["neural_cache"] is found["dynamic_evaluation"] is found["by_position"] is None
+def test_a_cloze_model_s_metrics_are_pseudo_and_those_that_it_lacks_are_null(reproduced: Project) -> None:
+    perplexity = load(reproduced, "metrics/perplexity/bilstm.json")
+    assert perplexity["objective"] == perplexity["static"]["protocol"] == "cloze"
+    assert perplexity["neural_cache"] is perplexity["dynamic_evaluation"] is perplexity["by_position"] is None
     for block in ("static", "cold_windows"):
-        assert "pseudo_nats_per_token" in found[block]
-        assert "nats_per_token" not in found[block]
-        assert all(key.startswith("pseudo_") for key in found[block]["intervals_over_windows"])
+        assert "pseudo_nats_per_token" in perplexity[block]
+        assert "nats_per_token" not in perplexity[block]
+        assert all(key.startswith("pseudo_") for key in perplexity[block]["intervals_over_windows"])
     assert load(reproduced, "metrics/samples/bilstm.json")["protocol"] == "filled"
     assert load(reproduced, "timings/diagnose-bilstm.json")["generation"] == []
 
 
 @pytest.mark.parametrize("name", ["gru", "bilstm"])
 def test_diagnostics_have_a_row_for_the_lesson_and_a_curve_for_each_claim(reproduced: Project, name: str) -> None:
-    found = load(reproduced, f"metrics/diagnostics/{name}.json")
+    diagnostics = load(reproduced, f"metrics/diagnostics/{name}.json")
     gates = 2 if name == "gru" else 3
-    assert found["lesson"]["gates"] == gates
-    assert found["lesson"]["output_size"] == (16 if name == "gru" else 32)
-    flow = found["gradients"]
+    assert diagnostics["lesson"]["gates"] == gates
+    assert diagnostics["lesson"]["output_size"] == (16 if name == "gru" else 32)
+    flow = diagnostics["gradients"]
     for when in ("before_training", "after_training"):
         assert flow[when]["k"][-1] == 20
         assert all(len(flow[when][curve]) == len(flow[when]["k"]) for curve in ("input_mean", "state_median"))
     assert flow["before_training"] != flow["after_training"]
-    assert [row["k"] for row in found["context"]["cut"]] == [1, 5, 20]
-    assert found["gates"]["told"] is True
-    assert len(found["gates"]["rows"]) == gates * (1 if name == "gru" else 2)
-    curve = found["overfitting"]["learning_curve"]
+    assert [row["k"] for row in diagnostics["context"]["cut"]] == [1, 5, 20]
+    assert diagnostics["gates"]["reported"] is True
+    assert len(diagnostics["gates"]["rows"]) == gates * (1 if name == "gru" else 2)
+    curve = diagnostics["overfitting"]["learning_curve"]
     assert [row["step"] for row in curve] == sorted(row["step"] for row in curve)
-    runs = found["overfitting"]["short_runs"]["runs"]
+    runs = diagnostics["overfitting"]["short_runs"]["runs"]
     assert [run["dropout"] for run in runs] == [0.0, 0.4]
     assert all(len(run["points"]) == 2 for run in runs)
 

@@ -1,4 +1,4 @@
-"""Bootstrap intervals: they cover what is known, and say nothing where nothing can be said."""
+"""Bootstrap intervals: their coverage, their width, and None where there is no interval."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures of texts against counting by hand, copies against comparing every place with every place."""
+"""Measures of texts against counting by hand, copied n-grams against comparing all pairs of positions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tiny_models import CAUSAL, CLOZE
 
 from recurlm.config import Text
 from recurlm.diagnostics import samples, texts
-from recurlm.diagnostics.texts import Copies, words
+from recurlm.diagnostics.texts import CopyFinder, words
 
 few_words = st.lists(st.sampled_from("abc"), max_size=25)
 TRAIN = ["The king, the queen -- and the fool's dog.", "To be, or not to be: that is the question."]
@@ -22,34 +22,34 @@ def longest_by_hand(source: list[str], text: list[str]) -> int:
     return max(
         (
             length
-            for at in range(len(text))
-            for length in range(1, len(text) - at + 1)
+            for i in range(len(text))
+            for length in range(1, len(text) - i + 1)
             for start in range(len(source) - length + 1)
-            if source[start : start + length] == text[at : at + length]
+            if source[start : start + length] == text[i : i + length]
         ),
         default=0,
     )
 
 
 @given(st.lists(few_words, min_size=1, max_size=3), few_words)
-def test_the_longest_copied_run_is_the_one_that_comparing_every_place_finds(
+def test_the_longest_copied_ngram_is_the_one_that_comparing_all_positions_finds(
     documents: list[list[str]], text: list[str]
 ) -> None:
-    copies = Copies(" ".join(document) for document in documents)
-    length, at = copies.longest(text)
+    copies = CopyFinder(" ".join(document) for document in documents)
+    length, start = copies.longest(text)
     assert length == max(longest_by_hand(document, text) for document in documents)
-    run = text[at : at + length]
-    assert any(document[i : i + length] == run for document in documents for i in range(len(document) + 1))
+    ngram = text[start : start + length]
+    assert any(document[i : i + length] == ngram for document in documents for i in range(len(document) + 1))
 
 
-def test_no_run_goes_over_the_end_of_a_document_and_unknown_words_are_never_copied() -> None:
-    copies = Copies(TRAIN)
+def test_no_ngram_crosses_the_end_of_a_document_and_unknown_words_are_never_copied() -> None:
+    copies = CopyFinder(TRAIN)
     assert copies.longest(words("fool's dog to be or")) == (3, 2)
     assert copies.longest(words("xyzzy plugh")) == (0, 0)
     assert copies.longest([]) == (0, 0)
     assert copies.longest(words("a BEAR. To be or, not; to be")) == (6, 2)
-    assert copies.knows("queen")
-    assert not copies.knows("dogs")
+    assert "queen" in copies
+    assert "dogs" not in copies
 
 
 def test_a_word_is_letters_with_apostrophes_and_hyphens_inside() -> None:
@@ -68,48 +68,49 @@ def test_distinct_and_repetition_are_counted_over_n_grams() -> None:
 
 
 @pytest.mark.parametrize("name", CAUSAL)
-def test_what_is_written_is_drawn_step_by_step_from_the_same_numbers(name: str) -> None:
+def test_what_is_generated_is_drawn_step_by_step_from_the_same_numbers(name: str) -> None:
     model = random_model(name)
     prompts = np.random.default_rng(1).integers(2, VOCABULARY, (2, 5))
     uniform = np.random.default_rng(2).random((2, 6), np.float32)
-    found = samples.write(model, prompts, uniform, 0.7, never=[0, 1])
+    tokens = samples.generate(model, prompts, uniform, 0.7, suppressed=[0, 1])
     for row in range(2):
         state = model.initial_state(1)
         for token in prompts[row]:
             logits, state = model.step(torch.tensor([token]), state)
-        for place in range(6):
+        for position in range(6):
             p = torch.softmax(logits[0] / 0.7 + torch.tensor([-torch.inf] * 2 + [0.0] * (VOCABULARY - 2)), dim=0)
-            expected = int((torch.cumsum(p.double(), 0) <= float(uniform[row, place])).sum())
-            assert found[row, place] == expected
+            expected = int((torch.cumsum(p.double(), 0) <= float(uniform[row, position])).sum())
+            assert tokens[row, position] == expected
             logits, state = model.step(torch.tensor([expected]), state)
 
 
 @pytest.mark.parametrize("name", CLOZE)
-def test_what_is_filled_depends_on_nothing_that_was_hidden(name: str) -> None:
+def test_what_is_filled_depends_on_nothing_that_was_masked(name: str) -> None:
     model = random_model(name)
     passages = np.random.default_rng(1).integers(2, VOCABULARY, (2, 12))
-    hidden = np.array([3, 7])
+    masked = np.array([3, 7])
     uniform = np.random.default_rng(2).random((2, 2), np.float32)
-    found = samples.fill(model, passages, hidden, uniform, 1.0, blank=1, never=[0, 1])
-    assert (passages[:, hidden] > 1).all(), "the passages themselves keep what was hidden in them"
+    tokens = samples.fill(model, passages, masked, uniform, 1.0, mask=1, suppressed=[0, 1])
+    assert (passages[:, masked] > 1).all(), "the passages themselves keep what was masked in them"
     other = passages.copy()
-    other[:, hidden] = 5
-    np.testing.assert_array_equal(samples.fill(model, other, hidden, uniform, 1.0, blank=1, never=[0, 1]), found)
-    assert found.shape == (2, 2)
-    assert (found > 1).all()
+    other[:, masked] = 5
+    again = samples.fill(model, other, masked, uniform, 1.0, mask=1, suppressed=[0, 1])
+    np.testing.assert_array_equal(again, tokens)
+    assert tokens.shape == (2, 2)
+    assert (tokens > 1).all()
 
 
 @pytest.mark.parametrize("kind", ["bpe", "char", "word"])
 @pytest.mark.parametrize("name", ["gru", "bilstm"])
 def test_samples_of_every_tokenizer_have_texts_and_measures(name: str, kind: str) -> None:
     passages = np.random.default_rng(1).integers(4, VOCABULARY, (3, 20))
-    settings = Text(temperatures=(0.5, 2.0), samples=3, tokens=16, prompt_tokens=4, mask_every=5)
+    settings = Text(temperatures=(0.5, 2.0), num_samples=3, num_tokens=16, prompt_tokens=4, ngram_size=4, mask_every=5)
     special = {"bos": 0, "mask": 1}
-    found = samples.measure(random_model(name), passages, TOKENIZERS[kind], TRAIN, special, settings, seed=1)
+    block = samples.measure(random_model(name), passages, TOKENIZERS[kind], TRAIN, special, settings, seed=1)
     again = samples.measure(random_model(name), passages, TOKENIZERS[kind], TRAIN, special, settings, seed=1)
-    assert found == again
-    assert [row["temperature"] for row in found["temperatures"]] == [0.5, 2.0]
-    for row in found["temperatures"]:
+    assert block == again
+    assert [row["temperature"] for row in block["temperatures"]] == [0.5, 2.0]
+    for row in block["temperatures"]:
         assert len(row["texts"]) == 3
         if name == "bilstm":
             assert row["filled_tokens"] == 12
@@ -118,4 +119,4 @@ def test_samples_of_every_tokenizer_have_texts_and_measures(name: str, kind: str
         else:
             assert row["texts"][0]["text"]
             assert 0 <= row["distinct_1"] <= 1
-    assert found["protocol"] == ("filled" if name == "bilstm" else "continued")
+    assert block["protocol"] == ("filled" if name == "bilstm" else "continued")

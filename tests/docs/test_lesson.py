@@ -78,7 +78,7 @@ def test_the_tool_fills_the_page_with_what_the_stages_wrote_and_notices_another_
     assert learner.run(*tool).returncode == 0
     page = (learner.folder / "docs/lesson.md").read_text(encoding="utf-8")
     lesson = json.loads((learner.folder / "data/metrics/diagnostics/gru.json").read_bytes())["lesson"]
-    assert f"lesson.state_numbers , -->{lesson['state_numbers']:,}<!-- /figure -->" in page
+    assert f"lesson.state_size , -->{lesson['state_size']:,}<!-- /figure -->" in page
     assert re.search(r"^\| gru \| 2 \| 1 × 16 \| 16 \|", page, re.MULTILINE)
     assert learner.run(*tool, "--check").returncode == 0
     (learner.folder / "docs/lesson.md").write_text(page.replace("| gru | 2 |", "| gru | 7 |"), encoding="utf-8")

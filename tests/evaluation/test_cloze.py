@@ -1,4 +1,4 @@
-"""What a model that reads both sides is said to score: pseudo-likelihoods that never peeked."""
+"""The score of a cloze model: pseudo-likelihoods that never read the token itself."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from configs import model_config
+from tiny_models import CLOZE
 from torch import nn
 from torch.nn import functional as F
 
-from recurlm.config import Variant
-from recurlm.evaluation.perplexity import cloze, score
-from recurlm.evaluation.windows import batches
+from recurlm.evaluation.perplexity import exact, score, token_nll
+from recurlm.evaluation.windows import batches, split_windows
 from recurlm.model import LanguageModel, build
-from recurlm.variants import REGISTRY
 
 VOCABULARY = 11
-CLOZE = [name for name, variant in REGISTRY.items() if not variant.causal]
 every_cloze = pytest.mark.parametrize("name", CLOZE)
 
 
 def make(name: str) -> LanguageModel:
     torch.manual_seed(1)
-    model = build(name, Variant(cell="lstm", embedding_size=6, hidden_size=7, layers=2, dropout=0.5), VOCABULARY)
+    model = build(name, model_config(name, hidden_size=7, dropout=0.5), VOCABULARY)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5)
     return model.eval().requires_grad_(False)
@@ -58,31 +57,33 @@ def test_the_scores_of_a_place_sum_to_one_over_all_tokens_that_may_stand_there(n
     """Only a model that does not read the token itself can give every candidate its share."""
     model = make(name)
     ids, starts = split_of(9)
-    (batch,) = batches(ids, cut(starts, 100, 0, both_sides=True), batch_size=1)
+    (batch,) = batches(ids, split_windows(starts, 100, 0, both_sides=True), batch_size=1)
     for t in range(1, 10):
         probability = 0.0
         for candidate in range(VOCABULARY):
             tokens = batch.tokens.copy()
             tokens[0, t] = candidate
-            probability += float(np.exp(cloze(model)(batch._replace(tokens=tokens))[0, t - 1]))
+            with exact(model):
+                nats = token_nll(model, batch._replace(tokens=tokens)).nats
+            probability += float(np.exp(-nats[0, t - 1]))
         assert probability == pytest.approx(1, abs=1e-5)
 
 
-def naive_nats(model: LanguageModel, ids: np.ndarray, starts: np.ndarray, section: int, warmup: int) -> float:
+def naive_nats(model: LanguageModel, ids: np.ndarray, starts: np.ndarray, window: int, context: int) -> float:
     """One token at a time: a walk from the left up to it and a walk from the right down to it, never onto it."""
 
     def walk(positions: range, side: str) -> torch.Tensor:
         state = model.initial_state(1)
-        for at in positions:
-            _, state = model.step(torch.tensor([int(ids[at])]), state)
+        for position in positions:
+            _, state = model.step(torch.tensor([int(ids[position])]), state)
         y, _ = model.recurrence.step(torch.zeros(1, model.embedding.embedding_dim), state)
         return y.chunk(2, dim=-1)[side == "right"]
 
     nats = 0.0
     for head, tail in pairwise(starts):
-        for first in range(head + 1, tail, section):
-            end = min(first + section, tail)
-            begin, stop = max(head, first - max(warmup, 1)), min(end + warmup, tail)
+        for first in range(head + 1, tail, window):
+            end = min(first + window, tail)
+            begin, stop = max(head, first - max(context, 1)), min(end + context, tail)
             for t in range(first, end):
                 known = torch.cat([walk(range(begin, t), "left"), walk(range(stop - 1, t, -1), "right")], dim=-1)
                 logits = model.decoder(model.projection(known))[0]
@@ -91,20 +92,20 @@ def naive_nats(model: LanguageModel, ids: np.ndarray, starts: np.ndarray, sectio
 
 
 @every_cloze
-@pytest.mark.parametrize(("section", "warmup"), [(100, 0), (7, 3), (4, 9), (5, 0)])
-def test_a_naive_scorer_agrees(name: str, section: int, warmup: int) -> None:
+@pytest.mark.parametrize(("window", "context"), [(100, 0), (7, 3), (4, 9), (5, 0)])
+def test_a_naive_scorer_agrees(name: str, window: int, context: int) -> None:
     model = make(name)
     ids, starts = split_of(17, 0, 1, 7)
-    found = score(model, ids, starts, section, warmup, batch_size=3)
-    assert found.tokens == 25
-    assert found.nats == pytest.approx(naive_nats(model, ids, starts, section, warmup), rel=1e-6)
+    result = score(model, ids, starts, window, context, batch_size=3)
+    assert result.tokens == 25
+    assert result.nats == pytest.approx(naive_nats(model, ids, starts, window, context), rel=1e-6)
 
 
 @every_cloze
 def test_the_batch_size_changes_nothing_but_float_rounding(name: str) -> None:
-    """Short documents stand beside long ones: padding would disturb the stack that reads from the right."""
+    """Short documents beside long ones: padding would change what is read from the right."""
     ids, starts = split_of(130, 2, 75, 0, 41, 2, 75)
     model = make(name)
-    found = [score(model, ids, starts, 50, 10, batch_size) for batch_size in (1, 2, 3, 7, 1000)]
-    assert {value.tokens for value in found} == {325}
-    assert [value.nats for value in found] == pytest.approx([found[0].nats] * 5, rel=1e-6)
+    scores = [score(model, ids, starts, 50, 10, batch_size) for batch_size in (1, 2, 3, 7, 1000)]
+    assert {value.tokens for value in scores} == {325}
+    assert [value.nats for value in scores] == pytest.approx([scores[0].nats] * 5, rel=1e-6)

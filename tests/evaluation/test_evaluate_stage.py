@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from configs import model_config
 
 from recurlm import model
-from recurlm.config import Variant
 from recurlm.storage import sha256_of, write_json
 
 ROOT = Path(__file__).parents[2]
@@ -68,9 +68,9 @@ def project(tmp_path: Path) -> Path:
     write_tokens(tmp_path / "data/tokens")
     for name in ("gru", "bilstm"):
         torch.manual_seed(1)
-        block = Variant(**(params["variants"][name] | {"embedding_size": 8, "hidden_size": 8}))
+        config = model_config(name, embedding_size=8, hidden_size=8)
         (tmp_path / "data/models" / name).mkdir(parents=True)
-        model.save(tmp_path / "data/models" / name, model.build(name, block, VOCABULARY), name, block)
+        model.save(tmp_path / "data/models" / name, model.build(name, config, VOCABULARY), name, config)
     return tmp_path
 
 
@@ -78,12 +78,13 @@ def project(tmp_path: Path) -> Path:
 def evaluate(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run the script in the project's folder; what it ended with and wrote to stderr."""
     monkeypatch.chdir(project)
+    Path("pipelines").symlink_to(ROOT / "pipelines")
 
     def run(*arguments: str) -> Ended:
         monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments])
         status = 0
         try:
-            runpy.run_path(str(ROOT / "pipelines/evaluate.py"), run_name="__main__")
+            runpy.run_path("pipelines/evaluate.py", run_name="__main__")
         except SystemExit as stopped:
             status = int(stopped.code or 0)
         return Ended(status, capsys.readouterr().err)
@@ -91,17 +92,20 @@ def evaluate(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     return run
 
 
-@pytest.mark.parametrize(("name", "protocol", "prefix"), [("gru", "streamed", ""), ("bilstm", "cloze", "pseudo_")])
-def test_every_split_is_scored_into_one_file_of_the_same_bytes_each_time(
-    project: Path, evaluate: Run, name: str, protocol: str, prefix: str
+@pytest.mark.parametrize(
+    ("name", "objective", "protocol", "prefix"),
+    [("gru", "causal", "streamed", ""), ("bilstm", "cloze", "cloze", "pseudo_")],
+)
+def test_every_split_is_scored_into_one_file_that_is_byte_identical_each_time(
+    project: Path, evaluate: Run, name: str, objective: str, protocol: str, prefix: str
 ) -> None:
     first = evaluate(name)
     assert first.status == 0, first.says
     path = project / f"data/metrics/{name}.json"
     written = path.read_bytes()
     metrics = json.loads(written)
-    assert list(metrics) == ["variant", "protocol", "parameters", "validation", "test"]
-    assert (metrics["variant"], metrics["protocol"]) == (name, protocol)
+    assert list(metrics) == ["variant", "objective", "protocol", "parameters", "validation", "test"]
+    assert (metrics["variant"], metrics["objective"], metrics["protocol"]) == (name, objective, protocol)
     assert metrics["parameters"] == model.count_parameters(model.load(project / "data/models" / name))
     for split, tokens in {"validation": 101, "test": 55}.items():
         assert list(metrics[split]) == [prefix + metric for metric in METRICS] + COUNTS

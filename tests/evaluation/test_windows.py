@@ -14,7 +14,7 @@ from recurlm.evaluation.windows import batches
 
 lengths_of_documents = st.lists(st.integers(0, 40), max_size=12)
 sizes = st.integers(1, 50)
-warmups = st.integers(0, 50)
+contexts = st.integers(0, 50)
 either = st.booleans()
 
 
@@ -27,44 +27,46 @@ def text_positions(starts: np.ndarray) -> set[int]:
     return set(range(starts[-1])) - set(starts[:-1].tolist())
 
 
-@given(lengths_of_documents, sizes, warmups, either)
+@given(lengths_of_documents, sizes, contexts, either)
 @settings(deadline=None)
 @example([], 1, 0, False)
 @example([0, 0], 1, 0, True)
-def test_every_text_token_stands_in_exactly_one_section(
-    lengths: list[int], section: int, warmup: int, both_sides: bool
+def test_every_text_token_stands_in_exactly_one_window(
+    lengths: list[int], window: int, context: int, both_sides: bool
 ) -> None:
     starts = starts_of(lengths)
-    sections = cut(starts, section, warmup, both_sides)
-    scored = Counter(at for first, end in zip(sections.first, sections.end, strict=True) for at in range(first, end))
+    windows = split_windows(starts, window, context, both_sides)
+    scored = Counter(
+        position for first, end in zip(windows.first, windows.end, strict=True) for position in range(first, end)
+    )
     assert scored == Counter(text_positions(starts))
-    assert sections.tokens == sum(lengths)
+    assert windows.tokens == sum(lengths)
 
 
-@given(lengths_of_documents, sizes, warmups, either)
+@given(lengths_of_documents, sizes, contexts, either)
 @settings(deadline=None)
-def test_a_section_reads_its_own_document_alone_and_the_promised_warm_up(
-    lengths: list[int], section: int, warmup: int, both_sides: bool
+def test_a_window_reads_its_own_document_alone_and_the_promised_context(
+    lengths: list[int], window: int, context: int, both_sides: bool
 ) -> None:
     starts = starts_of(lengths)
-    sections = cut(starts, section, warmup, both_sides)
-    for begin, first, end, stop in zip(sections.begin, sections.first, sections.end, sections.stop, strict=True):
+    windows = split_windows(starts, window, context, both_sides)
+    for begin, first, end, stop in zip(windows.begin, windows.first, windows.end, windows.stop, strict=True):
         document = np.searchsorted(starts, first, side="right") - 1
         head, tail = starts[document], starts[document + 1]
-        assert 0 < end - first <= section
-        assert begin == max(head, first - max(warmup, 1))  # something must be read before the first prediction
-        assert stop == (min(tail, end + warmup) if both_sides else end)
+        assert 0 < end - first <= window
+        assert begin == max(head, first - max(context, 1))  # something must be read before the first prediction
+        assert stop == (min(tail, end + context) if both_sides else end)
 
 
-@given(lengths_of_documents, sizes, warmups, either, st.integers(1, 20))
+@given(lengths_of_documents, sizes, contexts, either, st.integers(1, 20))
 @settings(deadline=None)
 def test_batches_of_any_size_score_every_text_token_once_after_its_neighbour(
-    lengths: list[int], section: int, warmup: int, both_sides: bool, batch_size: int
+    lengths: list[int], window: int, context: int, both_sides: bool, batch_size: int
 ) -> None:
     starts = starts_of(lengths)
     ids = np.arange(starts[-1], dtype=np.uint16)  # each token is its own position
     scored: Counter[int] = Counter()
-    for batch in batches(ids, cut(starts, section, warmup, both_sides), batch_size):
+    for batch in batches(ids, split_windows(starts, window, context, both_sides), batch_size):
         assert len(batch.tokens) <= batch_size
         assert batch.tokens.dtype == np.int64
         targets = batch.tokens[:, 1:][batch.scored]
@@ -73,14 +75,14 @@ def test_batches_of_any_size_score_every_text_token_once_after_its_neighbour(
     assert scored == Counter(text_positions(starts))
 
 
-@given(lengths_of_documents, sizes, warmups, either, st.integers(1, 20))
+@given(lengths_of_documents, sizes, contexts, either, st.integers(1, 20))
 @settings(deadline=None)
 def test_padding_stands_at_the_right_is_never_scored_and_never_reaches_a_reader_from_the_right(
-    lengths: list[int], section: int, warmup: int, both_sides: bool, batch_size: int
+    lengths: list[int], window: int, context: int, both_sides: bool, batch_size: int
 ) -> None:
     starts = starts_of(lengths)
     ids = np.arange(starts[-1], dtype=np.uint32)
-    for batch in batches(ids, cut(starts, section, warmup, both_sides), batch_size):
+    for batch in batches(ids, split_windows(starts, window, context, both_sides), batch_size):
         width = batch.tokens.shape[1]
         assert batch.length.max() == width
         for tokens, length, scored in zip(batch.tokens, batch.length, batch.scored, strict=True):
@@ -90,27 +92,27 @@ def test_padding_stands_at_the_right_is_never_scored_and_never_reaches_a_reader_
                 assert length == width
 
 
-def test_sections_of_like_length_share_a_batch() -> None:
+def test_windows_of_similar_length_share_a_batch() -> None:
     starts = starts_of([5, 100, 5, 100])
-    shapes = [b.tokens.shape for b in batches(np.arange(starts[-1]), cut(starts, 200, 10), batch_size=2)]
+    shapes = [b.tokens.shape for b in batches(np.arange(starts[-1]), split_windows(starts, 200, 10), batch_size=2)]
     assert shapes == [(2, 101), (2, 6)]
 
 
 def test_ids_are_read_from_a_mapped_file(tmp_path: Path) -> None:
     np.arange(50, dtype="<u2").tofile(tmp_path / "ids.bin")
     ids = np.memmap(tmp_path / "ids.bin", dtype="<u2", mode="r")
-    (batch,) = batches(ids, cut(np.array([0, 50]), 20, 5), batch_size=8)
+    (batch,) = batches(ids, split_windows(np.array([0, 50]), 20, 5), batch_size=8)
     assert sorted(batch.tokens[:, 1:][batch.scored].tolist()) == list(range(1, 50))
 
 
 @pytest.mark.parametrize("both_sides", [False, True])
 def test_the_drawing_in_the_docstring_is_true(both_sides: bool) -> None:
     text = "abcdefghijklmnopqr"
-    sections = cut(np.array([0, len(text) + 1]), window_tokens=8, context_tokens=3, both_sides=both_sides)
+    windows = split_windows(np.array([0, len(text) + 1]), window_tokens=8, context_tokens=3, both_sides=both_sides)
     read = "s" + text
-    found = [
+    pieces = [
         (read[begin:first], read[first:end], read[end:stop])
-        for begin, first, end, stop in zip(sections.begin, sections.first, sections.end, sections.stop, strict=True)
+        for begin, first, end, stop in zip(windows.begin, windows.first, windows.end, windows.stop, strict=True)
     ]
     after = ["ijk", "qr", ""] if both_sides else ["", "", ""]
-    assert found == [("s", "abcdefgh", after[0]), ("fgh", "ijklmnop", after[1]), ("nop", "qr", after[2])]
+    assert pieces == [("s", "abcdefgh", after[0]), ("fgh", "ijklmnop", after[1]), ("nop", "qr", after[2])]

@@ -32,7 +32,7 @@ def diagnose(root: Path, name: str, context: int | None = 20, reach: int | None 
         "hidden_size": 8,
         "layers": 2,
         "output_size": 16,
-        "state_numbers": 32,
+        "state_size": 32,
         "parameters": 1234,
         "effective_context_tokens": context,
         "gradient_vanished_at_after_training": reach,

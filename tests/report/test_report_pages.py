@@ -132,7 +132,10 @@ def test_the_settings_are_those_that_the_model_was_trained_with(root: Path) -> N
     result = load_results(root, config.load(root / "params.yaml")).variants[0]
     assert result.model_config["hidden_size"] == 8
     assert result.settings["train"]["seed"] == 7
-    assert result.settings["fetch"] == {"source": "packaged", "packaged": config.Fetch().packaged.model_dump()}
+    assert result.settings["fetch"] == {
+        "source": "packaged",
+        "packaged": config.load(root / "params.yaml").fetch.packaged.model_dump(),
+    }
 
 
 def test_the_same_results_give_the_same_bytes(root: Path) -> None:

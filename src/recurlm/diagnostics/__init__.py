@@ -1,1 +1,1 @@
-"""What a trained model is like beyond its score: adaptive perplexities, memory, gates, overfitting, its texts."""
+"""Diagnostics of a trained model: perplexities, gradient flow, effective context, gates, overfitting, samples."""

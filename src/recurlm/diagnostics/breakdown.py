@@ -1,4 +1,4 @@
-"""Where the loss lies: by how much context a token has, and by how often the train split has the token."""
+"""Loss by position in the context, and by how often the train split has the token."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def by_position(
     window_tokens: int,
     bootstrap: Bootstrap,
 ) -> list[dict[str, Any]]:
-    """Loss by the number of tokens read before, since the state was zero, of tokens in cold windows.
+    """Loss by the number of tokens read since the state was zero, in cold windows of a causal model.
 
-    The first window of a document begins with `<bos>`, the others with the last token of the window before: each
-    has read one token when it predicts its first.
+    The first window of a document begins with `<bos>`, each later one with the last token of the one before: position
+    1 has read one token.
 
     Args:
-        units: to which section, drawn as one by the bootstrap, each token belongs: 0, 1, …
+        units: the bootstrap unit of each token: 0, 1, …
         lengths: tokens of text of each document.
     """
     position = np.concatenate([np.zeros(0, int), *(np.arange(length) % window_tokens + 1 for length in lengths)])
     return [
-        {"from": first, "to": last, **_mean(nats, units, (position >= first) & (position <= last), bootstrap)}
+        {"from": first, "to": last, **_mean(nats, units, (position >= first) & (position <= last), bootstrap, "")}
         for first, last in _bins(POSITIONS, window_tokens)
     ]
 
@@ -44,32 +44,46 @@ def by_frequency(
     train_ids: Integer[np.ndarray, "tokens"],
     vocab_size: int,
     bootstrap: Bootstrap,
+    prefix: str = "",
 ) -> list[dict[str, Any]]:
-    """Loss by how often a token occurs in the train split; `share` is that of the scored tokens."""
+    """Loss by the token's count in the train split.
+
+    Args:
+        units: the bootstrap unit of each token: 0, 1, …
+        prefix: of the loss's name: "pseudo_" for a cloze model (`Objective.metric_prefix`).
+
+    Returns:
+        A row a bin; `fraction` is that of the scored tokens.
+    """
     occurrences = np.bincount(train_ids, minlength=vocab_size)[ids]
     largest = int(occurrences.max(initial=0))
     rows = []
     for first, last in _bins(OCCURRENCES, largest):
         inside = (occurrences >= first) & (occurrences <= last)
-        share = float(inside.mean()) if len(nats) else 0.0
-        rows.append({"from": first, "to": last, "share": share, **_mean(nats, units, inside, bootstrap)})
+        fraction = float(inside.mean()) if len(nats) else 0.0
+        mean = _mean(nats, units, inside, bootstrap, prefix)
+        rows.append({"from": first, "to": last, "fraction": fraction, **mean})
     return rows
 
 
 def _bins(firsts: tuple[int, ...], largest: int) -> list[tuple[int, int]]:
-    """Neighbouring ranges, ends included, the last one up to `largest`."""
+    """Adjacent bins, ends included; the last one ends at `largest`."""
     inside = [first for first in firsts if first <= largest]
     return list(zip(inside, [*(first - 1 for first in inside[1:]), largest], strict=True))
 
 
 def _mean(
-    nats: Float[np.ndarray, "text"], units: Int[np.ndarray, "text"], inside: Bool[np.ndarray, "text"], draws: Bootstrap
+    nats: Float[np.ndarray, "text"],
+    units: Int[np.ndarray, "text"],
+    inside: Bool[np.ndarray, "text"],
+    bootstrap: Bootstrap,
+    prefix: str,
 ) -> dict[str, Any]:
     tokens = int(inside.sum())
     sums = np.bincount(units[inside], nats[inside].astype(np.float64))
     counts = np.bincount(units[inside])
     return {
         "tokens": tokens,
-        "nats_per_token": float(sums.sum()) / tokens if tokens else None,
-        "interval_over_windows": draws.ratio(sums, counts),
+        f"{prefix}nats_per_token": float(sums.sum()) / tokens if tokens else None,
+        "interval_over_windows": bootstrap.ratio(sums, counts),
     }

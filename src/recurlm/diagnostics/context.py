@@ -1,12 +1,13 @@
-"""How much of its context a model uses: the loss of the same tokens, the context cut, shuffled or thinned out.
+"""Effective context: the loss of the same targets with the context truncated, shuffled or partly dropped.
 
-After Khandelwal, He, Qi & Jurafsky 2018, "Sharp nearby, fuzzy far away" (arXiv:1805.04623). What is beyond k tokens is
+After Khandelwal, He, Qi & Jurafsky 2018, "Sharp nearby, fuzzy far away" (arXiv:1805.04623). The tokens that are
+more than k before the target are
 
-    cut         gone: the model starts from a zero state k tokens before the one that it predicts
-    shuffled    there, in a random order
-    dropped     there, but for a random share of its tokens; what is left closes up
+    cut         removed: the model starts from a zero state k tokens before the target
+    shuffled    put in a random order
+    dropped     removed at random, a fraction of them; the others move together
 
-A cloze model has a context of that size on either side, and the same is done to both.
+A cloze model has such a context on either side, and both are changed alike.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from recurlm import config
 from recurlm.diagnostics.intervals import Bootstrap
@@ -25,82 +26,87 @@ from recurlm.model import LanguageModel
 from recurlm.objective import objective_of
 
 Rows = Int[np.ndarray, "windows time"]
-ROWS = 64  # windows read side by side
+BATCH_SIZE = 64  # windows
 
 
-def nats(model: LanguageModel, before: Rows, target: Int[np.ndarray, "windows"], after: Rows) -> np.ndarray:
-    """−log p of each target in its context, from a zero state; `after` has no columns where none is read."""
+def target_nll(
+    model: LanguageModel, before: Rows, target: Int[np.ndarray, "windows"], after: Rows
+) -> Float[np.ndarray, "windows"]:
+    """−log p of each target in its context, from a zero state; a causal model's `after` has no columns."""
     device, prediction = model.embedding.weight.device, before.shape[1] - 1
     losses = []
     with exact(model):
-        for begin in range(0, len(target), ROWS):
-            rows = slice(begin, begin + ROWS)
+        for begin in range(0, len(target), BATCH_SIZE):
+            rows = slice(begin, begin + BATCH_SIZE)
             tokens = torch.from_numpy(np.hstack([before[rows], target[rows, None], after[rows]])).to(device)
-            for place, features in objective_of(model).predictions(model, tokens):
-                if place.start <= prediction < place.stop:
-                    y = features[:, prediction - place.start]
+            for chunk, features in objective_of(model).predictions(model, tokens):
+                if chunk.start <= prediction < chunk.stop:
+                    y = features[:, prediction - chunk.start]
                     losses.append(nll_of(model, y, tokens[:, prediction + 1]).cpu().numpy())
     return np.concatenate(losses)
 
 
-def shuffled(far: Rows, random: np.random.Generator) -> Rows:
-    """Each row in an order of its own."""
+def shuffle(far: Rows, random: np.random.Generator) -> Rows:
+    """Permute the tokens of each row independently."""
     return random.permuted(far, axis=1)
 
 
-def thinned(far: Rows, fraction: float, random: np.random.Generator) -> Rows:
-    """Each row without a random `fraction` of its tokens, rounded to whole ones; the others stay in their order."""
+def drop(far: Rows, fraction: float, random: np.random.Generator) -> Rows:
+    """Remove a random `fraction` of each row's tokens; the others stay in order."""
     kept = far.shape[1] - round(fraction * far.shape[1])
-    places = np.argsort(random.random(far.shape), axis=1)[:, :kept]
-    return np.take_along_axis(far, np.sort(places, axis=1), axis=1)
+    positions = np.argsort(random.random(far.shape), axis=1)[:, :kept]
+    return np.take_along_axis(far, np.sort(positions, axis=1), axis=1)
 
 
-def measure(model: LanguageModel, found: Rows, settings: config.Context, bootstrap: Bootstrap) -> dict[str, Any] | None:
-    """Loss against k, each with its increase over the whole context and that increase's interval over windows.
+def measure(
+    model: LanguageModel, windows: Rows, settings: config.Context, bootstrap: Bootstrap
+) -> dict[str, Any] | None:
+    """The loss for each k, its increase over that with the full context, and the increase's interval over windows.
 
     Args:
-        found: windows of text: `tokens` of context and the target; of a cloze model as many tokens after it.
+        windows: context and target; of a cloze model as many tokens after it (`Objective.window_size`).
 
     Returns:
-        None where there is no window: the split has no text that is long enough.
+        None where there is no window: no document is long enough.
     """
-    if not len(found):
+    if not len(windows):
         return None
     objective = objective_of(model)
-    before, target, after = objective.around(found)
+    before, target, after = objective.around(windows)
     length, prefix = before.shape[1], objective.metric_prefix
-    whole = nats(model, before, target, after)
+    full = target_nll(model, before, target, after)
     random = np.random.default_rng(bootstrap.seed)
 
-    def changed(k: int, change: Callable[[Rows], Rows]) -> dict[str, Any]:
+    def row(k: int, change: Callable[[Rows], Rows]) -> dict[str, Any]:
         left = np.hstack([change(before[:, : length - k]), before[:, length - k :]])
         right = np.hstack([after[:, :k], change(after[:, k:])])
-        loss = nats(model, left, target, right).astype(np.float64)
+        loss = target_nll(model, left, target, right).astype(np.float64)
         return {
             "k": k,
             f"{prefix}nats_per_token": float(loss.mean()),
-            "increase": float((loss - whole).mean()),
-            "increase_interval": bootstrap.mean(loss - whole),
+            "increase": float((loss - full).mean()),
+            "increase_interval": bootstrap.mean(loss - full),
         }
 
-    near = [k for k in settings.cut if k < length]
     beyond = [k for k in settings.beyond if k < length]
-    cut = [changed(k, lambda far: far[:, :0]) for k in near]
+    cut = [row(k, lambda far: far[:, :0]) for k in settings.cut if k < length]
     return {
         "windows": len(target),
         "context_tokens": length,
-        f"{prefix}whole_nats_per_token": float(whole.mean(dtype=np.float64)),
+        f"{prefix}whole_nats_per_token": float(full.mean(dtype=np.float64)),
         "cut": cut,
-        "shuffled_beyond": [changed(k, lambda far: shuffled(far, random)) for k in beyond],
-        "dropped_beyond": [changed(k, lambda far: thinned(far, settings.drop_fraction, random)) for k in beyond],
+        "shuffled_beyond": [row(k, lambda far: shuffle(far, random)) for k in beyond],
+        "dropped_beyond": [row(k, lambda far: drop(far, settings.drop_fraction, random)) for k in beyond],
         "drop_fraction": settings.drop_fraction,
         "tolerance_nats": settings.tolerance_nats,
-        "effective_context_tokens": effective([(row["k"], row["increase"]) for row in cut], settings.tolerance_nats),
+        "effective_context_tokens": effective_context(
+            [(entry["k"], entry["increase"]) for entry in cut], settings.tolerance_nats
+        ),
     }
 
 
-def effective(increases: list[tuple[int, float]], tolerance: float) -> int | None:
-    """The smallest k from which on a cut costs no more than the tolerance; None if every cut does."""
+def effective_context(increases: list[tuple[int, float]], tolerance: float) -> int | None:
+    """The smallest k from which on the increase stays within the tolerance; None if it never does."""
     best = None
     for k, increase in reversed(increases):
         if increase > tolerance:

@@ -1,4 +1,4 @@
-"""All diagnostics of one trained model, in the order of the stage diagnose."""
+"""The stage diagnose: all diagnostics of one trained model."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tqdm import tqdm
 from recurlm.config import Params
 from recurlm.corpus.reader import CorpusSplit, open_split
 from recurlm.diagnostics import samples, speed
-from recurlm.diagnostics.memory import Memory
+from recurlm.diagnostics.model_diagnostics import ModelDiagnostics
 from recurlm.diagnostics.passages import passages
-from recurlm.diagnostics.perplexity import Measure, Text
+from recurlm.diagnostics.perplexity import ModelPerplexity, Splits
 from recurlm.errors import InputError
 from recurlm.model import LanguageModel
 from recurlm.objective import objective_of
@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 
 class Diagnosis(NamedTuple):
-    """What the stage writes: three files of results, and measurements of this machine."""
+    """The stage's outputs: three files of results, and timings of this machine."""
 
     perplexity: dict[str, Any]
     diagnostics: dict[str, Any]
@@ -35,7 +35,7 @@ class Diagnosis(NamedTuple):
 
 
 class Progress:
-    """Names each part of the work on a bar, and notes how long it took."""
+    """A progress bar over the parts of the stage, and the seconds of each."""
 
     def __init__(self, name: str) -> None:
         self.bar = tqdm(total=PARTS, desc=f"diagnose {name}", unit="part")
@@ -50,7 +50,7 @@ class Progress:
         return result
 
 
-def open_text(data: Path, name: str, trained: LanguageModel) -> Text:
+def open_splits(data: Path, name: str, trained: LanguageModel) -> Splits:
     """The splits and the tokenizer, checked against the model.
 
     Raises:
@@ -58,37 +58,40 @@ def open_text(data: Path, name: str, trained: LanguageModel) -> Text:
     """
     train, validation, test = (open_tokens(data / "tokens", split) for split in ("train", "validation", "test"))
     tokenizer = load_tokenizer(data / "tokens/tokenizer.json", train.manifest["tokenizer_sha256"])
-    text = Text(train, validation, test, open_split(data / "corpus", "test"), tokenizer)
-    for split in (text.validation, text.test):
+    splits = Splits(train, validation, test, open_split(data / "corpus", "test"), tokenizer)
+    for split in (splits.validation, splits.test):
         if not split.counts["tokens"]:
             raise InputError("data/tokens: the validation or the test split has no tokens: give them a larger share")
-    if trained.vocab_size != text.test.manifest["vocab_size"]:
+    if trained.vocab_size != splits.test.manifest["vocab_size"]:
         raise InputError(f"data/models/{name}: trained with another vocabulary than data/tokens: train it again")
-    return text
+    return splits
 
 
 def diagnose(name: str, trained: LanguageModel, params: Params, data: Path) -> Diagnosis:
-    """Adaptive perplexities, memory, gates, overfitting and texts of a trained model."""
-    text, progress = open_text(data, name, trained), Progress(name)
+    """Perplexities, diagnostics, samples and timings of a trained model."""
+    splits, progress = open_splits(data, name, trained), Progress(name)
     head = {"variant": name, "objective": objective_of(trained).name}
-    perplexities = _perplexity(trained, text, params, progress)
-    memory = _memory(name, trained, text, params, data, progress)
-    sampled = progress("texts", lambda: _texts(trained, text, params, data))
+    perplexities = _perplexity(trained, splits, params, progress)
+    diagnostics = _diagnostics(name, trained, splits, params, data, progress)
+    sampled = progress("texts", lambda: _samples(trained, splits, params, data))
     timings = progress("speed", lambda: speed.measure(trained, params.train, params.diagnose.speed))
     progress.bar.close()
     timings |= {"seconds_of_the_stage": progress.seconds}
-    return Diagnosis(head | perplexities, head | memory, head | sampled, timings)
+    return Diagnosis(head | perplexities, head | diagnostics, head | sampled, timings)
 
 
-def _perplexity(trained: LanguageModel, text: Text, params: Params, progress: Progress) -> dict[str, Any]:
-    """What stands in data/metrics/perplexity; a cloze model has no adaptive scores, and no position in a context."""
-    measure = Measure(trained, text, params.diagnose, params.evaluate)
-    static, frequency, whole = progress("static", measure.static)
-    cold, position = progress("cold windows", measure.cold)
+def _perplexity(trained: LanguageModel, splits: Splits, params: Params, progress: Progress) -> dict[str, Any]:
+    """The content of data/metrics/perplexity; a cloze model has no adaptive scores and no loss by position."""
+    perplexity = ModelPerplexity(trained, splits, params.diagnose, params.evaluate)
+    static, frequency, scores = progress("static", perplexity.static)
+    cold, position = progress("cold windows", perplexity.cold_windows)
     adapts = not objective_of(trained).both_sides
-    adaptive = {"neural_cache": lambda: measure.cached(whole), "dynamic_evaluation": measure.adapted}
+    adaptive = {
+        "neural_cache": lambda: perplexity.neural_cache(scores),
+        "dynamic_evaluation": perplexity.dynamic_evaluation,
+    }
     return {
-        **measure.about,
+        **perplexity.about,
         "static": static,
         "cold_windows": cold,
         **{part: progress(part, work) if adapts else None for part, work in adaptive.items()},
@@ -97,28 +100,28 @@ def _perplexity(trained: LanguageModel, text: Text, params: Params, progress: Pr
     }
 
 
-def _memory(
-    name: str, trained: LanguageModel, text: Text, params: Params, data: Path, progress: Progress
+def _diagnostics(
+    name: str, trained: LanguageModel, splits: Splits, params: Params, data: Path, progress: Progress
 ) -> dict[str, Any]:
-    """What stands in data/metrics/diagnostics."""
-    memory = Memory(name, trained, text.train, text.validation, params)
+    """The content of data/metrics/diagnostics."""
+    diagnostics = ModelDiagnostics(name, trained, splits.train, splits.validation, params)
     blocks = {
-        "gradients": progress("gradients", memory.gradients),
-        "context": progress("context", memory.context),
-        "gates": progress("gates", memory.gates),
-        "overfitting": progress("overfitting", lambda: memory.overfitting(data / "models" / name / "curve.csv")),
+        "gradients": progress("gradients", diagnostics.gradients),
+        "context": progress("context", diagnostics.context),
+        "gates": progress("gates", diagnostics.gates),
+        "overfitting": progress("overfitting", lambda: diagnostics.overfitting(data / "models" / name / "curve.csv")),
     }
-    return {"lesson": memory.lesson(blocks), **blocks}
+    return {"lesson": diagnostics.lesson(blocks), **blocks}
 
 
-def _texts(trained: LanguageModel, text: Text, params: Params, data: Path) -> dict[str, Any]:
-    """What stands in data/metrics/samples."""
+def _samples(trained: LanguageModel, splits: Splits, params: Params, data: Path) -> dict[str, Any]:
+    """The content of data/metrics/samples."""
     settings, seed = params.diagnose.text, params.diagnose.seed
     length = settings.prompt_tokens + settings.num_tokens
-    held_out = passages(text.validation.ids, text.validation.starts, settings.num_samples, length, length, seed)
-    special = text.train.manifest["special"]
+    held_out = passages(splits.validation.ids, splits.validation.starts, settings.num_samples, length, length, seed)
+    special = splits.train.manifest["special"]
     train = _documents(open_split(data / "corpus", "train"))
-    return samples.measure(trained, held_out, text.tokenizer, train, special, settings, seed)
+    return samples.measure(trained, held_out, splits.tokenizer, train, special, settings, seed)
 
 
 def _documents(split: CorpusSplit) -> Iterator[str]:

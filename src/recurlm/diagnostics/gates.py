@@ -1,4 +1,4 @@
-"""How far gates are open while text is read: the fraction of activations that are saturated."""
+"""Gate activations while text is read: their means, and the fractions that are saturated."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from recurlm.variants.base import Recurrence
 
 
 def activations(model: LanguageModel, tokens: Int[np.ndarray, "windows time"]) -> dict[str, Float[Tensor, "time ..."]]:
-    """Gate → its activations [time, windows, hidden], reading each window from a zero state, each side in its order."""
+    """Gate → its activations [time, windows, …]; windows are read from a zero state, in each side's direction."""
     text = torch.from_numpy(tokens).to(model.embedding.weight.device)
     objective = objective_of(model)
     activations: dict[str, Tensor] = {}
@@ -39,7 +39,7 @@ def _read(model: LanguageModel, recurrence: Recurrence, tokens: Int[Tensor, "win
 
 
 def measure(model: LanguageModel, tokens: Int[np.ndarray, "windows time"], settings: config.Gates) -> dict[str, Any]:
-    """For each gate and layer its mean and the fractions that are saturated; and of its units those that always are."""
+    """Mean and saturated fractions of each gate of each layer, and the fraction of units that are always saturated."""
     rows = []
     for name, values in activations(model, tokens).items() if len(tokens) else ():
         layer, _, gate = name.rpartition(".")

@@ -1,8 +1,7 @@
-"""How far back a loss can teach: the gradient of the loss at step t with respect to what was there at step t − k.
+"""Gradient flow: the norm of the gradient of the loss at step t with respect to inputs and states at step t − k.
 
-Where it vanishes with k, no step of learning reaches that far (Bengio, Simard & Frasconi 1994; Pascanu, Mikolov &
-Bengio 2013, arXiv:1211.5063). The recurrence is unrolled with `step`, one element after the other, and one backward
-pass gives all k at once.
+Where it vanishes with k, dependencies of that length are not learned (Bengio, Simard & Frasconi 1994; Pascanu, Mikolov
+& Bengio 2013, arXiv:1211.5063). The recurrence is unrolled with `step`, and one backward pass gives all k.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ VANISHED = 0.01  # of the norm one step back
 
 
 class Flow(NamedTuple):
-    """Norms of gradients, for each distance and window; of a cloze model those of both sides, one after the other."""
+    """Gradient norms for each distance and window; a cloze model's columns are the left sides, then the right ones."""
 
     k: list[int]
     inputs: Float[np.ndarray, "distances windows"]
     """With respect to the embedded token at t − k."""
     states: dict[str, Float[np.ndarray, "distances windows"]]
-    """With respect to each part of the state that was carried on after that token; "state" is all of it. Nothing is
-    carried on after the last token, at k = 0: NaN."""
+    """With respect to each tensor of the state after that token, and to all of them together ("state"). The state after
+    the last token, k = 0, is not used: NaN."""
 
 
 def flow(model: LanguageModel, tokens: Int[np.ndarray, "windows time"]) -> Flow:
-    """The gradients of one loss a window, read from a zero state.
+    """Gradient norms of one loss a window, from a zero state.
 
-    A causal model reads all but the last token, which it predicts, and k = 0 is the last one read. A cloze model
-    predicts the one in the middle; k = 1 is its neighbour, on either side.
+    A causal model predicts the last token; k = 0 is the token before it. A cloze model predicts the middle one; k = 1
+    is its neighbour on either side.
     """
     objective, device = objective_of(model), model.embedding.weight.device
     before, target, after = (
@@ -53,7 +52,7 @@ def flow(model: LanguageModel, tokens: Int[np.ndarray, "windows time"]) -> Flow:
         F.cross_entropy(model.decode(y), target, reduction="sum").backward()  # type: ignore[no-untyped-call]
     norms = [side.norms() for side in sides]
     joined = {name: np.concatenate([side[name] for side in norms], axis=1) for name in norms[0]}
-    nearest = int(objective.both_sides)  # a neighbour is one step away; the token just read is none
+    nearest = int(objective.both_sides)
     if not nearest:
         for name in joined.keys() - {"input"}:
             joined[name][0] = np.nan
@@ -61,19 +60,19 @@ def flow(model: LanguageModel, tokens: Int[np.ndarray, "windows time"]) -> Flow:
 
 
 class _Unrolled:
-    """A recurrence unrolled over tokens; inputs and states keep their gradients."""
+    """A recurrence unrolled over tokens; inputs and states retain their gradients."""
 
     def __init__(
         self, model: LanguageModel, recurrence: Recurrence, tokens: Int[Tensor, "windows time"], carry_output: bool
     ) -> None:
-        """`carry_output`: the last output is carried on too, as `Bidirectional` does, and counts as a state."""
+        """`carry_output`: the last output is a state too, named "output", as in `Bidirectional`."""
         state = recurrence.initial_state(len(tokens))
         self.inputs: list[Tensor] = []
         self.states: list[State] = []
         for token in tokens.unbind(1):
             x = model.embed(token).detach().requires_grad_()
             self.y, state = recurrence.step(x, state)
-            # What is carried on, apart from what the layers above read of it within the same step.
+            # A clone, so that its gradient leaves out what the layers above read of it within the same step.
             carried = {name: value.clone() for name, value in state.items()}
             if carry_output:
                 self.y = carried["output"] = self.y.clone()
@@ -84,7 +83,7 @@ class _Unrolled:
             state = carried
 
     def norms(self) -> dict[str, Float[np.ndarray, "distances windows"]]:
-        """Of inputs, of each part of the state, and of the whole state; nearest first."""
+        """Of inputs ("input"), of each tensor of the state, and of all of them ("state"); nearest first."""
         norms = {"input": np.stack([_norm(x) for x in reversed(self.inputs)])}
         for name in self.states[0]:
             norms[name] = np.stack([_norm(state[name]) for state in reversed(self.states)])
@@ -93,13 +92,13 @@ class _Unrolled:
 
 
 def _norm(value: Tensor) -> Float[np.ndarray, "windows"]:
-    """What nothing flows back to has no gradient: zero."""
+    """The norm of each row's gradient; zero where there is none."""
     gradient = torch.zeros_like(value) if value.grad is None else value.grad
     return np.asarray(gradient.double().flatten(1).norm(dim=1).cpu().numpy())
 
 
 def describe(flow: Flow) -> dict[str, Any]:
-    """Curves over k, means and medians over the windows; and the distance at which one per cent is left."""
+    """Means and medians over the windows for each k, and the distance at which the gradient has vanished."""
     state = flow.states["state"]
     return {
         "k": flow.k,
@@ -124,5 +123,5 @@ def vanished_at(k: list[int], norms: Float[np.ndarray, "distances"]) -> int | No
 
 
 def rounded(values: Float[np.ndarray, "values"]) -> list[float | None]:
-    """Five digits: more than a curve shows, and a fraction of the file; NaN, which JSON has not, is None."""
+    """Values with five significant digits; None for NaN, which JSON lacks."""
     return [None if np.isnan(value) else float(f"{value:.4e}") for value in values]

@@ -1,4 +1,4 @@
-"""How far a number would move on other text of the same kind: percentile bootstrap intervals (Efron 1979)."""
+"""Percentile bootstrap intervals (Efron 1979)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Float, Num
 
 Interval = tuple[float, float]
-AT_ONCE = 1 << 22  # draws of units held at once
+MAX_DRAWS = 1 << 22  # drawn units held at once
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Draws units (documents, sections, windows) with replacement, as many as there are."""
+    """Resamples units (documents or windows) with replacement."""
 
     samples: int
     confidence: float
@@ -27,25 +27,25 @@ class Bootstrap:
         counts: Num[np.ndarray, "units"],
         to: Callable[[float], float] = float,
     ) -> Interval | None:
-        """The interval of Σ amounts / Σ counts, its ends turned into another unit by `to`, which must be increasing.
+        """The interval of Σ amounts / Σ counts, its ends converted by `to`, an increasing function.
 
-        None with fewer than two units, or where an end is no finite number.
+        None with fewer than two units, or where an end is not finite.
         """
         units = len(amounts)
         if units < 2 or not np.sum(counts):
             return None
         random = np.random.default_rng(self.seed)
-        found: list[Float[np.ndarray, "draws"]] = []
+        ratios: list[Float[np.ndarray, "draws"]] = []
         left = self.samples
         while left:
-            draws = min(left, max(1, AT_ONCE // units))
+            draws = min(left, max(1, MAX_DRAWS // units))
             drawn = random.integers(0, units, (draws, units))
             below = counts[drawn].sum(axis=1)
-            # A draw of nothing but empty units says nothing about the ratio.
-            found.append((amounts[drawn].sum(axis=1) / np.where(below, below, 1))[below > 0])
+            # A resample of empty units only has no ratio.
+            ratios.append((amounts[drawn].sum(axis=1) / np.where(below, below, 1))[below > 0])
             left -= draws
         outside = (1 - self.confidence) / 2
-        low, high = np.quantile(np.concatenate(found), [outside, 1 - outside])
+        low, high = np.quantile(np.concatenate(ratios), [outside, 1 - outside])
         try:
             ends = to(float(low)), to(float(high))
         except OverflowError:
@@ -53,5 +53,5 @@ class Bootstrap:
         return ends if all(map(math.isfinite, ends)) else None
 
     def mean(self, values: Num[np.ndarray, "units"]) -> Interval | None:
-        """The interval of the mean of values, one a unit."""
+        """The interval of the mean of one value a unit."""
         return self.ratio(values, np.ones(len(values)))

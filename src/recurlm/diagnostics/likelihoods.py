@@ -1,4 +1,4 @@
-"""−log p of every single token, where `recurlm.evaluation` sums them up: the same windows, the same primitive."""
+"""−log p of every token of a split, where `recurlm.evaluation` gives the sum: same windows, same `token_nll`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recurlm.objective import objective_of
 
 
 class SplitNLL(NamedTuple):
-    """The negative log-likelihood of each token of a split; `<bos>` is never predicted, and has NaN."""
+    """The negative log-likelihood of each token of a split; NaN at `<bos>`, which is never predicted."""
 
     nats: Float[np.ndarray, "tokens"]
     features: Float[np.ndarray, "tokens width"] | None
@@ -25,7 +25,7 @@ class SplitNLL(NamedTuple):
 
     @property
     def text(self) -> Bool[np.ndarray, "tokens"]:
-        """Where a token of text stands, and no `<bos>`."""
+        """Mask of the tokens of text: all but `<bos>`."""
         mask = np.ones(len(self.nats), bool)
         mask[self.starts[:-1]] = False
         return mask

@@ -1,8 +1,8 @@
-"""The gap between training and validation: of the run that made the model, and of two short runs that invite it.
+"""The generalization gap: of the model's own training run, and of two short runs that overfit.
 
-The short runs pass many times over a small part of the train split, one without and one with dropout (Srivastava et al.
-2014; between layers as in Zaremba, Sutskever & Vinyals 2014, arXiv:1409.2329), all else alike. Both losses are scored
-the same way, without dropout.
+The short runs make many epochs over a small subset of the train split, one without and one with dropout (Srivastava et
+al. 2014; between layers as in Zaremba, Sutskever & Vinyals 2014, arXiv:1409.2329), all else equal. Both losses are
+evaluated without dropout.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from recurlm import config, model
 from recurlm.config import Evaluate, ModelConfig, TrainConfig, override
 from recurlm.diagnostics.likelihoods import split_nll
-from recurlm.diagnostics.parts import Part
+from recurlm.diagnostics.subset import Subset
 from recurlm.errors import InputError
 from recurlm.model import LanguageModel
 from recurlm.objective import objective_of
@@ -25,10 +25,10 @@ from recurlm.training.loop import train
 
 
 def learning_curve(path: Path, prefix: str) -> list[dict[str, Any]]:
-    """The points of the run that made the model, with the gap between its two losses, in nats per token.
+    """The evaluations of the training run, with the gap between validation and training loss, in nats per token.
 
-    The training loss is the mean since the point before, of weights that were still being learned, dropout included.
-    `prefix` is that of the objective's metrics.
+    The training loss is the mean over the steps since the last evaluation, with dropout. `prefix` is that of the
+    objective's metrics.
     """
     with path.open(encoding="utf-8", newline="") as file:
         return [
@@ -46,14 +46,14 @@ def learning_curve(path: Path, prefix: str) -> list[dict[str, Any]]:
 def paired(
     name: str,
     model_config: ModelConfig,
-    training: Part,
-    validation: Part,
+    training: Subset,
+    validation: Subset,
     vocab_size: int,
     special: dict[str, int],
     train_config: TrainConfig,
     settings: config.Overfitting,
 ) -> dict[str, Any]:
-    """Both runs of a small model of the variant, from the same weights, with the same batches."""
+    """Train a small model of the variant without and with dropout, from the same weights on the same batches."""
     sizes = {"hidden_size": settings.hidden_size, "embedding_size": settings.hidden_size}
     small = model_config.model_copy(update=sizes)
     rows = min(settings.batch_size, len(training.ids) // (2 * train_config.data.sequence_length)) or 1
@@ -83,8 +83,8 @@ def _run(
     name: str,
     model_config: ModelConfig,
     dropout: float,
-    training: Part,
-    validation: Part,
+    training: Subset,
+    validation: Subset,
     vocab_size: int,
     special: dict[str, int],
     train_config: TrainConfig,
@@ -96,8 +96,8 @@ def _run(
     points: list[dict[str, float]] = []
     scoring = Evaluate(batch_size=64, window_tokens=256, context_tokens=32)
 
-    def score(network: LanguageModel, part: Part) -> float:
-        nats, tokens = split_nll(network, part.ids, part.starts, scoring).score
+    def score(network: LanguageModel, subset: Subset) -> float:
+        nats, tokens = split_nll(network, subset.ids, subset.starts, scoring).score
         return nats / tokens
 
     def validate(network: LanguageModel) -> float:
@@ -108,7 +108,7 @@ def _run(
     stream = Stream(training.ids, train_config.data.batch_size, train_config.data.sequence_length)
     try:
         run = train(network, stream, special, train_config, model_config, validate)
-    except InputError as error:  # a rate that suits the whole model may be too high for so short a run
+    except InputError as error:  # a learning rate that suits the full model may be too high here
         return {"problem": str(error), "points": [], "gap": None}
     rows = [
         {

@@ -1,4 +1,4 @@
-"""Passages of a split at random places, each inside one document."""
+"""Random passages of a split, each inside one document."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ def passages(
     shortest: int,
     seed: int,
 ) -> Int[np.ndarray, "count length"]:
-    """`count` passages of `length` ids, at distinct places where there are as many, drawn with `seed`.
+    """`count` passages of `length` ids, drawn with `seed` without replacement.
 
-    Where documents are too short for that, the length is halved until there are `count` places, and not below
+    Where documents are too short for that, the length is halved until there are `count` positions, and not below
     `shortest`. Empty ([0, shortest]) where no document has that many ids.
     """
     while True:
-        room = np.maximum(np.diff(starts) - length + 1, 0)  # places at which a passage may begin, by document
+        room = np.maximum(np.diff(starts) - length + 1, 0)  # positions where a passage may begin, by document
         if room.sum() >= count or length <= shortest:
             break
         length = max(shortest, length // 2)
-    places = int(room.sum())
+    positions = int(room.sum())
     chosen = (
-        np.random.default_rng(seed).choice(places, min(count, places), replace=False) if places else np.zeros(0, int)
+        np.random.default_rng(seed).choice(positions, min(count, positions), replace=False)
+        if positions
+        else np.zeros(0, int)
     )
     ends = np.cumsum(room)
     document = np.searchsorted(ends, chosen, side="right")

@@ -1,4 +1,4 @@
-"""How time grows with the length of a sequence, in training and in generation: measurements of this machine."""
+"""Time of training and generation by sequence length: measurements of this machine."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ from recurlm.training.optimizer import precision
 
 
 def measure(model: LanguageModel, train_config: TrainConfig, settings: config.Speed) -> dict[str, Any]:
-    """Seconds by length. `growth` is the exponent p of seconds ∝ lengthᵖ: 1 where a token costs the same anywhere.
+    """Seconds by length. `growth` is the exponent p of seconds ∝ lengthᵖ: 1 where the time is linear in the length.
 
-    A training step is forward and backward over sequences of one length, side by side, in the precision of training,
-    without the update, whose cost doesn't depend on the length. Generation is greedy, of one sequence, by `step`; a
-    cloze model has none. Times are PyTorch's: those of what ships stand in generate-<variant>.json.
+    A training step is the forward and backward pass of a batch in the precision of training; the optimizer's cost does
+    not depend on the length. Generation is greedy, of one sequence, by `step`; a cloze model has none. Times are
+    PyTorch's: those of onnxruntime are in generate-<variant>.json.
     """
     kind = precision(train_config.precision, model.embedding.weight.device)
-    rows = settings.batch_size
-    training = _rows(settings.training_tokens, rows, settings.repeats, lambda length: _train(model, rows, length, kind))
+    batch = settings.batch_size
+    training = _timings(
+        settings.training_tokens, batch, settings.repeats, lambda length: _train(model, batch, length, kind)
+    )
     lengths = () if objective_of(model).both_sides else settings.generated_tokens
-    generation = _rows(lengths, 1, 1, lambda length: _generate(model, length))
+    generation = _timings(lengths, 1, 1, lambda length: _generate(model, length))
     return {
         "device": model.embedding.weight.device.type,
         "threads": torch.get_num_threads(),
@@ -41,35 +43,42 @@ def measure(model: LanguageModel, train_config: TrainConfig, settings: config.Sp
     }
 
 
-def _rows(lengths: Sequence[int], rows: int, repeats: int, run: Callable[[int], object]) -> list[dict[str, Any]]:
-    """The median of `repeats` runs at each length, after one that warms up."""
-    found = []
+def _timings(
+    lengths: Sequence[int], batch_size: int, repeats: int, run: Callable[[int], object]
+) -> list[dict[str, Any]]:
+    """The median of `repeats` runs at each length, after a warm-up run."""
+    rows = []
     if lengths:
         run(min(lengths))
+        _synchronize()
     for length in lengths:
         seconds = []
         for _ in range(repeats):
             started = time.perf_counter()
             run(length)
+            _synchronize()
             seconds.append(time.perf_counter() - started)
         median = statistics.median(seconds)
-        found.append({"tokens": length, "rows": rows, "seconds": median, "tokens_per_second": rows * length / median})
-    return found
+        rate = batch_size * length / median
+        rows.append({"tokens": length, "rows": batch_size, "seconds": median, "tokens_per_second": rate})
+    return rows
 
 
-def _train(model: LanguageModel, rows: int, length: int, kind: str) -> None:
+def _train(model: LanguageModel, batch_size: int, length: int, kind: str) -> None:
+    """One forward and backward pass in training mode, which cuDNN's backward pass needs."""
     device = model.embedding.weight.device
-    tokens = torch.arange(rows * (length + 1), device=device).view(rows, -1) % model.vocab_size
-    wanted = [weight.requires_grad for weight in model.parameters()]
-    model.requires_grad_(True)
+    tokens = torch.arange(batch_size * (length + 1), device=device).view(batch_size, -1) % model.vocab_size
+    training, required = model.training, [weight.requires_grad for weight in model.parameters()]
+    model.train().requires_grad_(True)
     try:
         with torch.autocast(device.type, torch.bfloat16, enabled=kind == "bf16"):
-            features, _ = model.features(tokens[:, :-1], model.initial_state(rows))
+            features, _ = model.features(tokens[:, :-1], model.initial_state(batch_size))
             loss = cross_entropy(model, features, tokens[:, 1:], negatives=0)
         torch.autograd.grad(loss, list(model.parameters()))
     finally:
-        for weight, want in zip(model.parameters(), wanted, strict=True):
-            weight.requires_grad_(want)
+        model.train(training)
+        for weight, requires_grad in zip(model.parameters(), required, strict=True):
+            weight.requires_grad_(requires_grad)
 
 
 @torch.no_grad()
@@ -79,6 +88,12 @@ def _generate(model: LanguageModel, length: int) -> None:
     for _ in range(length):
         logits, state = model.step(token, state)
         token = logits.argmax(dim=-1)
+
+
+def _synchronize() -> None:
+    """Wait for the GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def growth(rows: Sequence[dict[str, Any]]) -> float | None:

@@ -1,1 +1,1 @@
-"""One definition of a score: which tokens are scored in what context, who scores them, and the numbers that follow."""
+"""One definition of a score: windows, negative log-likelihoods, and the metrics of a split."""

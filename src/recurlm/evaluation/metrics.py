@@ -1,4 +1,4 @@
-"""The metrics of a split: each names its unit, and stands beside the counts that it is divided by."""
+"""The metrics of a split, with their units in their names, beside the counts that they are divided by."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ COUNTS = ("tokens", "words", "bytes", "characters")
 
 
 def describe(score: Score, counts: Mapping[str, Any], prefix: str = "") -> dict[str, float | int | None]:
-    """The metrics of one split, from its score and the counts in the manifest of its tokens.
+    """The metrics of one split, from its score and the counts in its manifest.
 
-    A rate over nothing (text without a word) is None, and so is a perplexity beyond the largest float.
+    A rate over a count of 0 is None, and so is a perplexity that overflows.
 
     Args:
         prefix: of the names: "pseudo_" for a cloze model's pseudo-likelihoods (`Objective.metric_prefix`).

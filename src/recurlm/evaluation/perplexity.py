@@ -1,7 +1,7 @@
-"""Scores of a PyTorch model over the windows of a split, in fp32, summed in float64.
+"""Negative log-likelihood of a split by a PyTorch model: window by window in fp32, summed in float64.
 
-Windows are batched for speed only: rows of a batch don't see each other, and padding is never scored. What remains of
-the batch size is the order in which a matrix product adds up its float32 terms.
+Windows are batched for speed only: rows of a batch are independent, and padding is never scored. The batch size changes
+no more than the order in which a matrix product adds its float32 terms.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from recurlm.evaluation.windows import Batch, batches, split_windows
 from recurlm.model import LanguageModel
 from recurlm.objective import objective_of
 
-LOGITS = 2**24  # how many are held at once: 64 MiB, however large the vocabulary
+MAX_LOGITS = 2**24  # held at once: 64 MiB, whatever the size of the vocabulary
 
 Scorer = Callable[[Batch], Float[np.ndarray, "batch predicted"]]
 """Negative log-likelihoods of a batch's tokens, but for the first of each row; only those that are `scored` count."""
@@ -51,22 +51,22 @@ def token_nll(model: LanguageModel, batch: Batch, keep_features: bool = False) -
     nats = torch.zeros(scored.shape, device=device)
     width = model.decoder.in_features
     kept = np.zeros((*batch.scored.shape, width), np.float32) if keep_features else None
-    for place, features in objective_of(model).predictions(model, tokens):
-        mask = scored[:, place]
-        nats[:, place][mask] = nll_of(model, features[mask], tokens[:, 1:][:, place][mask])
+    for chunk, features in objective_of(model).predictions(model, tokens):
+        mask = scored[:, chunk]
+        nats[:, chunk][mask] = nll_of(model, features[mask], tokens[:, 1:][:, chunk][mask])
         if kept is not None:
-            kept[:, place] = features.cpu().numpy()
+            kept[:, chunk] = features.cpu().numpy()
     return TokenNLL(nats.cpu().numpy(), kept)
 
 
 def nll_of(
     model: LanguageModel, features: Float[Tensor, "scored width"], tokens: Int[Tensor, "scored"]
 ) -> Float[Tensor, "scored"]:
-    """−log p of each token, decoded a few rows at a time: the logits of a whole chunk are never held."""
-    rows = max(1, LOGITS // model.vocab_size)
+    """−log p of each token, decoded a few rows at a time, so that the logits of all rows are never held."""
+    rows = max(1, MAX_LOGITS // model.vocab_size)
     parts = [
-        F.cross_entropy(model.decoder(some), targets, reduction="none")
-        for some, targets in zip(torch.split(features, rows), torch.split(tokens, rows), strict=True)
+        F.cross_entropy(model.decoder(chunk), targets, reduction="none")
+        for chunk, targets in zip(torch.split(features, rows), torch.split(tokens, rows), strict=True)
     ]
     return torch.cat(parts)
 
@@ -82,8 +82,8 @@ def score(
 ) -> Score:
     """Score every text token of a split once.
 
-    A causal model predicts a token from those before it. A cloze model predicts it from those on both sides, which
-    gives pseudo-log-likelihoods: not comparable with the others. `progress` is called with each batch's scored tokens.
+    A cloze model's log-likelihoods are pseudo-log-likelihoods: not comparable with the others. `progress` is called
+    with the number of scored tokens of each batch.
     """
     windows = split_windows(starts, window_tokens, context_tokens, objective_of(model).both_sides)
     with exact(model):
@@ -104,17 +104,17 @@ def total(scored: Iterable[Batch], scorer: Scorer, progress: Callable[[int], obj
 
 @contextmanager
 def exact(model: LanguageModel) -> Iterator[None]:
-    """fp32, also inside a training loop: no dropout, no autocast, and no TF32 or bf16 behind a product or a kernel."""
+    """Evaluation mode in exact fp32, also inside a training loop: no dropout, no autocast, no TF32 or bf16 kernels."""
     backends: Any = torch.backends
-    places = (backends.cuda.matmul, backends.cudnn.rnn, backends.mkldnn.matmul, backends.mkldnn.rnn)
-    training, precisions = model.training, [place.fp32_precision for place in places]
+    settings = (backends.cuda.matmul, backends.cudnn.rnn, backends.mkldnn.matmul, backends.mkldnn.rnn)
+    training, precisions = model.training, [setting.fp32_precision for setting in settings]
     model.eval()
-    for place in places:
-        place.fp32_precision = "ieee"
+    for setting in settings:
+        setting.fp32_precision = "ieee"
     try:
         with torch.no_grad(), torch.autocast(model.embedding.weight.device.type, enabled=False):
             yield
     finally:
-        for place, precision in zip(places, precisions, strict=True):
-            place.fp32_precision = precision
+        for setting, precision in zip(settings, precisions, strict=True):
+            setting.fp32_precision = precision
         model.train(training)

@@ -1,7 +1,7 @@
-"""Which tokens are scored, and after how much context: the same for every scorer.
+"""Overlapping windows: which tokens are scored, and with how much context. The same for every scorer.
 
-A long document is cut into windows that are scored in parallel. Each is read from a zero state, so it begins with
-context: tokens before it that are read and not scored. With windows of 8 tokens and a context of 3 (s: `<bos>`,
+A long document is split into windows that are scored in parallel. Each is read from a zero state, so it begins with
+context: tokens that are read and not scored. With windows of 8 tokens and a context of 3 (s: `<bos>`,
 ~: read, #: read and scored):
 
     document        s a b c d e f g h i j k l m n o p q r
@@ -26,7 +26,7 @@ from jaxtyping import Bool, Int, Integer
 
 @dataclass(frozen=True)
 class Windows:
-    """Positions in the ids of a split, one entry a window: it reads [begin, stop) and scores [first, end)."""
+    """Positions in the ids of a split: window i reads [begin, stop) and scores [first, end)."""
 
     begin: Int[np.ndarray, "windows"]
     first: Int[np.ndarray, "windows"]
@@ -39,25 +39,25 @@ class Windows:
 
     @property
     def tokens(self) -> int:
-        """How many tokens are scored."""
+        """The number of scored tokens."""
         return int((self.end - self.first).sum())
 
 
 class Batch(NamedTuple):
     """Windows side by side, padded at the right to the longest; `length` says where each row's own tokens end.
 
-    `scored` belongs to the tokens after the first of a row: that one is `<bos>` or context, and never scored.
+    `scored` is for `tokens[:, 1:]`: the first token of a row is `<bos>` or context.
     """
 
     tokens: Int[np.ndarray, "batch time"]
     length: Int[np.ndarray, "batch"]
     scored: Bool[np.ndarray, "batch predicted"]
     begin: Int[np.ndarray, "batch"]
-    """Where in the ids of the split each row's first token stands."""
+    """The position of each row's first token in the ids of the split."""
 
     @property
     def positions(self) -> Int[np.ndarray, "scored_tokens"]:
-        """Where in the ids the scored tokens stand, in the order of `x[scored]`."""
+        """The positions of the scored tokens in the ids of the split, in the order of `x[scored]`."""
         position = self.begin[:, None] + 1 + np.arange(self.scored.shape[1])
         return np.asarray(position[self.scored])
 
@@ -65,9 +65,9 @@ class Batch(NamedTuple):
 def split_windows(
     starts: Int[np.ndarray, "boundaries"], window_tokens: int, context_tokens: int, both_sides: bool = False
 ) -> Windows:
-    """Cut the documents that begin at `starts` (the last entry: where the ids end) into windows.
+    """Split the documents that begin at `starts` (the last entry: where the ids end) into windows.
 
-    A token can only be predicted from at least one before it, so the left context is never shorter than one token.
+    The left context is at least one token, from which the first prediction is made.
     """
     starts = np.asarray(starts, dtype=np.int64)
     count = -(-(np.diff(starts) - 1) // window_tokens)  # of each document's windows; rounded up, <bos> not counted
@@ -81,24 +81,24 @@ def split_windows(
 
 
 def batches(ids: Integer[np.ndarray, "tokens"], windows: Windows, batch_size: int) -> Iterator[Batch]:
-    """Batch windows of like length the longest first, so that memory shows its peak at once.
+    """Batch windows of similar length, the longest first, so that the peak of memory comes first.
 
-    Padding stands at the right, where a model that reads from the left meets it after all that is scored. One that
-    reads from the right would meet it first: windows that are read from both sides share a batch only at equal length.
+    Padding is at the right, after all scored tokens. A model that reads from the right would read it first: windows
+    with context on both sides share a batch only at equal length.
     """
     length = windows.stop - windows.begin
     order = np.argsort(-length, kind="stable")
-    alike = np.split(order, np.flatnonzero(np.diff(length[order])) + 1) if windows.both_sides else [order]
-    for group in alike:
-        for at in range(0, len(group), batch_size):
-            yield _read(ids, windows, group[at : at + batch_size])
+    groups = np.split(order, np.flatnonzero(np.diff(length[order])) + 1) if windows.both_sides else [order]
+    for group in groups:
+        for begin in range(0, len(group), batch_size):
+            yield _read(ids, windows, group[begin : begin + batch_size])
 
 
 def _read(ids: Integer[np.ndarray, "tokens"], windows: Windows, rows: Int[np.ndarray, "batch"]) -> Batch:
     begin, first, end, stop = (
         positions[rows, None] for positions in (windows.begin, windows.first, windows.end, windows.stop)
     )
-    place = begin + np.arange((stop - begin).max())
-    tokens = ids[np.minimum(place, stop - 1)].astype(np.int64)
-    scored = (place >= first) & (place < end)
+    position = begin + np.arange((stop - begin).max())
+    tokens = ids[np.minimum(position, stop - 1)].astype(np.int64)
+    scored = (position >= first) & (position < end)
     return Batch(tokens, (stop - begin)[:, 0], scored[:, 1:], begin[:, 0])

@@ -68,7 +68,7 @@ class Result:
     """One variant: its configuration, learning curve, metrics, bundles and timings."""
 
     name: str
-    model_config: JsonObject  # its block of params.yaml when the model was trained
+    model_config: JsonObject  # its configuration when the model was trained
     settings: JsonObject  # the sections fetch, tokenize and train when the model was trained
     model: JsonObject  # model.json
     curve: tuple[CurvePoint, ...]
@@ -159,7 +159,7 @@ def _result(data: Path, name: str, params: Params, stages: JsonObject) -> Result
     verifications = _read(data / "metrics" / "verification" / f"{name}.json") or {}
     return Result(
         name=name,
-        model_config=model.get("block") or params.variants[name].model_dump(),
+        model_config=model.get("config") or params.variants[name].model_dump(),
         settings=_settings(name, params, stages),
         model=model,
         curve=_read_curve(data / "models" / name / "curve.csv", training),
@@ -249,6 +249,9 @@ def _settings(name: str, params: Params, stages: JsonObject) -> JsonObject:
     for section, stage in (("fetch", "fetch"), ("tokenize", "tokenize"), ("train", f"train@{name}")):
         locked = stages.get(stage, {}).get("params", {}).get("params.yaml", {})
         sections[section] = current[section] | locked.get(section, {})
+        # A stage that depends on parts of a section: "train.data" and so on.
+        parts = {key.partition(".")[2]: value for key, value in locked.items() if key.startswith(f"{section}.")}
+        sections[section] |= parts
     source = sections["fetch"]["source"]
     sections["fetch"] = {"source": source, source: sections["fetch"][source]}  # the other sources were not used
     return sections

@@ -27,7 +27,7 @@ def shared_params(result: Result) -> dict[str, str]:
 
 def pipeline_name(results: Results, result: Result) -> str:
     """The name of a pipeline's run: `pipeline, bpe 2048, 1 epoch`."""
-    tokens, epochs = results.tokens or {}, result.settings["train"]["epochs"]
+    tokens, epochs = results.tokens or {}, result.settings["train"]["data"]["epochs"]
     tokenizer = f"{tokens.get('kind')} {tokens.get('vocab_size')}"
     return f"pipeline, {tokenizer}, {epochs:g} epoch{'' if epochs == 1 else 's'}"
 

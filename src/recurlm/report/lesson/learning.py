@@ -7,6 +7,8 @@ from typing import Any
 from recurlm.report.lesson.cells import number, rows
 from recurlm.report.lesson.measured import Measured, Variant
 
+BEST = "best_validation_nats_per_token"
+
 
 def _pair(variant: Variant) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """The short runs without and with dropout; None if one of them failed."""
@@ -31,7 +33,8 @@ def overfitting(measured: Measured) -> str | None:
         if not variant.diagnostics:
             continue
         pair = _pair(variant)
-        values = [run[key] for key in ("gap", "best_validation_nats_per_token") for run in pair] if pair else [None] * 4
+        best = variant.result.objective.metric(BEST)
+        values = [run[key] for key in ("gap", best) for run in pair] if pair else [None] * 4
         curve = variant.diagnostics["overfitting"]["learning_curve"]
         values.append(curve[-1]["gap"] if curve else None)
         cells.append((variant.name, *(number(value, ".2f") for value in values)))
@@ -40,12 +43,14 @@ def overfitting(measured: Measured) -> str | None:
 
 def dropout(measured: Measured) -> str | None:
     """The number of variants in which dropout reduced the gap, and the best validation loss."""
-    pairs = [pair for variant in measured.variants.values() if (pair := _pair(variant))]
+    pairs = [(variant, pair) for variant in measured.variants.values() if (pair := _pair(variant))]
     if not pairs:
         return None
-    smaller = sum(with_dropout["gap"] < without["gap"] for without, with_dropout in pairs)
-    key = "best_validation_nats_per_token"
-    better = sum(with_dropout[key] < without[key] for without, with_dropout in pairs)
+    smaller = sum(with_dropout["gap"] < without["gap"] for _, (without, with_dropout) in pairs)
+    better = 0
+    for variant, (without, with_dropout) in pairs:
+        key = variant.result.objective.metric(BEST)
+        better += with_dropout[key] < without[key]
     return (
         f"In the short runs dropout reduced the gap in {smaller} of {len(pairs)} variants, and the best validation "
         f"loss in {better} of {len(pairs)}."

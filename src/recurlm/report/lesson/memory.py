@@ -30,7 +30,7 @@ def comparison(measured: Measured) -> str | None:
             variant.name,
             number(variant.lesson["gates"]),
             f"{variant.lesson['layers']} × {variant.lesson['hidden_size']}",
-            number(variant.lesson["state_numbers"]),
+            number(variant.lesson["state_size"]),
             SAYS.get(variant.name, NONE),
             effective_context(variant),
             gradient_reach(variant),

@@ -63,21 +63,21 @@ def _by_unit(head: str, key: str) -> list[Column]:
     return [column(objective.name, objective.unit("nats")) for objective in OBJECTIVES]
 
 
-def _points(_: Result, diagnostics: JsonObject) -> Iterable[Row]:
+def _points(result: Result, diagnostics: JsonObject) -> Iterable[Row]:
     for run in (diagnostics["overfitting"]["short_runs"] or {}).get("runs", ()):
         for point in run["points"]:
             for side in learning.SIDES:
-                loss = float(point[f"{side}_nats_per_token"])
+                loss = float(point[result.objective.metric(f"{side}_nats_per_token")])
                 yield {"dropout": float(run["dropout"]), "step": point["step"], "side": side, "loss": loss}
 
 
-def _runs(_: Result, diagnostics: JsonObject) -> Iterable[Row]:
+def _runs(result: Result, diagnostics: JsonObject) -> Iterable[Row]:
     short = diagnostics["overfitting"]["short_runs"]
     for run in (short or {}).get("runs", ()):
         yield {
             "dropout": float(run["dropout"]),
             "gap": run["gap"],
-            "best": run.get("best_validation_nats_per_token"),
+            "best": run.get(result.objective.metric("best_validation_nats_per_token")),
             "best_step": run.get("best_at_step"),
             "problem": run["problem"],
             "setup": f"{short['train_tokens']:,} tokens of train, {short['validation_tokens']:,} of validation, "

@@ -27,7 +27,7 @@ def measured(results: Results) -> Section:
         (
             Column("gates", _of("gates"), count),
             Column("parameters", _of("parameters"), count),
-            Column("state size", _of("state_numbers"), count),
+            Column("state size", _of("state_size"), count),
             Column("effective context, tokens", _of("effective_context_tokens"), count),
             Column("gradient below 1 % at k, before training", _of("gradient_vanished_at_before_training"), count),
             Column("after training", _of("gradient_vanished_at_after_training"), count),

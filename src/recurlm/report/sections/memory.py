@@ -123,7 +123,7 @@ def _effective_context(result: Result, diagnostics: JsonObject) -> Iterable[Row]
         yield {
             "tokens": context["effective_context_tokens"],
             "whole": context["context_tokens"],
-            result.objective.unit("nats"): context["whole_nats_per_token"],
+            result.objective.unit("nats"): context[result.objective.metric("whole_nats_per_token")],
             "tolerance": float(context["tolerance_nats"]),
         }
 

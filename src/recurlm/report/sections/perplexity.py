@@ -70,7 +70,7 @@ def _row(scores: JsonObject, protocol: str, objective: Objective) -> Row:
         "tokens": scores["tokens"],
         "static": same_tokens.get("perplexity_per_token"),
         "gain": scores.get("gain_nats_per_token"),
-        "gain_interval": scores.get("gain_interval_over_sections"),
+        "gain_interval": scores.get("gain_interval_over_windows"),
     }
 
 

@@ -1,4 +1,4 @@
-"""What a model keeps, for how long, and whether it learned too much by heart: data/metrics/diagnostics."""
+"""Gradient flow, effective context, gates and overfitting of one model: data/metrics/diagnostics."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from recurlm import model
 from recurlm.config import Params
 from recurlm.diagnostics import context, gates, gradients, overfitting
 from recurlm.diagnostics.intervals import Bootstrap
-from recurlm.diagnostics.parts import beginnings
 from recurlm.diagnostics.passages import passages
+from recurlm.diagnostics.subset import head
 from recurlm.model import LanguageModel
 from recurlm.objective import objective_of
 from recurlm.tokens.files import TokenFile
 
-FEWEST = 8  # tokens of a window at least, where documents are shorter than what params.yaml asks for
+MIN_WINDOW_TOKENS = 8  # where documents are shorter than what params.yaml asks for
 
 
-class Memory:
+class ModelDiagnostics:
     """One model's diagnostics; each method is a block of data/metrics/diagnostics/<variant>.json."""
 
     def __init__(
@@ -33,48 +33,52 @@ class Memory:
         self.bootstrap = Bootstrap(self.settings.bootstrap_samples, self.settings.confidence, self.settings.seed)
 
     def _windows(self, count: int, length: int) -> Any:
-        """Of validation text."""
-        return passages(self.validation.ids, self.validation.starts, count, length, FEWEST, self.settings.seed)
+        """Random windows of validation text."""
+        ids, starts = self.validation.ids, self.validation.starts
+        return passages(ids, starts, count, length, MIN_WINDOW_TOKENS, self.settings.seed)
 
     def gradients(self) -> dict[str, Any] | None:
-        """Of fresh weights, those that the training run began with, and of the trained ones, on the same windows."""
+        """Gradient norms with the initial weights of the training run and with the trained ones, on the same text."""
         settings = self.settings.gradients
         length = self.objective.window_size(settings.reach + (0 if self.objective.both_sides else 1))
-        found = self._windows(settings.windows, length)
-        if not len(found):
+        windows = self._windows(settings.windows, length)
+        if not len(windows):
             return None
+        prefix = self.objective.metric_prefix
         torch.manual_seed(self.params.train.seed)
         fresh = model.build(self.name, self.config, self.model.vocab_size).to(self.model.embedding.weight.device)
         return {
             "protocol": "loss of one token a window; windows of validation text, read from a zero state",
             "reference": "Pascanu, Mikolov & Bengio 2013, arXiv:1211.5063",
-            "unit": "norm of d nats / d state (or / d embedded token), k steps before the loss",
+            "unit": f"norm of d {prefix}nats / d state (or / d embedded token), k steps before the loss",
             "sides": len(self.objective.sides(self.model.recurrence)),
-            "windows": len(found),
+            "windows": len(windows),
             "vanished_below": gradients.VANISHED,
-            "before_training": gradients.describe(gradients.flow(fresh, found)),
-            "after_training": gradients.describe(gradients.flow(self.model, found)),
+            "before_training": gradients.describe(gradients.flow(fresh, windows)),
+            "after_training": gradients.describe(gradients.flow(self.model, windows)),
         }
 
     def context(self) -> dict[str, Any] | None:
+        """Effective context."""
         settings = self.settings.context
         length = self.objective.window_size(settings.tokens)
-        found = context.measure(self.model, self._windows(settings.windows, length), settings, self.bootstrap)
-        return found and {
+        block = context.measure(self.model, self._windows(settings.windows, length), settings, self.bootstrap)
+        return block and {
             "protocol": "the same targets of validation text, each with a context of its own, from a zero state",
             "reference": "Khandelwal, He, Qi & Jurafsky 2018, arXiv:1805.04623",
-            **found,
+            **block,
         }
 
     def gates(self) -> dict[str, Any]:
+        """Gate activations."""
         settings = self.settings.gates
         return gates.measure(self.model, self._windows(settings.windows, settings.tokens), settings)
 
     def overfitting(self, curve: Path) -> dict[str, Any]:
-        """The learning curve of the model, and the two short runs."""
+        """The learning curve of the model's training run, and the two short runs."""
         settings = self.settings.overfitting
-        training = beginnings(self.train.ids, self.train.starts, settings.train_tokens)
-        validation = beginnings(self.validation.ids, self.validation.starts, settings.validation_tokens)
+        training = head(self.train.ids, self.train.starts, settings.train_tokens)
+        validation = head(self.validation.ids, self.validation.starts, settings.validation_tokens)
         return {
             "learning_curve": overfitting.learning_curve(curve, self.objective.metric_prefix),
             "dropout_of_the_model": self.config.dropout,
@@ -90,10 +94,10 @@ class Memory:
             ),
         }
 
-    def lesson(self, found: dict[str, Any]) -> dict[str, Any]:
-        """The lesson's row of this variant: gates and memory as numbers. Its speed is in data/timings."""
+    def lesson(self, blocks: dict[str, Any]) -> dict[str, Any]:
+        """This variant's row of the lesson: gates, sizes and memory. Its speed is in data/timings."""
         state = sum(torch.Size(shape).numel() for shape in self.model.recurrence.state_spec.values())
-        flow, used = found["gradients"], found["context"]
+        flow, reach = blocks["gradients"], blocks["context"]
         return {
             "gates": self.model.recurrence.gates,
             "hidden_size": self.config.hidden_size,
@@ -102,7 +106,7 @@ class Memory:
             "state_size": state,
             "state_bytes_fp32": 4 * state,
             "parameters": model.count_parameters(self.model),
-            "effective_context_tokens": used and used["effective_context_tokens"],
+            "effective_context_tokens": reach and reach["effective_context_tokens"],
             "gradient_vanished_at_before_training": flow and flow["before_training"]["vanished_at"],
             "gradient_vanished_at_after_training": flow and flow["after_training"]["vanished_at"],
         }

@@ -1,4 +1,4 @@
-"""A bounded part of a split, and what it holds: tokens, words, bytes and characters of each document."""
+"""The first tokens of a split's documents, and their counts of words, bytes and characters."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from recurlm.tokens.counts import Counts
 from recurlm.tokens.encode import Documents
 from recurlm.tokens.pieces import safe_pieces
 
-SHORTEST = 2048  # tokens that are read of a document at least, where it has them: memory shows only in long texts
+MIN_DOCUMENT_TOKENS = 2048  # read of each document, where it has as many: memory shows only in long texts
 
 
 @dataclass(frozen=True)
-class Part:
-    """The beginnings of documents, as the files of a split hold them: `<bos>` first."""
+class Subset:
+    """The first tokens of some documents, as the files of a split hold them: `<bos>` first."""
 
     ids: Integer[np.ndarray, "tokens"]
     starts: Int[np.ndarray, "boundaries"]
-    documents: tuple[int, ...]  # which of the split
+    documents: tuple[int, ...]  # their numbers in the split
 
     @property
     def tokens(self) -> int:
-        """How many tokens of text there are, `<bos>` not counted."""
+        """Tokens of text, without `<bos>`."""
         return len(self.ids) - len(self.documents)
 
     def lengths(self) -> list[int]:
@@ -36,36 +36,36 @@ class Part:
         return [int(stop - start) - 1 for start, stop in pairwise(self.starts)]
 
 
-def beginnings(ids: Integer[np.ndarray, "tokens"], starts: Int[np.ndarray, "boundaries"], budget: int) -> Part:
-    """At most `budget` tokens of text: an equal number of each document's first ones, or of as many documents as fit.
+def head(ids: Integer[np.ndarray, "tokens"], starts: Int[np.ndarray, "boundaries"], max_tokens: int) -> Subset:
+    """At most `max_tokens` tokens of text: equally many of each document, or of as many documents as fit.
 
-    A split that fits is taken whole; a document gives no fewer than `SHORTEST` tokens, if it and the budget have them.
+    A split that fits is taken whole. A document gives at least `MIN_DOCUMENT_TOKENS`, if there are as many.
     """
     whole = int(np.diff(starts).sum()) - (len(starts) - 1)
-    each = whole if whole <= budget else max(budget // (len(starts) - 1), SHORTEST)
-    left, taken, documents = min(whole, budget), [], []
+    each = whole if whole <= max_tokens else max(max_tokens // (len(starts) - 1), MIN_DOCUMENT_TOKENS)
+    left, taken, documents = min(whole, max_tokens), [], []
     for document, (start, stop) in enumerate(pairwise(starts.tolist())):
         count = min(stop - start - 1, each, left)
         if count > 0:
             taken.append(ids[start : start + 1 + count])
             documents.append(document)
             left -= count
-    lengths = [len(some) for some in taken]
+    lengths = [len(document) for document in taken]
     joined = np.concatenate(taken) if taken else ids[:0]
-    return Part(np.asarray(joined), np.cumsum([0, *lengths]), tuple(documents))
+    return Subset(np.asarray(joined), np.cumsum([0, *lengths]), tuple(documents))
 
 
-def count(part: Part, corpus: Documents, tokenizer: Tokenizer, cut: str) -> list[Counts]:
-    """Words, bytes and characters of each document's part, from its text.
+def count_text(subset: Subset, corpus: Documents, tokenizer: Tokenizer, cut: str) -> list[Counts]:
+    """Words, bytes and characters of each document of a subset, counted in its text.
 
     Args:
-        cut: where the tokenizer's kind allows a text to be cut (recurlm.tokens.tokenizer.Kind).
+        cut: where the tokenizer's kind allows a text to be split (recurlm.tokens.tokenizer.Kind).
 
     Raises:
-        InputError: the text has not as many tokens as the part says.
+        InputError: the text does not have as many tokens as the subset.
     """
-    found = []
-    for document, tokens in zip(part.documents, part.lengths(), strict=True):
+    documents = []
+    for document, tokens in zip(subset.documents, subset.lengths(), strict=True):
         counts = Counts(tokenizer)
         counts.start_document()
         for text in safe_pieces(corpus.pieces(document), cut):
@@ -78,11 +78,11 @@ def count(part: Part, corpus: Documents, tokenizer: Tokenizer, cut: str) -> list
             counts.add(text, np.array(encoding.ids[:left]))
         if counts.tokens != tokens:
             raise InputError(f"data/tokens: document {document} is not that of data/corpus: tokenize again")
-        found.append(counts)
-    return found
+        documents.append(counts)
+    return documents
 
 
-def total(counts: Sequence[Counts]) -> dict[str, int]:
-    """The sums, under the names that the manifest of a split gives them."""
-    rows = [one.totals() for one in counts]
+def sum_counts(counts: Sequence[Counts]) -> dict[str, int]:
+    """The sums over documents, under the names of a split's manifest."""
+    rows = [document.totals() for document in counts]
     return {name: sum(row[name] for row in rows) for name in rows[0]} if rows else {}
