@@ -86,12 +86,15 @@ class Observer:
 
 
 def product_weights(node: onnx.NodeProto, weights: Mapping[str, Array]) -> Array | None:
-    """The constant weights [in, out] of a node that is a product with weights; None for any other node."""
+    """The constant weights [in, out] of a node that is a product with a matrix; None for any other node."""
     if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in weights:
         return None
-    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-    found = weights[node.input[1]]
-    return np.ascontiguousarray(found.T if transposed else found)
+    flags = {attribute.name: attribute for attribute in node.attribute}
+    matrix = weights[node.input[1]]
+    scaled = any(flags[name].f != 1 for name in ("alpha", "beta") if name in flags)
+    if matrix.ndim != 2 or scaled or ("transA" in flags and flags["transA"].i):
+        return None
+    return np.ascontiguousarray(matrix.T if "transB" in flags and flags["transB"].i else matrix)
 
 
 def key_of(weights: Array) -> str:

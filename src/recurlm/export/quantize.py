@@ -7,7 +7,7 @@ when it loads a file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from recurlm.export.quantization import EightBits, EightBitTable, FourBits, eigh
 from recurlm.export.sums import Origins
 
 Array = np.ndarray[Any, Any]
-PRODUCTS = ("MatMul", "Gemm", "Einsum")
+PRODUCTS = ("MatMul", "Gemm", "Einsum", "Conv")
 ACTIVATIONS = "fp32_activations"  # products of two activations, which have no weights to quantize
 Product = EightBits | FourBits
 
@@ -47,6 +47,7 @@ class Quantizer:
             ValueError: a product is not known. It would have stayed in fp32 without a word.
         """
         weights = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
+        constant = constants(graph.node, frozenset(weights))
         writer = _Writer(weights)
         for node in graph.node:
             product, table = product_weights(node, weights), _table(node, weights)
@@ -61,7 +62,7 @@ class Quantizer:
                 writer.table(node, rounded_table)
                 origin = origins.get(node.input[0], [table])[0]
                 self.arithmetic[f"error.{key_of(origin)}"] = rounded_table.dequantized() - table
-            elif node.op_type in PRODUCTS and not weights.keys().isdisjoint(node.input[:2]):
+            elif node.op_type in PRODUCTS and not constant.isdisjoint(factors(node)):
                 raise ValueError(f"the product {node.output[0]} has weights that cannot be quantized where they stand")
             else:
                 writer.nodes.append(node)
@@ -149,23 +150,42 @@ class _Writer:
         )
 
 
-def count_products(graph: onnx.GraphProto, weights: frozenset[str] = frozenset()) -> dict[str, int]:
+def factors(node: onnx.NodeProto) -> list[str]:
+    """What a product multiplies: not its bias."""
+    return list(node.input if node.op_type == "Einsum" else node.input[:2])
+
+
+def constants(nodes: Iterable[onnx.NodeProto], weights: frozenset[str]) -> frozenset[str]:
+    """The weights, and the values that nodes compute from weights alone."""
+    names = set(weights)
+    for node in nodes:
+        if node.op_type == "Constant" or (node.input and names.issuperset(filter(None, node.input))):
+            names.update(node.output)
+    return frozenset(names)
+
+
+def count_products(
+    graph: onnx.GraphProto, weights: frozenset[str] = frozenset(), around: frozenset[str] = frozenset()
+) -> dict[str, int]:
     """How many products a graph, with the graphs in it, computes in each precision.
 
-    Products of two activations have no weights: they stay in fp32, and are counted apart.
+    Products of two activations have no weights: they are not quantized, and counted apart.
 
     Args:
         weights: of the graphs around this one; what MatMulInteger reads beside them was unpacked from 4 bits.
+        around: values of those graphs that are computed from weights alone.
     """
-    weights |= {weight.name for weight in graph.initializer}
+    inputs = {value.name for value in graph.input}
+    weights |= {weight.name for weight in graph.initializer} - inputs
+    constant = constants(graph.node, weights | around)
     counts = dict.fromkeys(("fp32", "int8", "int4", ACTIVATIONS), 0)
     for node in graph.node:
         if node.op_type in PRODUCTS:
-            counts[ACTIVATIONS if weights.isdisjoint(node.input[:2]) else "fp32"] += 1
+            counts[ACTIVATIONS if constant.isdisjoint(factors(node)) else "fp32"] += 1
         elif node.op_type == "MatMulInteger":
             counts["int8" if node.input[1] in weights else "int4"] += 1
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                for kind, count in count_products(attribute.g, weights).items():
+                for kind, count in count_products(attribute.g, weights, constant).items():
                     counts[kind] += count
     return counts

@@ -14,12 +14,17 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-APPROXIMATED = {"Sigmoid", "Tanh", "Exp", "Log", "Softplus", "Erf"}
+APPROXIMATED = {"Sigmoid", "Tanh", "Exp", "Log", "Pow", "Softplus", "Softmax"}
+REDUCTIONS = {"ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSumExp", "CumSum"}
+SUMS = {"MatMul", "Gemm", "Einsum", "LayerNormalization"} | REDUCTIONS  # their order is each machine's own
+UPCAST = APPROXIMATED | SUMS
+NO_DOUBLES = {"Erf", "Gelu", "Elu", "Selu", "Celu", "Mish", "Conv", "InstanceNormalization"}  # in onnxruntime
 ARITHMETIC = {
     "Add",
     "Sub",
     "Mul",
     "Div",
+    "Reciprocal",
     "Neg",
     "Abs",
     "Relu",
@@ -53,10 +58,17 @@ class _Upcast:
             given = list(node.input)
             if node.op_type == "Sigmoid":
                 self._sigmoid(node)
-            elif node.op_type in APPROXIMATED or (
+            elif node.op_type in REDUCTIONS:
+                self._copy(node, [self._double(given[0]), *given[1:]], wide=True)
+            elif node.op_type in UPCAST or (
                 node.op_type in ARITHMETIC and any(value in self.doubles for value in given)
             ):
-                self._copy(node, [self._double(value) for value in given], wide=True)
+                self._copy(node, [self._double(value) if value else "" for value in given], wide=True)
+            elif node.op_type in NO_DOUBLES:
+                raise ValueError(
+                    f"{node.op_type} differs from machine to machine, and onnxruntime has none of doubles: "
+                    "this cell needs 'export.portable: false'"
+                )
             elif node.op_type in REARRANGING and (given[0] in self.doubles or wanted.intersection(node.output)):
                 self._copy(node, [self._double(given[0]), *given[1:]], wide=True)
             else:
@@ -70,8 +82,9 @@ class _Upcast:
         self.graph.initializer.extend(weights)
 
     def _wanted(self) -> set[str]:
-        """What approximated functions read; of what is cut into parts for them the whole: one cast, not many."""
-        wanted = {value for node in self.graph.node if node.op_type in APPROXIMATED for value in node.input}
+        """What is read in double precision; of what is cut into parts for it the whole: one cast, not many."""
+        wanted = {value for node in self.graph.node if node.op_type in UPCAST - REDUCTIONS for value in node.input}
+        wanted |= {node.input[0] for node in self.graph.node if node.op_type in REDUCTIONS}
         for node in reversed(self.graph.node):
             if node.op_type in REARRANGING and wanted.intersection(node.output):
                 wanted.add(node.input[0])

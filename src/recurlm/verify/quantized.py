@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recurlm.export.calibrate import key_of
@@ -25,7 +25,7 @@ class QuantizedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Take the arithmetic that `quantize.Quantizer` noted when it wrote the graphs."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.arithmetic = arithmetic
-        self.keys: dict[tuple[Any, ...], str] = {}
+        self.keys: dict[tuple[Any, ...], tuple[nn.Parameter, str]] = {}  # the parameter lives as long as its key
         self.tokens = torch.empty(0, dtype=torch.int64)
         self.met: set[str] = set()  # which of the arithmetic's matrices were used
         self.margin = torch.empty(0)
@@ -55,9 +55,10 @@ class QuantizedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         rounded = torch.clamp(torch.round(x / scale), -128, 127) * scale
         return exact(rounded, self.arithmetic[f"weights.{key}"])
 
-    def _note_margin(self, steps: Float[Tensor, "batch inputs"]) -> None:
-        if len(self.margin) == len(steps):
-            nearest = (steps - torch.floor(steps) - 0.5).abs().amin(dim=1)
+    def _note_margin(self, steps: Float[Tensor, "rows inputs"]) -> None:
+        """Each row of the batch may have several rows here: heads, for example."""
+        if len(self.margin) and len(steps) % len(self.margin) == 0:
+            nearest = (steps - torch.floor(steps) - 0.5).abs().view(len(self.margin), -1).amin(dim=1)
             self.margin = torch.minimum(self.margin, nearest)
 
     def _of_token(self, value: Tensor, key: str) -> Tensor:
@@ -69,7 +70,14 @@ class QuantizedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return value + error[self.tokens]
 
     def _key(self, matrix: Tensor) -> str:
-        place = (matrix.data_ptr(), tuple(matrix.shape), matrix.stride())
+        """The key of a matrix's bytes: cached for a parameter or a view of one.
+
+        Any other tensor is hashed each time that it is met: its memory, and so its address, may be used again.
+        """
+        base = matrix._base if matrix._base is not None else matrix
+        if not isinstance(base, nn.Parameter):
+            return key_of(matrix.detach().contiguous().numpy())
+        place = (matrix.data_ptr(), tuple(matrix.shape), matrix.stride(), base._version)
         if place not in self.keys:
-            self.keys[place] = key_of(matrix.detach().contiguous().numpy())
-        return self.keys[place]
+            self.keys[place] = (base, key_of(matrix.detach().contiguous().numpy()))
+        return self.keys[place][1]

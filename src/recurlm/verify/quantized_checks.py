@@ -53,7 +53,7 @@ def quantized_steps(
         expected, after, on_edge = _step(reference, quantized, token, state)
         found, found_after = graphs.step(token.numpy(), {name: value.numpy() for name, value in state.items()})
         pairs = [(found, expected), *((found_after[name], value) for name, value in after.items())]
-        differences.append(np.max([np.abs(a - b.numpy()).max(axis=1) for a, b in pairs], axis=0))
+        differences.append(np.max([_largest_of_rows(a - b.numpy()) for a, b in pairs], axis=0))
         edges.append(on_edge)
         state = after
     difference = np.stack(differences)
@@ -69,6 +69,11 @@ def quantized_steps(
         largest_difference=float(difference[exact].max()),
         largest_on_an_edge=float(difference[~exact].max(initial=0.0)),
     )
+
+
+def _largest_of_rows(difference: Float[np.ndarray, "batch *shape"]) -> Float[np.ndarray, "batch"]:
+    """Of logits, or of a state of any rank."""
+    return np.asarray(np.abs(difference).reshape(len(difference), -1).max(axis=1))
 
 
 def quantized_tokens(
