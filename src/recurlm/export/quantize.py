@@ -1,7 +1,7 @@
 """Write the products of a graph with weights in 8 or 4 bits. One that cannot be is an error, not a surprise.
 
 Each becomes a product of whole numbers, MatMulInteger, whose sums are exact on every processor, in any order and in any
-company. Weights of 4 bits are unpacked to 8 by a few operators that read constants only: onnxruntime does them once,
+company. (Processors without VNNI need onnxruntime's option `session.x64quantprecision` for it.) Weights of 4 bits are unpacked to 8 by a few operators that read constants only: onnxruntime does them once,
 when it loads a file.
 """
 
