@@ -168,7 +168,7 @@ def test_a_model_that_is_quantized_otherwise_fails(made: Made) -> None:
     arithmetic = {
         key: value * 1.01 if key.startswith("weights.") else value for key, value in made.quantized.arithmetic.items()
     }
-    with pytest.raises(VerificationError, match=r"held no number on the edge|of the steps are those of PyTorch"):
+    with pytest.raises(VerificationError, match=r"no input on a rounding edge|of the steps are those of PyTorch"):
         quantized_steps(made.reference, QuantizedProducts(arithmetic), made.graphs, text_of(300), tolerance=1e-4)
 
 

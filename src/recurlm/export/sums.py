@@ -40,7 +40,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Sum:
-    """A sum that is not written yet."""
+    """A sum whose nodes are deferred."""
 
     products: list[tuple[str, Array]] = field(default_factory=list)  # (value, weights[in, out])
     row: Array | None = None  # table[vocabulary, out]
@@ -161,7 +161,7 @@ class _Rewriter:
         return Sum(others=[value])
 
     def _row_and_constant(self, node: onnx.NodeProto) -> tuple[str, Array] | None:
-        """The operands of a node that origins a row with a constant that is the same for each token."""
+        """The operands of a node that joins a row with a constant that is the same for each token."""
         for row, constant in (tuple(node.input), tuple(reversed(node.input))):
             if row in self.rows and self._axes(constant) in (0, 1):
                 return row, self.weights[constant]
@@ -171,7 +171,7 @@ class _Rewriter:
         return self.weights[value].ndim if value in self.weights else None
 
     def _write(self, value: str) -> None:
-        """Make a value that was put off."""
+        """Write the nodes of a value that was deferred."""
         if value in self.done:
             return
         self.done.add(value)

@@ -1,4 +1,4 @@
-"""PyTorch with the arithmetic of an int8 or int4 bundle: the model's own code, its products quantized."""
+"""PyTorch with the arithmetic of an int8 or int4 bundle: the model's own code with quantized products."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ aten = torch.ops.aten
 
 
 class QuantizedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Inside `with QuantizedProducts(…):` every product with a quantized matrix is computed with quantized numbers.
+    """Inside `with QuantizedProducts(…):` products with a quantized matrix use its quantized weights and inputs.
 
-    The model knows nothing of it. A matrix is known by its bytes, so that no name of a parameter stands here.
+    A matrix is identified by a hash of its bytes, so that no parameter's name stands here.
     """
 
     def __init__(self, arithmetic: Mapping[str, Tensor]) -> None:
-        """Take the arithmetic that `quantize.Quantizer` noted when it wrote the graphs."""
+        """`arithmetic` is what `quantize.Quantizer` recorded when it wrote the graphs."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.arithmetic = arithmetic
         self.keys: dict[tuple[Any, ...], tuple[nn.Parameter, str]] = {}  # the parameter lives as long as its key
         self.tokens = torch.empty(0, dtype=torch.int64)
-        self.met: set[str] = set()  # which of the arithmetic's matrices were used
+        self.met: set[str] = set()  # keys of the matrices that were used
         self.margin = torch.empty(0)
-        """[batch]: how far the inputs rounded so far are from where they would be rounded otherwise, in steps of the
-        rounding. Whoever looks at it sets it before."""
+        """[batch]: the smallest distance of an input from an edge between two int8 values, in units of the scale. The
+        caller sets it before a step."""
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -52,8 +52,8 @@ class QuantizedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # The input is rounded as QuantizeLinear does, to uint8 with 128 for zero.
         scale = self.arithmetic[f"scale.{key}"]
         self._note_margin(x / scale)
-        rounded = torch.clamp(torch.round(x / scale), -128, 127) * scale
-        return exact(rounded, self.arithmetic[f"weights.{key}"])
+        quantized = torch.clamp(torch.round(x / scale), -128, 127) * scale
+        return exact(quantized, self.arithmetic[f"weights.{key}"])
 
     def _note_margin(self, steps: Float[Tensor, "rows inputs"]) -> None:
         """Each row of the batch may have several rows here: heads, for example."""
@@ -62,7 +62,7 @@ class QuantizedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.margin = torch.minimum(self.margin, nearest)
 
     def _of_token(self, value: Tensor, key: str) -> Tensor:
-        """What a table's rows say of the last tokens: the exact value and the error of its row."""
+        """A value of the last tokens, with the quantization error of their rows in the table added."""
         error = self.arithmetic.get(f"error.{key}")
         if error is None:
             return value

@@ -1,4 +1,4 @@
-"""Call the graphs of a bundle in onnxruntime with the arguments that a verification needs."""
+"""onnxruntime sessions of a folder of graphs, called with the arguments that a verification needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ State = dict[str, np.ndarray[Any, Any]]
 
 
 class Graphs:
-    """The graphs of one folder, each loaded when it is first called."""
+    """The graphs of a folder, each loaded at its first call."""
 
     def __init__(self, folder: Path, threads: int = 0) -> None:
         self.folder = folder
@@ -27,7 +27,7 @@ class Graphs:
         self.sessions: dict[str, onnxruntime.InferenceSession] = {}
 
     def call(self, name: str, feeds: dict[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
-        """Run `<name>.onnx` and give its outputs by their names."""
+        """The outputs of `<name>.onnx`, by name."""
         if name not in self.sessions:
             path = str(self.folder / f"{name}.onnx")
             self.sessions[name] = onnxruntime.InferenceSession(path, self.options, ["CPUExecutionProvider"])
