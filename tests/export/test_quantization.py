@@ -1,4 +1,4 @@
-"""Promises of the arithmetic of 8 and 4 bits."""
+"""Promises of the arithmetic of int8 and int4."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def second_moments(inputs: int, samples: int = 400) -> np.ndarray:
 
 
 @given(MATRICES)
-def test_eight_bits_are_off_by_at_most_half_a_step(weights: np.ndarray) -> None:
+@settings(deadline=None)
+def test_int8_weights_are_off_by_at_most_half_a_step(weights: np.ndarray) -> None:
     quantized = quantize_int8(weights, 1.0)
     assert np.abs(quantized.dequantized() - weights).max() <= quantized.scale.max() / 2 * 1.001
     largest = np.abs(weights).max(axis=0)
@@ -34,6 +35,7 @@ def test_eight_bits_are_off_by_at_most_half_a_step(weights: np.ndarray) -> None:
 
 
 @given(MATRICES)
+@settings(deadline=None)
 def test_each_row_of_a_table_has_a_scale_of_its_own(table: np.ndarray) -> None:
     quantized = quantize_table(table)
     assert (np.abs(quantized.dequantized() - table) <= quantized.scale / 2 * 1.001).all()
@@ -41,7 +43,7 @@ def test_each_row_of_a_table_has_a_scale_of_its_own(table: np.ndarray) -> None:
 
 @given(MATRICES, st.sampled_from([16, 32]))
 @settings(max_examples=25, deadline=None)
-def test_four_bits_are_packed_two_a_byte_and_multiplied_out_they_are_eight(
+def test_int4_weights_are_packed_two_a_byte_and_times_their_group_scales_they_are_int8(
     weights: np.ndarray, group_size: int
 ) -> None:
     quantized = quantize_int4(weights, second_moments(len(weights)), 1.0, group_size)
