@@ -19,7 +19,7 @@ def graph_of(*nodes: onnx.NodeProto) -> onnx.GraphProto:
     initializers = [numpy_helper.from_array(value, name) for name, value in weights.items()]
     read = {value for node in nodes for value in node.input}
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 50])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", "columns"])
     return helper.make_graph(nodes, "sums", [x], [y], [weight for weight in initializers if weight.name in read])
 
 
