@@ -44,18 +44,29 @@ def random_model(name: str) -> LanguageModel:
     return model
 
 
+class Exported:
+    """Each case's model and the folder of its graphs, written when it is first asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.models: dict[str, LanguageModel] = {}
+
+    def __call__(self, name: str) -> tuple[LanguageModel, Path]:
+        folder = self.root / name
+        if name not in self.models:
+            folder.mkdir()
+            self.models[name] = random_model(name)
+            write_graphs(folder, name, self.models[name], MANIFEST, SETTINGS)
+        return self.models[name], folder
+
+
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[LanguageModel, Path]]:
-    written = {}
-    for name in CASES:
-        model, folder = random_model(name), tmp_path_factory.mktemp(name)
-        write_graphs(folder, name, model, MANIFEST, SETTINGS)
-        written[name] = (model, folder)
-    return written
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return Exported(tmp_path_factory.mktemp("graphs"))
 
 
-def sides(exported: dict[str, tuple[LanguageModel, Path]], name: str) -> tuple[Reference, Graphs]:
-    model, folder = exported[name]
+def sides(exported: Exported, name: str) -> tuple[Reference, Graphs]:
+    model, folder = exported(name)
     return Reference(model, never_drawn(SPECIAL, objective_of(model))), Graphs(folder)
 
 
@@ -108,7 +119,7 @@ def test_prompts_of_different_lengths_in_one_call_give_what_each_gives_alone(exp
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_the_scorer_gives_pytorchs_log_probabilities_at_any_batch_length_and_chunking(exported, name: str) -> None:
-    model, _ = exported[name]
+    model, _ = exported(name)
     _, graphs = sides(exported, name)
     tokens, lengths = text(3, 23), np.array([23, 2, 11])
     logits, _ = model(torch.from_numpy(tokens), model.initial_state(3))
@@ -149,7 +160,7 @@ def test_texts_of_different_lengths_are_filled_and_scored_as_each_alone(exported
 
 @pytest.mark.parametrize("name", CASES)
 def test_files_are_self_contained_pinned_and_name_nothing_of_this_machine(exported, name: str) -> None:
-    _, folder = exported[name]
+    _, folder = exported(name)
     files = sorted(folder.glob("*.onnx"))
     assert len(files) == 3
     assert not list(folder.glob("*.data"))
@@ -164,7 +175,7 @@ def test_files_are_self_contained_pinned_and_name_nothing_of_this_machine(export
 
 @pytest.mark.parametrize("name", CASES)
 def test_batch_and_time_are_dynamic(exported, name: str) -> None:
-    _, folder = exported[name]
+    _, folder = exported(name)
     for file in folder.glob("*.onnx"):
         graph = onnx.load(file).graph
         for value in (*graph.input, *graph.output):
