@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cells.cases import export_settings, make
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recurlm.config import Export, Variant
 from recurlm.export.bundle import write_graphs
 from recurlm.export.graphs import ExportCache
 from recurlm.export.sampling import sample, suppression
-from recurlm.model import LanguageModel, build
+from recurlm.model import LanguageModel
 from recurlm.variants import REGISTRY
 from recurlm.verify.sessions import Graphs
 
@@ -31,7 +31,7 @@ MANIFEST = {
     "kind": "char",
     "corpus": {},
 }
-CAUSAL = [name for name, kind in REGISTRY.items() if kind.causal]
+NAMES = [*REGISTRY, "linear_attention"]  # and so a state of more than one axis
 PRECISIONS = ("fp32", "int8", "int4")
 # (hidden, embedding, layers): sizes that are no multiple of anything, and one that a block of 4 bits fits into.
 SIZES = [(9, 6, 2), (32, 32, 2), (17, 5, 1)]
@@ -58,28 +58,28 @@ SETTINGS = st.builds(
 
 def random_model(name: str, hidden: int, embedding: int, layers: int) -> LanguageModel:
     torch.manual_seed(hidden)
-    block = Variant(cell=name, embedding_size=embedding, hidden_size=hidden, layers=layers)
-    model = build(name, block, VOCABULARY).eval().requires_grad_(False)
+    own = {"heads": 1} if name == "linear_attention" else {}
+    model = make(name, VOCABULARY, embedding_size=embedding, hidden_size=hidden, layers=layers, **own)
     model.embedding.weight.mul_(3)
     model.decoder.bias.normal_(std=1.5)
     return model
 
 
-@pytest.fixture(scope="module", params=CAUSAL)
+@pytest.fixture(scope="module", params=NAMES)
 def bundles(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[tuple[str, int], tuple[LanguageModel, Graphs]]:
     """A variant's graphs by precision and size."""
-    found = {}
+    written = {}
     for size in SIZES:
-        model, kept = random_model(request.param, *size), ExportCache()
+        model, cache = random_model(request.param, *size), ExportCache()
         for precision in PRECISIONS:
             folder = tmp_path_factory.mktemp(f"{request.param}-{precision}")
             text = np.random.default_rng(0).integers(2, VOCABULARY, 600)
-            options = Export(group_size=16, max_folded_table_mb=0.0 if size[2] == 1 else 16.0)
-            write_graphs(folder, request.param, model, MANIFEST, options, precision, text, kept)
-            found[precision, size[0]] = (model, Graphs(folder, threads=1))
-    return found
+            options = export_settings(group_size=16, max_folded_table_mb=0.0 if size[2] == 1 else 16.0)
+            write_graphs(folder, request.param, model, MANIFEST, options, precision, text, cache)
+            written[precision, size[0]] = (model, Graphs(folder, threads=1))
+    return written
 
 
 def feeds_of(rows: list[Settings], **more: Any) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def test_draws_of_the_graph_follow_the_softmax(tmp_path: Path) -> None:
     for precision in PRECISIONS:
         folder = tmp_path / precision
         folder.mkdir()
-        write_graphs(folder, "rnn", model, MANIFEST, Export(), precision, np.arange(2, 30), shared)
+        write_graphs(folder, "rnn", model, MANIFEST, export_settings(), precision, np.arange(2, 30), shared)
         uniform = np.random.default_rng(5).random((100, 1000), np.float32)
         call = {"prompt": np.full((100, 1), 3), "prompt_length": np.ones(100, np.int64)}
         found = Graphs(folder).call(

@@ -1,4 +1,4 @@
-"""Promises of the exported graphs, for every variant of the registry."""
+"""Promises of the exported graphs, for every cell, both objectives, residual blocks and states of any rank."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from cells.cases import CASES, CAUSAL, CLOZE, export_settings, make
 
-from recurlm.config import Export, Sampling, Variant
+from recurlm.config import Sampling
 from recurlm.export.bundle import never_drawn, write_graphs
-from recurlm.model import LanguageModel, build
-from recurlm.variants import REGISTRY
+from recurlm.model import LanguageModel
+from recurlm.objective import objective_of
 from recurlm.verify.checks import GREEDY, chunked_calls, filled_tokens, generated_tokens
 from recurlm.verify.reference import Reference
 from recurlm.verify.sessions import Graphs
@@ -24,40 +25,49 @@ from recurlm.verify.sessions import Graphs
 VOCABULARY = 41
 SPECIAL = {"bos": 0, "mask": 1, "unk": 2, "eol": None}
 MANIFEST = {"special": SPECIAL, "tokenizer_sha256": "0" * 64, "kind": "char", "corpus": {}}
-SETTINGS = Export(opset=18, ir_version=8)
+SETTINGS = export_settings(opset=18, ir_version=8)
+FREE = Sampling(temperature=1.0, top_k=0, top_p=1.0)
 SAMPLINGS = [
     GREEDY,
-    Sampling(temperature=1.0),
-    Sampling(temperature=0.7, top_k=5),
-    Sampling(temperature=1.2, top_p=0.8),
+    FREE,
+    Sampling(temperature=0.7, top_k=5, top_p=1.0),
+    Sampling(temperature=1.2, top_k=0, top_p=0.8),
     Sampling(temperature=1.0, top_k=9, top_p=0.9),
 ]
-CAUSAL = [name for name, kind in REGISTRY.items() if kind.causal]
-CLOZE = [name for name, kind in REGISTRY.items() if not kind.causal]
 
 
 def random_model(name: str) -> LanguageModel:
     torch.manual_seed(5)
-    block = Variant(cell=name, embedding_size=6, hidden_size=9, layers=2)
-    model = build(name, block, VOCABULARY).eval().requires_grad_(False)
+    model = make(name, VOCABULARY, embedding_size=6, hidden_size=9, layers=2)
     for parameter in model.parameters():
         parameter.mul_(3)  # a fresh model's logits are nearly equal, and would hide a wrong state
     return model
 
 
+class Exported:
+    """Each case's model and the folder of its graphs, written when it is first asked for."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.models: dict[str, LanguageModel] = {}
+
+    def __call__(self, name: str) -> tuple[LanguageModel, Path]:
+        folder = self.root / name
+        if name not in self.models:
+            folder.mkdir()
+            self.models[name] = random_model(name)
+            write_graphs(folder, name, self.models[name], MANIFEST, SETTINGS)
+        return self.models[name], folder
+
+
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[LanguageModel, Path]]:
-    found = {}
-    for name in REGISTRY:
-        model, folder = random_model(name), tmp_path_factory.mktemp(name)
-        write_graphs(folder, name, model, MANIFEST, SETTINGS)
-        found[name] = (model, folder)
-    return found
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return Exported(tmp_path_factory.mktemp("graphs"))
 
 
-def sides(exported: dict[str, tuple[LanguageModel, Path]], name: str) -> tuple[Reference, Graphs]:
-    model, folder = exported[name]
-    return Reference(model, never_drawn(SPECIAL, model.causal)), Graphs(folder)
+def sides(exported: Exported, name: str) -> tuple[Reference, Graphs]:
+    model, folder = exported(name)
+    return Reference(model, never_drawn(SPECIAL, objective_of(model))), Graphs(folder)
 
 
 def text(*shape: int) -> np.ndarray:
@@ -72,9 +82,9 @@ def uniform(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 def test_the_generator_draws_the_tokens_of_pytorch(exported, name: str, sampling: Sampling) -> None:
     reference, graphs = sides(exported, name)
-    tally = generated_tokens(reference, graphs, text(11), uniform(150), sampling, error=1e-5)
-    assert tally.tokens == 150
-    assert tally.near_ties <= 1
+    agreement = generated_tokens(reference, graphs, text(11), uniform(150), sampling, error=1e-5)
+    assert agreement.tokens == 150
+    assert agreement.near_ties <= 1
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -100,7 +110,7 @@ def test_prompts_of_different_lengths_in_one_call_give_what_each_gives_alone(exp
     }
     together = graphs.call("generator", feeds)
     for row, length in enumerate(lengths):
-        tokens, state = graphs.generate(prompts[row : row + 1, :length], numbers[row : row + 1], Sampling())
+        tokens, state = graphs.generate(prompts[row : row + 1, :length], numbers[row : row + 1], FREE)
         assert together["tokens"][row].tolist() == tokens[0].tolist()
         for key, value in state.items():
             # One row and three are added up in another order, and these weights are large.
@@ -109,7 +119,7 @@ def test_prompts_of_different_lengths_in_one_call_give_what_each_gives_alone(exp
 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_the_scorer_gives_pytorchs_log_probabilities_at_any_batch_length_and_chunking(exported, name: str) -> None:
-    model, _ = exported[name]
+    model, _ = exported(name)
     _, graphs = sides(exported, name)
     tokens, lengths = text(3, 23), np.array([23, 2, 11])
     logits, _ = model(torch.from_numpy(tokens), model.initial_state(3))
@@ -127,9 +137,9 @@ def test_the_scorer_gives_pytorchs_log_probabilities_at_any_batch_length_and_chu
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 def test_the_filler_draws_the_tokens_of_pytorch(exported, name: str, sampling: Sampling) -> None:
     reference, graphs = sides(exported, name)
-    tally = filled_tokens(reference, graphs, text(80), uniform(80), sampling, error=1e-5)
-    assert tally.tokens == 80
-    assert tally.near_ties <= 1
+    agreement = filled_tokens(reference, graphs, text(80), uniform(80), sampling, error=1e-5)
+    assert agreement.tokens == 80
+    assert agreement.near_ties <= 1
 
 
 @pytest.mark.parametrize("name", CLOZE)
@@ -148,9 +158,9 @@ def test_texts_of_different_lengths_are_filled_and_scored_as_each_alone(exported
         assert filled[row, :length].tolist() == expected[0].tolist()
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("name", CASES)
 def test_files_are_self_contained_pinned_and_name_nothing_of_this_machine(exported, name: str) -> None:
-    _, folder = exported[name]
+    _, folder = exported(name)
     files = sorted(folder.glob("*.onnx"))
     assert len(files) == 3
     assert not list(folder.glob("*.data"))
@@ -163,9 +173,9 @@ def test_files_are_self_contained_pinned_and_name_nothing_of_this_machine(export
         assert not re.search(rb"/[a-z]+/.*\.py|\.py\"", file.read_bytes())
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("name", CASES)
 def test_batch_and_time_are_dynamic(exported, name: str) -> None:
-    _, folder = exported[name]
+    _, folder = exported(name)
     for file in folder.glob("*.onnx"):
         graph = onnx.load(file).graph
         for value in (*graph.input, *graph.output):

@@ -1,4 +1,4 @@
-"""Promises of the arithmetic of 8 and 4 bits."""
+"""Promises of the arithmetic of int8 and int4."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from recurlm.export.quantization import EightBits, eight_bit_table, eight_bits, four_bits
+from recurlm.export.quantization import Int8Weights, quantize_int4, quantize_int8, quantize_table
 
 MATRICES = arrays.arrays(
     np.float32,
@@ -26,31 +26,35 @@ def second_moments(inputs: int, samples: int = 400) -> np.ndarray:
 
 
 @given(MATRICES)
-def test_eight_bits_are_off_by_at_most_half_a_step(weights: np.ndarray) -> None:
-    rounded = eight_bits(weights, 1.0)
-    assert np.abs(rounded.dequantized() - weights).max() <= rounded.scale.max() / 2 * 1.001
+@settings(deadline=None)
+def test_int8_weights_are_off_by_at_most_half_a_step(weights: np.ndarray) -> None:
+    quantized = quantize_int8(weights, 1.0)
+    assert np.abs(quantized.dequantized() - weights).max() <= quantized.scale.max() / 2 * 1.001
     largest = np.abs(weights).max(axis=0)
-    np.testing.assert_allclose(np.abs(rounded.dequantized()).max(axis=0), largest, rtol=1e-5)
+    np.testing.assert_allclose(np.abs(quantized.dequantized()).max(axis=0), largest, rtol=1e-5)
 
 
 @given(MATRICES)
+@settings(deadline=None)
 def test_each_row_of_a_table_has_a_scale_of_its_own(table: np.ndarray) -> None:
-    rounded = eight_bit_table(table)
-    assert (np.abs(rounded.dequantized() - table) <= rounded.scale / 2 * 1.001).all()
+    quantized = quantize_table(table)
+    assert (np.abs(quantized.dequantized() - table) <= quantized.scale / 2 * 1.001).all()
 
 
 @given(MATRICES, st.sampled_from([16, 32]))
 @settings(max_examples=25, deadline=None)
-def test_four_bits_are_packed_two_a_byte_and_multiplied_out_they_are_eight(weights: np.ndarray, block: int) -> None:
-    rounded = four_bits(weights, second_moments(len(weights)), 1.0, block)
-    packed = rounded.packed().astype(int)
+def test_int4_weights_are_packed_two_a_byte_and_times_their_group_scales_they_are_int8(
+    weights: np.ndarray, group_size: int
+) -> None:
+    quantized = quantize_int4(weights, second_moments(len(weights)), 1.0, group_size)
+    packed = quantized.packed().astype(int)
     assert len(packed) == -(-len(weights) // 2)
     back = np.concatenate([packed % 16, packed // 16])[: len(weights)] - 8
-    np.testing.assert_array_equal(back, rounded.weights)
-    spread = np.repeat(rounded.multiples.astype(int), block, axis=0)[: len(weights)]
-    eight = rounded.multiplied()
+    np.testing.assert_array_equal(back, quantized.weights)
+    spread = np.repeat(quantized.group_scales.astype(int), group_size, axis=0)[: len(weights)]
+    eight = quantized.to_int8()
     np.testing.assert_array_equal(eight.weights, back * spread)  # nothing overflows
-    np.testing.assert_array_equal(eight.scale, rounded.scale)
+    np.testing.assert_array_equal(eight.scale, quantized.scale)
 
 
 @pytest.mark.parametrize("inputs", [32, 50])
@@ -58,19 +62,19 @@ def test_errors_that_are_made_up_for_harm_outputs_less_than_rounding_to_the_near
     weights = np.random.default_rng(1).standard_normal((inputs, 20)).astype(np.float32)
     moments = second_moments(inputs)
 
-    def harm(found: np.ndarray) -> float:
+    def harm(dequantized: np.ndarray) -> float:
         """The mean squared error of the outputs."""
-        error = found - weights
+        error = dequantized - weights
         return float(np.einsum("io,ij,jo->", error, moments, error))
 
     # Inputs that don't hang together: nothing to make up for.
-    nearest = four_bits(weights, np.diag(np.diag(moments)), 1.0, 16).multiplied()
-    assert harm(four_bits(weights, moments, 1.0, 16).multiplied().dequantized()) < 0.5 * harm(nearest.dequantized())
-    assert harm(eight_bits(weights, 1.0).dequantized()) < 0.05 * harm(nearest.dequantized())
+    nearest = quantize_int4(weights, np.diag(np.diag(moments)), 1.0, 16).to_int8()
+    assert harm(quantize_int4(weights, moments, 1.0, 16).to_int8().dequantized()) < 0.5 * harm(nearest.dequantized())
+    assert harm(quantize_int8(weights, 1.0).dequantized()) < 0.05 * harm(nearest.dequantized())
 
 
 def test_inputs_that_never_came_and_weights_of_zero_do_no_harm() -> None:
-    found = four_bits(np.zeros((32, 3), np.float32), np.zeros((32, 32)), 0.0, 16)
-    assert not found.multiplied().dequantized().any()
-    assert isinstance(eight_bits(np.zeros((4, 2), np.float32), 0.0), EightBits)
-    assert not eight_bits(np.zeros((4, 2), np.float32), 0.0).dequantized().any()
+    quantized = quantize_int4(np.zeros((32, 3), np.float32), np.zeros((32, 32)), 0.0, 16)
+    assert not quantized.to_int8().dequantized().any()
+    assert isinstance(quantize_int8(np.zeros((4, 2), np.float32), 0.0), Int8Weights)
+    assert not quantize_int8(np.zeros((4, 2), np.float32), 0.0).dequantized().any()

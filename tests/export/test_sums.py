@@ -7,33 +7,31 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from cells.cases import CAUSAL, export_settings, make
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from recurlm.config import Export, Variant
 from recurlm.export.assemble import to_model
 from recurlm.export.graphs import Builder, ExportCache
 from recurlm.export.sums import simplify
-from recurlm.model import LanguageModel, build
-from recurlm.variants import REGISTRY
+from recurlm.model import LanguageModel
 
-CAUSAL = [name for name, kind in REGISTRY.items() if kind.causal]
 VOCABULARY = 13
 
 
 def random_model(name: str) -> LanguageModel:
     torch.manual_seed(3)
-    model = build(name, Variant(cell=name, embedding_size=6, hidden_size=8, layers=2), VOCABULARY)
+    model = make(name, VOCABULARY, embedding_size=6, hidden_size=9, layers=2)
     for parameter in model.parameters():
         parameter.data.normal_(std=0.4)
-    return model.eval().requires_grad_(False)
+    return model
 
 
 def traced(model: LanguageModel) -> onnx.GraphProto:
-    kept = ExportCache()
-    Builder(model, [], Export(), kept=kept).step()
-    return kept.traces["Step logits " + " ".join(f"next_state.{name}" for name in model.recurrence.state_spec)]
+    cache = ExportCache()
+    Builder(model, [], export_settings(), cache=cache).step()
+    return cache.traces["Step logits " + " ".join(f"next_state.{name}" for name in model.recurrence.state_spec)]
 
 
 def run(graph: onnx.GraphProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -67,7 +65,7 @@ def test_a_folded_step_reads_no_embedding_and_an_unfolded_one_still_shares_it_wi
     unfolded.CopyFrom(folded)
     simplify(folded, 10**6)
     simplify(unfolded, 0)
-    tables = [weight for weight in folded.initializer if list(weight.dims) == [VOCABULARY, 4 * 8]]
+    tables = [weight for weight in folded.initializer if list(weight.dims) == [VOCABULARY, 4 * 9]]
     assert len(tables) == 1
     shared = [weight for weight in unfolded.initializer if list(weight.dims) == [VOCABULARY, 6]]
     assert len(shared) == 1

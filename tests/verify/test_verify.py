@@ -1,4 +1,4 @@
-"""Promises of the proof: what is equal passes with its figures, and what differs is never let through."""
+"""Promises of a verification: what is equal passes with its figures, and what differs is never let through."""
 
 from __future__ import annotations
 
@@ -7,24 +7,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from recurlm.verify.verify import prove
+from configs import PARAMS, model_config
 
-from recurlm.config import Evaluate, Export, Sampling, Variant, Verify
+from recurlm.config import Evaluate, ModelConfig, Sampling, override
 from recurlm.evaluation.metrics import describe
 from recurlm.evaluation.perplexity import score
 from recurlm.export.bundle import write_bundle, write_graphs
 from recurlm.model import LanguageModel, build, save
+from recurlm.objective import objective_of
 from recurlm.storage import read_json, sha256_of, write_json
 from recurlm.tokens.files import TokenFile
+from recurlm.verify.agreement import verify
 from recurlm.verify.checks import GREEDY, VerificationError, largest_logit_difference
 from recurlm.verify.parallel import verify_all
 from recurlm.verify.reference import Reference
 from recurlm.verify.sessions import Graphs
 
 VOCABULARY = 23
-BLOCK = Variant(cell="gru", embedding_size=7, hidden_size=8)
 SCORING = Evaluate(batch_size=3, window_tokens=40, context_tokens=10)
-VERIFY = Verify(tokens=60, sampling=(Sampling(temperature=0.8, top_k=5), Sampling(temperature=1.0, top_p=0.9)))
+VERIFY = override(
+    PARAMS.verify,
+    {
+        "num_tokens": 60,
+        "sampling": [{"temperature": 0.8, "top_k": 5, "top_p": 1.0}, {"temperature": 1.0, "top_k": 0, "top_p": 0.9}],
+    },
+)
 MANIFEST = {
     "special": {"bos": 0, "mask": 1, "unk": None, "eol": None},
     "tokenizer_sha256": "0" * 64,
@@ -43,50 +50,54 @@ def held_out() -> TokenFile:
 
 def random_model(name: str) -> LanguageModel:
     torch.manual_seed(2)
-    return build(name, BLOCK.model_copy(update={"cell": name}), VOCABULARY).eval().requires_grad_(False)
+    return build(name, config_of(name), VOCABULARY).eval().requires_grad_(False)
+
+
+def config_of(name: str) -> ModelConfig:
+    return model_config(name, embedding_size=7, hidden_size=8)
 
 
 def metrics_of(model: LanguageModel, tokens: TokenFile) -> dict:
-    found = score(model, tokens.ids, tokens.starts, SCORING.window_tokens, SCORING.context_tokens, SCORING.batch_size)
-    return describe(found, tokens.counts, model.causal)
+    nats = score(model, tokens.ids, tokens.starts, SCORING.window_tokens, SCORING.context_tokens, SCORING.batch_size)
+    return describe(nats, tokens.counts, objective_of(model).metric_prefix)
 
 
 @pytest.fixture(scope="module", params=["lstm", "bilstm"])
-def proven(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[LanguageModel, Path]:
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[LanguageModel, Path]:
     model, folder = random_model(request.param), tmp_path_factory.mktemp(request.param)
-    write_graphs(folder, request.param, model, MANIFEST, Export())
+    write_graphs(folder, request.param, model, MANIFEST, PARAMS.export)
     return model, folder
 
 
-def test_equal_models_pass_and_the_proof_states_its_figures(proven: tuple[LanguageModel, Path]) -> None:
-    model, folder = proven
-    proof = prove("v", model, folder, held_out(), metrics_of(model, held_out()), VERIFY, SCORING)
-    assert proof["passed"] is True
-    assert 0 < proof["largest_logit_difference"] < 1e-4
-    assert proof["greedy_tokens_identical"] + proof["sampled_tokens_identical"] + proof["near_ties"] == 180
-    assert proof["scorer_nats_difference"] < 1e-5
+def test_equal_models_pass_and_the_verification_states_its_figures(exported: tuple[LanguageModel, Path]) -> None:
+    model, folder = exported
+    results = verify("v", model, folder, held_out(), metrics_of(model, held_out()), VERIFY, SCORING)
+    assert results["verified"] is True
+    assert 0 < results["largest_logit_difference"] < 1e-4
+    assert results["greedy_tokens_identical"] + results["sampled_tokens_identical"] + results["near_ties"] == 180
+    assert results["scorer_nats_difference"] < 1e-5
 
 
-def test_another_model_fails_the_proof(proven: tuple[LanguageModel, Path]) -> None:
-    model, folder = proven
-    other = random_model("lstm" if model.causal else "bilstm")
+def test_another_model_fails_the_verification(exported: tuple[LanguageModel, Path]) -> None:
+    model, folder = exported
+    other = random_model("bilstm" if objective_of(model).both_sides else "lstm")
     other.decoder.bias[5] += 0.01
     with pytest.raises(VerificationError, match="differ by"):
-        prove("v", other, folder, held_out(), metrics_of(model, held_out()), VERIFY, SCORING)
+        verify("v", other, folder, held_out(), metrics_of(model, held_out()), VERIFY, SCORING)
 
 
-def test_another_perplexity_fails_the_proof(proven: tuple[LanguageModel, Path]) -> None:
-    model, folder = proven
+def test_another_perplexity_fails_the_verification(exported: tuple[LanguageModel, Path]) -> None:
+    model, folder = exported
     metrics = metrics_of(model, held_out())
     metrics = {name: value + 1e-3 if "nats" in name else value for name, value in metrics.items()}
     with pytest.raises(VerificationError, match="nats a token"):
-        prove("v", model, folder, held_out(), metrics, VERIFY, SCORING)
+        verify("v", model, folder, held_out(), metrics, VERIFY, SCORING)
 
 
-def test_logits_are_compared_with_a_carried_state_that_is_not_zero(proven: tuple[LanguageModel, Path]) -> None:
+def test_logits_are_compared_with_a_carried_state_that_is_not_zero(exported: tuple[LanguageModel, Path]) -> None:
     """A graph that forgot its state would pass from zero states only."""
-    model, folder = proven
-    other = random_model("lstm" if model.causal else "bilstm")
+    model, folder = exported
+    other = random_model("bilstm" if objective_of(model).both_sides else "lstm")
     for name, parameter in other.recurrence.named_parameters():
         if "weight_hh" in name:
             parameter.mul_(1.05)
@@ -102,48 +113,48 @@ def test_a_near_tie_is_one_and_a_clear_difference_is_none() -> None:
     assert not reference.near_tie(logits, 0.0, GREEDY, other=2, error=1e-5)
     # Equal logits: token k is drawn between k/23 and (k+1)/23.
     level = torch.zeros(VOCABULARY)
-    assert reference.near_tie(level, 10 / 23 + 1e-6, Sampling(), other=9, error=1e-5)
-    assert not reference.near_tie(level, 10.5 / 23, Sampling(), other=9, error=1e-5)
+    assert reference.near_tie(level, 10 / 23 + 1e-6, Sampling(temperature=1.0, top_k=0, top_p=1.0), other=9, error=1e-5)
+    assert not reference.near_tie(level, 10.5 / 23, Sampling(temperature=1.0, top_k=0, top_p=1.0), other=9, error=1e-5)
 
 
-def test_a_bundle_names_the_hash_of_each_of_its_files(proven: tuple[LanguageModel, Path], tmp_path: Path) -> None:
-    _, graphs = proven
+def test_a_bundle_names_the_hash_of_each_of_its_files(exported: tuple[LanguageModel, Path], tmp_path: Path) -> None:
+    _, graphs = exported
     tokenizer = tmp_path / "tokenizer.json"
     tokenizer.write_text("{}")
     folder = tmp_path / "bundle"
     folder.mkdir()
     write_bundle(folder, graphs, tokenizer, {"verification": {"verified": True}})
-    told = read_json(folder / "bundle.json")
+    description = read_json(folder / "bundle.json")
     files = {file.name for file in folder.iterdir()} - {"bundle.json"}
-    assert set(told["files"]) == files
+    assert set(description["files"]) == files
     assert len(files) == 4
-    for name, entry in told["files"].items():
+    for name, entry in description["files"].items():
         assert entry == {"sha256": sha256_of(folder / name), "bytes": (folder / name).stat().st_size}
 
 
 @pytest.mark.parametrize("moved", [0.0, 0.01])
-def test_proofs_side_by_side_are_those_of_one_after_the_other(tmp_path: Path, moved: float) -> None:
+def test_verifications_in_parallel_are_those_of_one_after_the_other(tmp_path: Path, moved: float) -> None:
     """And what fails in another process fails here, by the same one line."""
     model, tokens = random_model("gru"), held_out()
     write_held_out(tmp_path / "tokens", tokens)
     for precision in ("fp32", "int8"):
         folder = tmp_path / "graphs" / "gru" / precision
         folder.mkdir(parents=True)
-        write_graphs(folder, "gru", model, MANIFEST, Export(), precision, tokens.ids)
+        write_graphs(folder, "gru", model, MANIFEST, PARAMS.export, precision, tokens.ids)
     metrics = metrics_of(model, tokens)
     model.decoder.bias[5] += moved
     (tmp_path / "models" / "gru").mkdir(parents=True)
-    save(tmp_path / "models" / "gru", model, "gru", BLOCK)
+    save(tmp_path / "models" / "gru", model, "gru", config_of("gru"))
     if moved:
         with pytest.raises(VerificationError, match="differ by"):
             verify_all(tmp_path, "gru", ("fp32", "int8"), metrics, VERIFY, SCORING)
         return
-    found = verify_all(tmp_path, "gru", ("fp32", "int8"), metrics, VERIFY, SCORING)
-    assert list(found) == ["fp32", "int8"]
-    for precision, proof in found.items():
-        alone = prove("v", model, tmp_path / "graphs" / "gru" / precision, tokens, metrics, VERIFY, SCORING)
-        counts = ("passed", "greedy_tokens_identical", "sampled_tokens_identical", "near_ties")
-        assert {name: proof[name] for name in counts} == {name: alone[name] for name in counts}
+    verified = verify_all(tmp_path, "gru", ("fp32", "int8"), metrics, VERIFY, SCORING)
+    assert list(verified) == ["fp32", "int8"]
+    for precision, results in verified.items():
+        alone = verify("v", model, tmp_path / "graphs" / "gru" / precision, tokens, metrics, VERIFY, SCORING)
+        counts = ("verified", "greedy_tokens_identical", "sampled_tokens_identical", "near_ties")
+        assert {name: results[name] for name in counts} == {name: alone[name] for name in counts}
 
 
 def write_held_out(folder: Path, tokens: TokenFile) -> None:

@@ -1,4 +1,4 @@
-"""Put traced graphs together: inline them, loop over them, choose between them."""
+"""Build ONNX graphs from traced ones: inline them, loop over them, branch between them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Trip = tuple[dict[str, str], list[tuple[str, int, Shape]]]  # what is carried on
 
 
 class Graph:
-    """A graph in the making. A subgraph (the body of a Loop, a branch of an If) shares its parent's weights."""
+    """A graph being built. A subgraph (the body of a Loop, a branch of an If) shares its parent's weights."""
 
     def __init__(self, parent: Graph | None = None) -> None:
         self.parent = parent
@@ -35,7 +35,7 @@ class Graph:
         return self if self.parent is None else self.parent.root
 
     def name(self, hint: str) -> str:
-        """A name that no other value has."""
+        """A name that no other value of the model has."""
         self.counter[0] += 1
         return f"{hint}.{self.counter[0]}"
 
@@ -52,7 +52,7 @@ class Graph:
         self.outputs.append(helper.make_tensor_value_info(name, kind, shape))
 
     def give(self, value: str, kind: int, shape: Shape) -> None:
-        """Declare an output of a subgraph, under any name. What is not made here, or given twice, has to be copied."""
+        """Declare an output of a subgraph, under any name. A value from outside, or given twice, is copied."""
         made = any(value in node.output for node in self.nodes)
         if not made or any(value == output.name for output in self.outputs):
             value = self.op("Identity", value)
@@ -235,8 +235,8 @@ def _read_in(graph: onnx.GraphProto) -> set[str]:
 
 def _rename_read(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
     for node in graph.node:
-        for place, value in enumerate(node.input):
-            node.input[place] = names.get(value, value)
+        for index, value in enumerate(node.input):
+            node.input[index] = names.get(value, value)
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 _rename_read(attribute.g, names)

@@ -70,7 +70,7 @@ def write_graphs(
         How many products the graphs compute in each precision.
 
     Raises:
-        ValueError: some product would have stayed in fp32 without a word.
+        ValueError: a product with weights cannot be quantized.
     """
     cache = ExportCache() if cache is None else cache
     objective = objective_of(model)

@@ -1,4 +1,4 @@
-"""What goes into the products of a model while it reads text: the ground that 8 and 4 bits are chosen on."""
+"""Calibration statistics: the inputs of a model's products while it reads text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass
 class Inputs:
-    """The inputs x of one product, summed up."""
+    """Statistics of the inputs x of one product."""
 
     weights: Float[np.ndarray, "inputs outputs"]
     moments: Float[np.ndarray, "inputs inputs"]  # the sum of x xᵀ
@@ -36,7 +36,7 @@ class Inputs:
 
 
 class Observer:
-    """Runs graphs, and remembers what went into each of their products. A product is known by its weights."""
+    """Runs graphs and collects statistics of the inputs of their products. A product is identified by its weights."""
 
     def __init__(self, opset: int, ir_version: int) -> None:
         self.opset, self.ir_version = opset, ir_version
@@ -49,7 +49,7 @@ class Observer:
         carried: Iterable[str] = (),
         collect: str = "",
     ) -> list[Array]:
-        """Call a graph again and again.
+        """Run a graph call by call.
 
         Args:
             calls: the inputs of each call, but for the carried ones after the first.
@@ -60,7 +60,7 @@ class Observer:
             That output of each call.
         """
         watched, products = _watched(graph)
-        # Found once: a key is the hash of all the weights.
+        # Looked up once: a key is a hash of all weights.
         inputs = {output: self._inputs(weights) for output, weights in products.items()}
         model = helper.make_model(
             watched, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=self.ir_version
@@ -70,12 +70,12 @@ class Observer:
         state: dict[str, Array] = {}
         collected = []
         for call in calls:
-            found = dict(zip(names, session.run(names, {**call, **state}), strict=True))
-            state = {f"state.{name}": found[f"next_state.{name}"] for name in carried}
+            results = dict(zip(names, session.run(names, {**call, **state}), strict=True))
+            state = {f"state.{name}": results[f"next_state.{name}"] for name in carried}
             if collect:
-                collected.append(found[collect])
-            for output, sums in inputs.items():
-                sums.add(found[output])
+                collected.append(results[collect])
+            for output, statistics in inputs.items():
+                statistics.add(results[output])
         return collected
 
     def _inputs(self, weights: Array) -> Inputs:
@@ -86,30 +86,33 @@ class Observer:
 
 
 def product_weights(node: onnx.NodeProto, weights: Mapping[str, Array]) -> Array | None:
-    """The constant weights [in, out] of a node that is a product with weights; None for any other node."""
+    """The constant weights [in, out] of a node that is a product with a matrix; None for any other node."""
     if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in weights:
         return None
-    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-    found = weights[node.input[1]]
-    return np.ascontiguousarray(found.T if transposed else found)
+    flags = {attribute.name: attribute for attribute in node.attribute}
+    matrix = weights[node.input[1]]
+    scaled = any(flags[name].f != 1 for name in ("alpha", "beta") if name in flags)
+    if matrix.ndim != 2 or scaled or ("transA" in flags and flags["transA"].i):
+        return None
+    return np.ascontiguousarray(matrix.T if "transB" in flags and flags["transB"].i else matrix)
 
 
 def key_of(weights: Array) -> str:
-    """What a product is known by."""
+    """The key of a product: a hash of its weights."""
     return hashlib.sha256(np.ascontiguousarray(weights).tobytes() + str(weights.shape).encode()).hexdigest()
 
 
 def _watched(graph: onnx.GraphProto) -> tuple[onnx.GraphProto, dict[str, Array]]:
-    """A graph that gives out the inputs of its products too: that output's name → the product's weights."""
+    """A copy of a graph with the inputs of its products as outputs too; and by output name the product's weights."""
     watched = onnx.GraphProto()
     watched.CopyFrom(graph)
     weights = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
     products: dict[str, Array] = {}
     for node in graph.node:
-        found = product_weights(node, weights)
-        if found is not None:
+        matrix = product_weights(node, weights)
+        if matrix is not None:
             name = f"observed.{len(products)}"
             watched.node.append(helper.make_node("Identity", [node.input[0]], [name]))
             watched.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-            products[name] = found
+            products[name] = matrix
     return watched, products

@@ -31,11 +31,11 @@ Values = dict[str, str]
 
 
 class GeneratorGraph:
-    """The graph in the making."""
+    """Builds generator.onnx."""
 
     def __init__(self, builder: Builder) -> None:
         self.builder = builder
-        self.read = builder.read()  # before the sampler, whose parts may still be in the making
+        self.read = builder.read()  # before the sampler, whose parts another process may still be tracing
         self.size = builder.model.vocab_size
         self.graph = graph = Graph()
         self.prompt = graph.input("prompt", INT, ["batch", "prompt_time"])
@@ -159,14 +159,14 @@ class GeneratorGraph:
             after = next_state(results)
             kinds: list[tuple[int, Shape]] = [(INT, ["batch"]), (INT, ["batch"]), (BOOL, ["batch"]), (BOOL, [])]
             kinds += [(FLOAT, shape) for _, _, shape in self.state.values()]
-            kept, told, over, all_over, *states = body.choose(
+            carried, output, over, all_over, *states = body.choose(
                 stops,
                 lambda branch: self._stop(branch, token, drawn, ended, values, after),
                 lambda branch: [drawn, drawn, ended, branch.constant(False, np.bool_), *after.values()],
                 kinds,
             )
             flags = {"seen": seen, "ended": over, "all_ended": all_over}
-            return {"token": kept, **flags, **dict(zip(after, states, strict=True))}, [(told, INT, ["batch"])]
+            return {"token": carried, **flags, **dict(zip(after, states, strict=True))}, [(output, INT, ["batch"])]
 
         final, (drawn,) = graph.loop(trips, self._carried(first, more), draw_one, until="all_ended")
         return final, drawn
@@ -176,16 +176,16 @@ class GeneratorGraph:
         return [self.sampler.penalize(graph, logits, seen, self.penalty), seen]
 
     def _stop(self, graph: Graph, token: str, drawn: str, ended: str, before: Values, after: Values) -> list[str]:
-        """A row that has ended keeps its last token and its state, and gives out NO_TOKEN."""
-        kept = graph.op("Where", ended, token, drawn)
-        told = graph.op("Where", ended, graph.constant(NO_TOKEN), drawn)
+        """A row that has ended keeps its last token and its state, and outputs NO_TOKEN."""
+        carried = graph.op("Where", ended, token, drawn)
+        output = graph.op("Where", ended, graph.constant(NO_TOKEN), drawn)
         over = graph.op("Or", ended, graph.op("Equal", drawn, self.stop))
         states = []
         for name, value in after.items():
             rank = len(self.state[name][2])
             rows = graph.op("Unsqueeze", ended, graph.constant(list(range(1, rank))))
             states.append(graph.op("Where", rows, before[name], value))
-        return [kept, told, over, graph.all(over), *states]
+        return [carried, output, over, graph.all(over), *states]
 
 
 def prefixed(values: Values) -> Values:

@@ -1,4 +1,4 @@
-"""How to quantize a model: calibration on text of the train split."""
+"""Calibration on text of the train split, and the quantizer that follows from it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Int, Integer
 from recurlm.config import Export, Precision
 from recurlm.export.calibrate import Inputs, Observer
 from recurlm.export.graphs import Builder, ExportCache
-from recurlm.export.quantization import eight_bits, four_bits
+from recurlm.export.quantization import quantize_int4, quantize_int8
 from recurlm.export.quantize import Product, Quantizer
 from recurlm.model import LanguageModel
 from recurlm.objective import bidirectional, objective_of
@@ -21,7 +21,7 @@ ROWS = 32  # of text, read side by side
 def quantizer_for(
     model: LanguageModel, settings: Export, precision: Precision, ids: Integer[np.ndarray, "time"], cache: ExportCache
 ) -> Quantizer | None:
-    """How to write `model` in a precision; None for fp32.
+    """The quantizer of a model in a precision; None for fp32.
 
     Args:
         ids: text to calibrate on, of which `settings.calibration_tokens` are read.
@@ -38,13 +38,13 @@ def quantizer_for(
         else:
             _read(builder, observer, rows)
         cache.inputs = observer.inputs
-    return Quantizer({key: _rounded(found, settings, precision) for key, found in cache.inputs.items()})
+    return Quantizer({key: _quantized(inputs, settings, precision) for key, inputs in cache.inputs.items()})
 
 
-def _rounded(inputs: Inputs, settings: Export, precision: Precision) -> Product:
+def _quantized(inputs: Inputs, settings: Export, precision: Precision) -> Product:
     if precision == "int8":
-        return eight_bits(inputs.weights, inputs.largest)
-    return four_bits(inputs.weights, inputs.mean(), inputs.largest, settings.group_size)
+        return quantize_int8(inputs.weights, inputs.largest)
+    return quantize_int4(inputs.weights, inputs.mean(), inputs.largest, settings.group_size)
 
 
 def _rows(ids: Integer[np.ndarray, "time"], tokens: int) -> Int[np.ndarray, "row length"]:

@@ -1,4 +1,4 @@
-"""Weights as 8 or 4 bits, and what the inputs that they meet are rounded to. Arithmetic only: no graph, no model."""
+"""Quantization of weights to int8 and int4, and of activations to int8. Arithmetic only: no graph, no model."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from jaxtyping import Float, Int8, UInt8
 
 Weights = Float[np.ndarray, "inputs outputs"]
 
-LARGEST_MULTIPLE = 15  # of an output's scale: 15 · −8 is a number of 8 bits
+MAX_GROUP_SCALE = 15  # 15 · −8 is an int8
 DAMPING = 0.01  # of the mean of the inputs' second moments, added to each: Frantar et al. use the same
 
 
 @dataclass(frozen=True)
-class EightBits:
-    """Weights of 8 bits with one scale an output; inputs of 8 bits with one scale for all of them."""
+class Int8Weights:
+    """Int8 weights with one scale an output channel; int8 inputs with one scale for the whole tensor."""
 
     weights: Int8[np.ndarray, "inputs outputs"]
     scale: Float[np.ndarray, "outputs"]
@@ -26,21 +26,21 @@ class EightBits:
 
 
 @dataclass(frozen=True)
-class FourBits:
-    """Weights of 4 bits; those of a block of inputs and an output share a scale, a whole multiple of the output's.
+class Int4Weights:
+    """Int4 weights; a group of inputs of an output channel shares a scale, a whole multiple of the channel's scale.
 
-    So they are weights of 8 bits that need half the space: to multiply them out is exact, and so are their products.
+    Weight times group scale is an int8, so the conversion to int8 weights is exact, and so are their products.
     """
 
     weights: Int8[np.ndarray, "inputs outputs"]  # −8 … 7
-    multiples: Int8[np.ndarray, "blocks outputs"]  # −15 … 15; the last block may be shorter
+    group_scales: Int8[np.ndarray, "groups outputs"]  # −15 … 15; the last group may be smaller
     scale: Float[np.ndarray, "outputs"]
     input_scale: np.float32
-    block: int
+    group_size: int
 
-    def multiplied(self) -> EightBits:
-        spread = np.repeat(self.multiples, self.block, axis=0)[: len(self.weights)]
-        return EightBits(self.weights * spread, self.scale, self.input_scale)
+    def to_int8(self) -> Int8Weights:
+        spread = np.repeat(self.group_scales, self.group_size, axis=0)[: len(self.weights)]
+        return Int8Weights(self.weights * spread, self.scale, self.input_scale)
 
     def packed(self) -> UInt8[np.ndarray, "half_inputs outputs"]:
         """Two weights a byte, 8 standing for 0: those of the first half of the inputs in the low bits."""
@@ -51,8 +51,8 @@ class FourBits:
 
 
 @dataclass(frozen=True)
-class EightBitTable:
-    """Rows of 8 bits, each with a scale of its own."""
+class Int8Table:
+    """An embedding table in int8, with one scale a row."""
 
     rows: Int8[np.ndarray, "vocabulary width"]
     scale: Float[np.ndarray, "vocabulary 1"]
@@ -61,69 +61,71 @@ class EightBitTable:
         return np.asarray(self.rows * self.scale, np.float32)
 
 
-def eight_bits(weights: Weights, largest_input: float) -> EightBits:
-    """Round to the nearest; the largest weight of an output, and the largest input, end the scales."""
+def quantize_int8(weights: Weights, largest_input: float) -> Int8Weights:
+    """Round to nearest; the scales are absmax over 127, of an output channel's weights and of the inputs."""
     scale = (np.abs(weights).max(axis=0) / 127).astype(np.float32)
     scale[scale == 0] = 1
-    return EightBits(np.rint(weights / scale).astype(np.int8), scale, _input_scale(largest_input))
+    return Int8Weights(np.rint(weights / scale).astype(np.int8), scale, _input_scale(largest_input))
 
 
 def _input_scale(largest: float) -> np.float32:
     return np.float32(max(largest, 1e-6) / 127)
 
 
-def eight_bit_table(table: Float[np.ndarray, "vocabulary width"]) -> EightBitTable:
+def quantize_table(table: Float[np.ndarray, "vocabulary width"]) -> Int8Table:
     scale = (np.abs(table).max(axis=1, keepdims=True) / 127).astype(np.float32)
     scale[scale == 0] = 1
-    return EightBitTable(np.rint(table / scale).astype(np.int8), scale)
+    return Int8Table(np.rint(table / scale).astype(np.int8), scale)
 
 
-def four_bits(
-    weights: Weights, moments: Float[np.ndarray, "inputs inputs"], largest_input: float, block: int
-) -> FourBits:
-    """Round input by input, and let the weights that are still to come make up for each error.
+def quantize_int4(
+    weights: Weights, moments: Float[np.ndarray, "inputs inputs"], largest_input: float, group_size: int
+) -> Int4Weights:
+    """Quantize with GPTQ (Frantar et al. 2023, arXiv:2210.17323), with one more scale a group.
 
-    GPTQ (Frantar et al. 2023, arXiv:2210.17323): what counts is the error of the output over inputs as they occur.
+    Weights are rounded input by input, and the weights not yet rounded compensate for each error: GPTQ minimizes the
+    squared error of the outputs over the calibration inputs.
 
     Args:
-        moments: the mean of x xᵀ over inputs x that were seen on text.
+        moments: the mean of x xᵀ over the calibration inputs x: half the Hessian.
         largest_input: the largest |x| of them.
-        block: inputs that share a multiple of the output's scale.
+        group_size: inputs of an output channel that share a group scale.
     """
     inputs, outputs = weights.shape
-    left = weights.astype(np.float64)
+    remaining = weights.astype(np.float64)
     damped = moments + np.eye(inputs) * (DAMPING * np.trace(moments) / inputs + 1e-12)
-    # Upper triangular, with R'R = the inverse of the moments: row k says how an error at input k is made up for.
+    # Upper triangular, with R'R = the inverse of the moments: row k says how to compensate for an error at input k.
     spread = np.linalg.cholesky(np.linalg.inv(damped)).T
-    rounded = np.empty((inputs, outputs), np.int8)
-    multiples = np.empty((-(-inputs // block), outputs), np.int8)
-    whole = (np.abs(weights).max(axis=0) / (8 * LARGEST_MULTIPLE)).astype(np.float32)
-    whole[whole == 0] = 1
-    for begin in range(0, inputs, block):
-        end = min(begin + block, inputs)
-        multiple = multiples[begin // block] = _best_multiple(left[begin:end] / whole, np.diag(moments)[begin:end])
-        scale = multiple * whole.astype(np.float64)
+    quantized = np.empty((inputs, outputs), np.int8)
+    group_scales = np.empty((-(-inputs // group_size), outputs), np.int8)
+    channel_scale = (np.abs(weights).max(axis=0) / (8 * MAX_GROUP_SCALE)).astype(np.float32)
+    channel_scale[channel_scale == 0] = 1
+    for begin in range(0, inputs, group_size):
+        end = min(begin + group_size, inputs)
+        group_scale = _best_group_scale(remaining[begin:end] / channel_scale, np.diag(moments)[begin:end])
+        group_scales[begin // group_size] = group_scale
+        scale = group_scale * channel_scale.astype(np.float64)
         errors = np.empty((end - begin, outputs))
         for k in range(begin, end):
-            rounded[k] = np.clip(np.rint(left[k] / scale), -8, 7)
-            errors[k - begin] = (left[k] - rounded[k] * scale) / spread[k, k]
-            left[k + 1 : end] -= spread[k, k + 1 : end, None] * errors[k - begin]
-        left[end:] -= spread[begin:end, end:].T @ errors
-    return FourBits(rounded, multiples, whole, _input_scale(largest_input), block)
+            quantized[k] = np.clip(np.rint(remaining[k] / scale), -8, 7)
+            errors[k - begin] = (remaining[k] - quantized[k] * scale) / spread[k, k]
+            remaining[k + 1 : end] -= spread[k, k + 1 : end, None] * errors[k - begin]
+        remaining[end:] -= spread[begin:end, end:].T @ errors
+    return Int4Weights(quantized, group_scales, channel_scale, _input_scale(largest_input), group_size)
 
 
-def _best_multiple(
-    weights: Float[np.ndarray, "block outputs"], importance: Float[np.ndarray, "block"]
+def _best_group_scale(
+    weights: Float[np.ndarray, "group outputs"], importance: Float[np.ndarray, "group"]
 ) -> Int8[np.ndarray, "outputs"]:
-    """For each output, the whole scale with the least squared error, the inputs weighted by how large they are.
+    """For each output, the group scale with the least squared error, weighted by the mean squared inputs.
 
     Of −8 … 7 the larger side takes the largest weight, so a scale may be negative.
     """
     largest = np.take_along_axis(weights, np.abs(weights).argmax(axis=0)[None], axis=0)[0]
     sign = np.where(largest > 0, -1, 1).astype(np.int8)
     errors = []
-    for multiple in range(1, LARGEST_MULTIPLE + 1):
-        scale = sign * multiple
-        rounded = np.clip(np.rint(weights / scale), -8, 7)
-        errors.append(((rounded * scale - weights) ** 2 * importance[:, None]).sum(axis=0))
+    for group_scale in range(1, MAX_GROUP_SCALE + 1):
+        scale = sign * group_scale
+        quantized = np.clip(np.rint(weights / scale), -8, 7)
+        errors.append(((quantized * scale - weights) ** 2 * importance[:, None]).sum(axis=0))
     return np.asarray(sign * (1 + np.argmin(errors, axis=0)), np.int8)

@@ -1,13 +1,13 @@
-"""Write the products of a graph with weights in 8 or 4 bits. One that cannot be is an error, not a surprise.
+"""Quantize the products of a graph with weights to int8 or int4. A product that cannot be quantized is an error.
 
-Each becomes a product of whole numbers, MatMulInteger, whose sums are exact on every processor, in any order and in any
-company. Weights of 4 bits are unpacked to 8 by a few operators that read constants only: onnxruntime does them once,
-when it loads a file.
+Each becomes a MatMulInteger, whose integer sums are exact on every processor, in any order and at any batch size.
+(Processors without VNNI need onnxruntime's session option `session.x64quantprecision` for that.) Int4 weights are
+unpacked to int8 by a few operators that read constants only: onnxruntime folds them when it loads a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +16,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from recurlm.export.calibrate import key_of, product_weights
-from recurlm.export.quantization import EightBits, EightBitTable, FourBits, eight_bit_table
+from recurlm.export.quantization import Int4Weights, Int8Table, Int8Weights, quantize_table
 from recurlm.export.sums import Origins
 
 Array = np.ndarray[Any, Any]
-PRODUCTS = ("MatMul", "Gemm", "Einsum")
+PRODUCTS = ("MatMul", "Gemm", "Einsum", "Conv")
 ACTIVATIONS = "fp32_activations"  # products of two activations, which have no weights to quantize
-Product = EightBits | FourBits
+Product = Int8Weights | Int4Weights
 
 SMALLEST_TABLE = 2**20  # bytes; a table below that is left in fp32, which saves three nodes a token
 
@@ -32,9 +32,9 @@ class Quantizer:
     """How a model is quantized: the same for each of its graphs."""
 
     products: Mapping[str, Product]  # by the key of its weights
-    tables: dict[str, EightBitTable] = field(default_factory=dict)
+    tables: dict[str, Int8Table] = field(default_factory=dict)
     arithmetic: dict[str, Array] = field(default_factory=dict)
-    """What PyTorch needs to round in the same way (verify/quantized.py), by the keys of the model's own weights:
+    """What PyTorch needs to quantize in the same way (verify/quantized.py), by the keys of the model's own weights:
     `weights.<key>` [in, out] and `scale.<key>` of the inputs; `error.<key>` [vocabulary, width] of a table's rows."""
 
     def write(self, graph: onnx.GraphProto, origins: Origins) -> None:
@@ -44,44 +44,45 @@ class Quantizer:
             origins: what `simplify` said of the graph.
 
         Raises:
-            ValueError: a product is not known. It would have stayed in fp32 without a word.
+            ValueError: a product with weights was not calibrated, or its weights are no constant matrix on the right.
         """
         weights = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
+        constant = constants(graph.node, frozenset(weights))
         writer = _Writer(weights)
         for node in graph.node:
             product, table = product_weights(node, weights), _table(node, weights)
             if product is not None:
-                rounded = self.products.get(key_of(product))
-                if rounded is None:
+                quantized = self.products.get(key_of(product))
+                if quantized is None:
                     raise ValueError(f"the product {node.output[0]} was not seen while the model read text")
-                writer.product(node, rounded)
-                self._note_product(rounded, origins.get(node.input[1], [product]))
+                writer.product(node, quantized)
+                self._note_product(quantized, origins.get(node.input[1], [product]))
             elif table is not None and table.nbytes >= SMALLEST_TABLE:
-                rounded_table = self.tables.setdefault(key_of(table), eight_bit_table(table))
-                writer.table(node, rounded_table)
+                quantized_table = self.tables.setdefault(key_of(table), quantize_table(table))
+                writer.table(node, quantized_table)
                 origin = origins.get(node.input[0], [table])[0]
-                self.arithmetic[f"error.{key_of(origin)}"] = rounded_table.dequantized() - table
-            elif node.op_type in PRODUCTS and not weights.keys().isdisjoint(node.input[:2]):
+                self.arithmetic[f"error.{key_of(origin)}"] = quantized_table.dequantized() - table
+            elif node.op_type in PRODUCTS and not constant.isdisjoint(factors(node)):
                 raise ValueError(f"the product {node.output[0]} has weights that cannot be quantized where they stand")
             else:
                 writer.nodes.append(node)
         writer.finish(graph)
 
-    def _note_product(self, rounded: Product, parts: list[Array]) -> None:
-        eight = rounded.multiplied() if isinstance(rounded, FourBits) else rounded
-        begin, whole = 0, eight.dequantized()
+    def _note_product(self, quantized: Product, parts: list[Array]) -> None:
+        int8 = quantized.to_int8() if isinstance(quantized, Int4Weights) else quantized
+        begin, dequantized = 0, int8.dequantized()
         for part in parts:
             key = key_of(part)
-            self.arithmetic[f"weights.{key}"] = np.ascontiguousarray(whole[begin : begin + len(part)])
-            self.arithmetic[f"scale.{key}"] = np.asarray(rounded.input_scale)
+            self.arithmetic[f"weights.{key}"] = np.ascontiguousarray(dequantized[begin : begin + len(part)])
+            self.arithmetic[f"scale.{key}"] = np.asarray(quantized.input_scale)
             begin += len(part)
 
 
 def _table(node: onnx.NodeProto, weights: Mapping[str, Array]) -> Array | None:
     if node.op_type != "Gather" or node.input[1] != "token":
         return None
-    found = weights.get(node.input[0])
-    return found if found is not None and found.ndim == 2 else None
+    table = weights.get(node.input[0])
+    return table if table is not None and table.ndim == 2 else None
 
 
 class _Writer:
@@ -89,46 +90,48 @@ class _Writer:
         self.weights = weights
         self.nodes: list[onnx.NodeProto] = []
 
-    def product(self, node: onnx.NodeProto, rounded: Product) -> None:
+    def product(self, node: onnx.NodeProto, quantized: Product) -> None:
         name = node.output[0]
         bias = node.input[2] if len(node.input) > 2 else None
-        scale = self._weight(f"{name}.input_scale", rounded.input_scale)
+        scale = self._weight(f"{name}.input_scale", quantized.input_scale)
         zero = self._weight(f"{name}.input_zero", np.uint8(128))
         input_ = self._node("QuantizeLinear", [node.input[0], scale, zero], f"{name}.rounded")
-        if isinstance(rounded, FourBits):
-            weight = self._unpacked(f"{name}.weight4", rounded)
+        if isinstance(quantized, Int4Weights):
+            weight = self._unpacked(f"{name}.weight4", quantized)
         else:
-            weight = self._weight(f"{name}.weight8", rounded.weights)
+            weight = self._weight(f"{name}.weight8", quantized.weights)
         total = self._node("MatMulInteger", [input_, weight, zero], f"{name}.total")
-        back = self._weight(f"{name}.scale", (rounded.scale * rounded.input_scale).astype(np.float32))
+        back = self._weight(f"{name}.scale", (quantized.scale * quantized.input_scale).astype(np.float32))
         result = f"{name}.product" if bias else name
         self._node("Mul", [self._node("Cast", [total], f"{name}.float", to=TensorProto.FLOAT), back], result)
         if bias:
             self._node("Add", [result, bias], name)
 
-    def _unpacked(self, name: str, rounded: FourBits) -> str:
-        """Nodes that make the weights of 8 bits that four bits and their multiples stand for."""
-        (inputs, outputs), blocks = rounded.weights.shape, len(rounded.multiples)
-        packed = self._weight(name, rounded.packed())
+    def _unpacked(self, name: str, quantized: Int4Weights) -> str:
+        """Add the nodes that unpack int4 weights and their group scales to int8 weights."""
+        (inputs, outputs), groups = quantized.weights.shape, len(quantized.group_scales)
+        packed = self._weight(name, quantized.packed())
         bytes_ = self._node("Cast", [packed], f"{name}.bytes", to=TensorProto.INT32)
         sixteen = self._weight(f"{name}.sixteen", np.int32(16))
         first = self._node("Mod", [bytes_, sixteen], f"{name}.first")
         second = self._node("Div", [bytes_, sixteen], f"{name}.second")
         both = self._node("Concat", [first, second], f"{name}.both", axis=0)
         signed = self._node("Sub", [both, self._weight(f"{name}.eight", np.int32(8))], f"{name}.signed")
-        multiples = self._weight(f"{name}.multiples", rounded.multiples[:, None])
-        shape = self._weight(f"{name}.blocks", np.array([blocks, rounded.block, outputs]))
-        flat = self._weight(f"{name}.rows", np.array([blocks * rounded.block, outputs]))
-        spread = self._node("Cast", [multiples], f"{name}.whole", to=TensorProto.INT32)
+        group_scales = self._weight(f"{name}.multiples", quantized.group_scales[:, None])
+        shape = self._weight(f"{name}.blocks", np.array([groups, quantized.group_size, outputs]))
+        flat = self._weight(f"{name}.rows", np.array([groups * quantized.group_size, outputs]))
+        spread = self._node("Cast", [group_scales], f"{name}.whole", to=TensorProto.INT32)
         spread = self._node("Reshape", [self._node("Expand", [spread, shape], f"{name}.spread"), flat], f"{name}.each")
         begin, end = self._weight(f"{name}.begin", np.array([0])), self._weight(f"{name}.end", np.array([inputs]))
         factors = [self._node("Slice", [value, begin, end], f"{value}.cut") for value in (signed, spread)]
         return self._node("Cast", [self._node("Mul", factors, f"{name}.product")], f"{name}.out", to=TensorProto.INT8)
 
-    def table(self, node: onnx.NodeProto, rounded: EightBitTable) -> None:
+    def table(self, node: onnx.NodeProto, quantized: Int8Table) -> None:
         name = node.output[0]
-        row = self._node("Gather", [self._weight(f"{name}.table8", rounded.rows), "token"], f"{name}.row", axis=0)
-        scale = self._node("Gather", [self._weight(f"{name}.scale", rounded.scale), "token"], f"{name}.scaled", axis=0)
+        row = self._node("Gather", [self._weight(f"{name}.table8", quantized.rows), "token"], f"{name}.row", axis=0)
+        scale = self._node(
+            "Gather", [self._weight(f"{name}.scale", quantized.scale), "token"], f"{name}.scaled", axis=0
+        )
         self._node("Mul", [self._node("Cast", [row], f"{name}.float", to=TensorProto.FLOAT), scale], name)
 
     def _weight(self, name: str, value: Any) -> str:
@@ -149,23 +152,42 @@ class _Writer:
         )
 
 
-def count_products(graph: onnx.GraphProto, weights: frozenset[str] = frozenset()) -> dict[str, int]:
+def factors(node: onnx.NodeProto) -> list[str]:
+    """What a product multiplies: not its bias."""
+    return list(node.input if node.op_type == "Einsum" else node.input[:2])
+
+
+def constants(nodes: Iterable[onnx.NodeProto], weights: frozenset[str]) -> frozenset[str]:
+    """The weights, and the values that nodes compute from weights alone."""
+    names = set(weights)
+    for node in nodes:
+        if node.op_type == "Constant" or (node.input and names.issuperset(filter(None, node.input))):
+            names.update(node.output)
+    return frozenset(names)
+
+
+def count_products(
+    graph: onnx.GraphProto, weights: frozenset[str] = frozenset(), around: frozenset[str] = frozenset()
+) -> dict[str, int]:
     """How many products a graph, with the graphs in it, computes in each precision.
 
-    Products of two activations have no weights: they stay in fp32, and are counted apart.
+    Products of two activations have no weights: they are not quantized, and counted apart.
 
     Args:
         weights: of the graphs around this one; what MatMulInteger reads beside them was unpacked from 4 bits.
+        around: values of those graphs that are computed from weights alone.
     """
-    weights |= {weight.name for weight in graph.initializer}
+    inputs = {value.name for value in graph.input}
+    weights |= {weight.name for weight in graph.initializer} - inputs
+    constant = constants(graph.node, weights | around)
     counts = dict.fromkeys(("fp32", "int8", "int4", ACTIVATIONS), 0)
     for node in graph.node:
         if node.op_type in PRODUCTS:
-            counts[ACTIVATIONS if weights.isdisjoint(node.input[:2]) else "fp32"] += 1
+            counts[ACTIVATIONS if constant.isdisjoint(factors(node)) else "fp32"] += 1
         elif node.op_type == "MatMulInteger":
             counts["int8" if node.input[1] in weights else "int4"] += 1
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                for kind, count in count_products(attribute.g, weights).items():
+                for kind, count in count_products(attribute.g, weights, constant).items():
                     counts[kind] += count
     return counts

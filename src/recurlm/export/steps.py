@@ -1,4 +1,4 @@
-"""The work of one token, as modules to be traced: plain tensor operations, and nothing about time."""
+"""Modules to be traced: one token in plain tensor operations, without a loop over time."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Score(nn.Module):
     def forward(self, token: Tensor, target: Tensor, active: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         logits, *after = self.step(token, *state)
         log_prob = torch.log_softmax(logits, dim=-1).gather(1, target[:, None])[:, 0]
-        kept = (keep_inactive(active, new, old) for new, old in zip(after, state, strict=True))
-        return (torch.where(active, log_prob, torch.zeros_like(log_prob)), *kept)
+        states = (keep_inactive(active, new, old) for new, old in zip(after, state, strict=True))
+        return (torch.where(active, log_prob, torch.zeros_like(log_prob)), *states)
 
 
 class SideStep(nn.Module):

@@ -40,7 +40,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Sum:
-    """A sum that is not written yet."""
+    """A sum whose nodes are deferred."""
 
     products: list[tuple[str, Array]] = field(default_factory=list)  # (value, weights[in, out])
     row: Array | None = None  # table[vocabulary, out]
@@ -75,6 +75,7 @@ class _Rewriter:
         self.weights = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
         self.uses = Counter(value for node in graph.node for value in node.input)
         self.uses.update(output.name for output in graph.output)
+        self.shapes = _shapes(graph)
         self.rows: dict[str, Row] = {}
         self.sums: dict[str, Sum] = {}
         self.done: set[str] = set()
@@ -132,8 +133,21 @@ class _Rewriter:
             return True
         if not any(value in self.sums for value in node.input):
             return False
-        self.sums[result] = self._term(node.input[0]) + self._term(node.input[1])
+        left, right = self._term(node.input[0]), self._term(node.input[1])
+        if left.products and right.products and not self._alike(left.products[0][0], right.products[0][0]):
+            self._write(node.input[1])
+            right = Sum(others=[node.input[1]])
+        self.sums[result] = left + right
         return True
+
+    def _alike(self, one: str, other: str) -> bool:
+        """Whether two values can be concatenated along their last axis: no shape says that they cannot."""
+        a, b = self.shapes.get(one), self.shapes.get(other)
+        if a is None or b is None:
+            return True
+        return len(a) == len(b) and not any(
+            isinstance(m, int) and isinstance(n, int) and m != n for m, n in zip(a[:-1], b[:-1], strict=True)
+        )
 
     def _term(self, value: str) -> Sum:
         """A value as a part of a sum; what something else reads too is a part for itself."""
@@ -147,7 +161,7 @@ class _Rewriter:
         return Sum(others=[value])
 
     def _row_and_constant(self, node: onnx.NodeProto) -> tuple[str, Array] | None:
-        """The operands of a node that origins a row with a constant that is the same for each token."""
+        """The operands of a node that joins a row with a constant that is the same for each token."""
         for row, constant in (tuple(node.input), tuple(reversed(node.input))):
             if row in self.rows and self._axes(constant) in (0, 1):
                 return row, self.weights[constant]
@@ -157,7 +171,7 @@ class _Rewriter:
         return self.weights[value].ndim if value in self.weights else None
 
     def _write(self, value: str) -> None:
-        """Make a value that was put off."""
+        """Write the nodes of a value that was deferred."""
         if value in self.done:
             return
         self.done.add(value)
@@ -202,6 +216,17 @@ class _Rewriter:
     def _node(self, kind: str, inputs: Iterable[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
         return output
+
+
+def _shapes(graph: onnx.GraphProto) -> dict[str, list[int | str]]:
+    """The shapes that are known of a graph's values; what is free in them is a string."""
+    model = onnx.shape_inference.infer_shapes(helper.make_model(graph))
+    values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    return {
+        value.name: [dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in tensor.shape.dim]
+        for value in values
+        if (tensor := value.type.tensor_type).HasField("shape")
+    }
 
 
 def _plus(a: Array | None, b: Array | None) -> Array | None:

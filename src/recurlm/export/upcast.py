@@ -1,9 +1,10 @@
-"""What a rounded graph does between its products, in double precision: all machines then round to the same numbers.
+"""The arithmetic between a quantized graph's products in double precision: all machines then round to the same numbers.
 
-Products of whole numbers are exact. sigmoid and tanh are not: each build of onnxruntime approximates them in its own
-way, and their last digits differ. Where such a number lies on the edge between two roundings of 8 bits, two machines
-part, and a recurrence never lets them meet again: after a hundred tokens or so they write different texts. A double has
-29 bits more; the difference is as much smaller, and so is the chance that it is seen.
+Integer products are exact. sigmoid and tanh are not: each build of onnxruntime approximates them in its own way, and
+their last digits differ. So do sums of floats, which each build adds up in its own order. Where such a number lies on
+the edge between two int8 values, two machines part, and a recurrence never lets them meet again: after a hundred tokens
+or so they generate different texts. A double has 29 bits more; the difference is as much smaller, and so is the chance
+that it is seen.
 
 States, and all that goes in and out of a graph, stay in fp32.
 """
@@ -14,12 +15,17 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-APPROXIMATED = {"Sigmoid", "Tanh", "Exp", "Log", "Softplus", "Erf"}
+APPROXIMATED = {"Sigmoid", "Tanh", "Exp", "Log", "Pow", "Softplus", "Softmax"}
+REDUCTIONS = {"ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSumExp", "CumSum"}
+SUMS = {"MatMul", "Gemm", "Einsum", "LayerNormalization"} | REDUCTIONS  # their order is each machine's own
+UPCAST = APPROXIMATED | SUMS
+NO_DOUBLES = {"Erf", "Gelu", "Elu", "Selu", "Celu", "Mish", "Conv", "InstanceNormalization"}  # in onnxruntime
 ARITHMETIC = {
     "Add",
     "Sub",
     "Mul",
     "Div",
+    "Reciprocal",
     "Neg",
     "Abs",
     "Relu",
@@ -32,7 +38,7 @@ REARRANGING = {"Split", "Slice", "Reshape", "Transpose", "Squeeze", "Unsqueeze",
 
 
 def upcast(graph: onnx.GraphProto) -> None:
-    """Rewrite a graph in place: an approximated function and the arithmetic that follows from it are double.
+    """Rewrite a graph in place: approximated functions, sums, and the arithmetic that follows from them are double.
 
     It is so until something else reads it: a rounding, a choice, an output of the graph.
     """
@@ -53,14 +59,21 @@ class _Upcast:
             given = list(node.input)
             if node.op_type == "Sigmoid":
                 self._sigmoid(node)
-            elif node.op_type in APPROXIMATED or (
+            elif node.op_type in REDUCTIONS:
+                self._copy(node, [self._double(given[0]), *given[1:]], double=True)
+            elif node.op_type in UPCAST or (
                 node.op_type in ARITHMETIC and any(value in self.doubles for value in given)
             ):
-                self._copy(node, [self._double(value) for value in given], wide=True)
+                self._copy(node, [self._double(value) if value else "" for value in given], double=True)
+            elif node.op_type in NO_DOUBLES:
+                raise ValueError(
+                    f"{node.op_type} differs from machine to machine, and onnxruntime has none of doubles: "
+                    "this cell needs 'export.portable: false'"
+                )
             elif node.op_type in REARRANGING and (given[0] in self.doubles or wanted.intersection(node.output)):
-                self._copy(node, [self._double(given[0]), *given[1:]], wide=True)
+                self._copy(node, [self._double(given[0]), *given[1:]], double=True)
             else:
-                self._copy(node, [self._float(value) for value in given], wide=False)
+                self._copy(node, [self._float(value) for value in given], double=False)
         for output in self.graph.output:
             self._float(output.name)
         read = {value for node in self.nodes for value in node.input}
@@ -70,8 +83,9 @@ class _Upcast:
         self.graph.initializer.extend(weights)
 
     def _wanted(self) -> set[str]:
-        """What approximated functions read; of what is cut into parts for them the whole: one cast, not many."""
-        wanted = {value for node in self.graph.node if node.op_type in APPROXIMATED for value in node.input}
+        """What is read in double precision; of what is cut into parts for it the whole: one cast, not many."""
+        wanted = {value for node in self.graph.node if node.op_type in UPCAST - REDUCTIONS for value in node.input}
+        wanted |= {node.input[0] for node in self.graph.node if node.op_type in REDUCTIONS}
         for node in reversed(self.graph.node):
             if node.op_type in REARRANGING and wanted.intersection(node.output):
                 wanted.add(node.input[0])
@@ -90,12 +104,12 @@ class _Upcast:
         ):
             self.nodes.append(helper.make_node(kind, inputs, [output]))
 
-    def _copy(self, node: onnx.NodeProto, inputs: list[str], wide: bool) -> None:
+    def _copy(self, node: onnx.NodeProto, inputs: list[str], double: bool) -> None:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         del copy.input[:]
         copy.input.extend(inputs)
-        if wide:
+        if double:
             del copy.output[:]
             for value in node.output:
                 self.doubles[value] = f"{value}.double"
@@ -107,8 +121,8 @@ class _Upcast:
             self.doubles[value] = f"{value}.double"
             self.floats.add(value)
             if value in self.weights:
-                wide = numpy_helper.to_array(self.weights[value]).astype(np.float64)
-                self.weights[f"{value}.double"] = numpy_helper.from_array(wide, f"{value}.double")
+                array = numpy_helper.to_array(self.weights[value]).astype(np.float64)
+                self.weights[f"{value}.double"] = numpy_helper.from_array(array, f"{value}.double")
             else:
                 self._cast(value, f"{value}.double", TensorProto.DOUBLE)
         return self.doubles[value]

@@ -1,4 +1,4 @@
-"""All checks of one bundle, in order, and what they measured."""
+"""`verify`: all checks of one bundle, in order, and their results."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def verify(
 ) -> dict[str, Any]:
     """Compare the graphs in `folder` with the model that they were made from.
 
-    Graphs in fp32 are the model up to float error. Those of 8 and 4 bits are the model that rounds likewise, and cost
-    no more perplexity than `settings` allows.
+    fp32 graphs equal the model up to float error. int8 and int4 graphs equal the model with quantized products, and
+    raise the perplexity by no more than `settings` allows.
 
     Args:
         held_out: the test split.
-        metrics: what the evaluate stage found of this model on that split, with the settings `scoring`.
-        line: of the terminal, that the bar stands on: several results may run side by side.
+        metrics: of the evaluate stage, of this model on that split, with the settings `scoring`.
+        line: of the terminal that shows the progress bar: several verifications may run in parallel.
 
     Raises:
         VerificationError: something differs by more than float error.
@@ -89,7 +89,7 @@ def verify(
         for index, sampling in enumerate((GREEDY, *settings.sampling))
     ]
     if quantized is not None and quantized.met != {key.split(".")[1] for key in quantized.arithmetic}:
-        raise VerificationError("some matrix was quantized that PyTorch never read")
+        raise VerificationError("a matrix was quantized that PyTorch never read")
     chunked = (
         None
         if objective.both_sides
@@ -115,27 +115,27 @@ def verify(
     }
 
 
-def _check_scorer(found: float, expected: float, precision: Precision, settings: Verify) -> dict[str, float]:
+def _check_scorer(nats: float, expected: float, precision: Precision, settings: Verify) -> dict[str, float]:
     """scorer.onnx on the test split against PyTorch in fp32: the same, or no more perplexity than the bound allows.
 
     Raises:
         VerificationError: it is not.
     """
     if precision == "fp32":
-        if not abs(found - expected) <= settings.nats_tolerance:
+        if not abs(nats - expected) <= settings.nats_tolerance:
             raise VerificationError(
-                f"scorer.onnx gives {found:.6f} nats a token and PyTorch {expected:.6f}: "
+                f"scorer.onnx gives {nats:.6f} nats a token and PyTorch {expected:.6f}: "
                 f"more than {settings.nats_tolerance:.0e} apart"
             )
-        return {"scorer_nats_per_token": found, "scorer_nats_difference": abs(found - expected)}
-    loss = math.expm1(found - expected)
+        return {"scorer_nats_per_token": nats, "scorer_nats_difference": abs(nats - expected)}
+    increase = math.expm1(nats - expected)
     bound = settings.max_perplexity_increase.int8 if precision == "int8" else settings.max_perplexity_increase.int4
-    if not loss <= bound:
+    if not increase <= bound:
         raise VerificationError(
-            f"{precision} raises the perplexity by {loss:.2%}, and params.yaml allows {bound:.2%} "
+            f"{precision} raises the perplexity by {increase:.2%}, and params.yaml allows {bound:.2%} "
             f"(verify.max_perplexity_increase.{precision})"
         )
-    return {"scorer_nats_per_token": found, "perplexity_increase": loss}
+    return {"scorer_nats_per_token": nats, "perplexity_increase": increase}
 
 
 def _tokens(

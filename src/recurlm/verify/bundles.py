@@ -1,4 +1,4 @@
-"""From the graphs of a variant to its verified bundles, and the numbers that are shown of them."""
+"""Verify a variant's graphs and write its bundles; and the row of its metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checks of a verification. Each returns what it measured, or raises: no difference is let through."""
+"""The checks of a verification. Each returns its measurements, or raises a VerificationError."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Agreement:
 def largest_logit_difference(
     reference: Reference, graphs: Graphs, text: Int[np.ndarray, "time"], tolerance: float
 ) -> float:
-    """Compare at every batch of BATCHES and time of TIMES, from a state that has read text.
+    """Compare logits at each batch size of BATCHES and length of TIMES, from a state that has read text.
 
     Raises:
         VerificationError: some logit differs by more than the tolerance.
@@ -65,12 +65,12 @@ def _streamed_difference(reference: Reference, graphs: Graphs, rows: Int[np.ndar
     tokens = torch.from_numpy(rows)
     _, state = model(tokens[:, :LEAD], model.initial_state(len(rows)))
     expected, expected_state = model(tokens[:, LEAD:], state)
-    found_state = {name: value.numpy() for name, value in state.items()}
+    onnx_state = {name: value.numpy() for name, value in state.items()}
     difference = 0.0
-    for at in range(expected.shape[1]):
-        logits, found_state = graphs.step(rows[:, LEAD + at], found_state)
-        difference = max(difference, _largest(logits, expected[:, at]))
-    return max(difference, *(_largest(found_state[name], value) for name, value in expected_state.items()))
+    for position in range(expected.shape[1]):
+        logits, onnx_state = graphs.step(rows[:, LEAD + position], onnx_state)
+        difference = max(difference, _largest(logits, expected[:, position]))
+    return max(difference, *(_largest(onnx_state[name], value) for name, value in expected_state.items()))
 
 
 def _cloze_difference(reference: Reference, graphs: Graphs, rows: Int[np.ndarray, "batch time"]) -> float:
@@ -81,13 +81,13 @@ def _cloze_difference(reference: Reference, graphs: Graphs, rows: Int[np.ndarray
     expected = torch.log_softmax(logits, dim=-1).gather(2, tokens[..., None])[..., 0]
     log_prob, _ = graphs.score(rows, np.full(len(rows), rows.shape[1]))
     stepped, after = model.step(tokens[:, 0], state)
-    found, found_after = graphs.step(rows[:, 0], {name: value.numpy() for name, value in state.items()})
-    differences = [_largest(found_after[name], value) for name, value in after.items()]
-    return max(_largest(log_prob, expected), _largest(found, stepped), *differences)
+    onnx_logits, onnx_after = graphs.step(rows[:, 0], {name: value.numpy() for name, value in state.items()})
+    differences = [_largest(onnx_after[name], value) for name, value in after.items()]
+    return max(_largest(log_prob, expected), _largest(onnx_logits, stepped), *differences)
 
 
-def _largest(found: Float[np.ndarray, "..."], expected: Float[Tensor, "..."]) -> float:
-    return float(np.abs(found - expected.numpy()).max())
+def _largest(value: Float[np.ndarray, "..."], expected: Float[Tensor, "..."]) -> float:
+    return float(np.abs(value - expected.numpy()).max())
 
 
 def generated_tokens(
@@ -98,25 +98,27 @@ def generated_tokens(
     sampling: Sampling,
     error: float,
 ) -> Agreement:
-    """generator.onnx and PyTorch go on from one prompt with the same uniform numbers.
+    """Compare tokens of generator.onnx and PyTorch, from the same prompt and uniform numbers.
 
-    Where they part at a near tie, both go on from PyTorch's token.
+    After a near tie both continue from PyTorch's token.
 
     Raises:
-        VerificationError: they part, and it is no near tie.
+        VerificationError: they differ, and it is no near tie.
     """
     expected, logits = reference.generate(prompt, uniform, sampling)
     agreement = Agreement(len(expected))
     done = 0
     while done < len(expected):
         so_far = np.concatenate([prompt, expected[:done]])
-        found, _ = graphs.generate(so_far[None], uniform[None, done:], sampling)
-        parted = np.flatnonzero(found[0] != expected[done:])
-        if not len(parted):
+        tokens, _ = graphs.generate(so_far[None], uniform[None, done:], sampling)
+        different = np.flatnonzero(tokens[0] != expected[done:])
+        if not len(different):
             break
-        at = done + int(parted[0])
-        _settle(reference, logits[at], uniform[at], sampling, int(found[0, at - done]), error, at, agreement)
-        done = at + 1
+        first = int(different[0])
+        position = done + first
+        other = int(tokens[0, first])
+        _count_near_tie(reference, logits[position], uniform[position], sampling, other, error, position, agreement)
+        done = position + 1
     return agreement
 
 
@@ -128,33 +130,34 @@ def filled_tokens(
     sampling: Sampling,
     error: float,
 ) -> Agreement:
-    """filler.onnx and PyTorch fill every position of a text with the same uniform numbers.
+    """Compare tokens of filler.onnx and PyTorch at every position of a text, from the same uniform numbers.
 
     Raises:
         VerificationError: they differ, and it is no near tie.
     """
     logits, _ = reference.model(torch.from_numpy(text)[None], reference.model.initial_state(1))
     expected = reference.draw(logits[0], uniform, sampling).numpy()
-    found = graphs.fill(text[None], np.array([len(text)]), uniform[None], sampling)[0]
+    filled = graphs.fill(text[None], np.array([len(text)]), uniform[None], sampling)[0]
     agreement = Agreement(len(expected))
-    for at in np.flatnonzero(found != expected):
-        _settle(reference, logits[0, at], uniform[at], sampling, int(found[at]), error, int(at), agreement)
+    for position in np.flatnonzero(filled != expected).tolist():
+        other = int(filled[position])
+        _count_near_tie(reference, logits[0, position], uniform[position], sampling, other, error, position, agreement)
     return agreement
 
 
-def _settle(
+def _count_near_tie(
     reference: Reference,
     logits: Float[Tensor, "vocabulary"],
     uniform: float,
     sampling: Sampling,
     other: int,
     error: float,
-    at: int,
+    position: int,
     agreement: Agreement,
 ) -> None:
     if not reference.near_tie(logits, uniform, sampling, other, error):
         raise VerificationError(
-            f"token {at} is {other} in onnxruntime and another in PyTorch, and no near tie ({sampling})"
+            f"token {position} is {other} in onnxruntime and another in PyTorch, and no near tie ({sampling})"
         )
     agreement.near_ties += 1
 
@@ -162,7 +165,7 @@ def _settle(
 def chunked_calls(
     graphs: Graphs, prompt: Int[np.ndarray, "time"], uniform: Float[np.ndarray, "new_time"], sampling: Sampling
 ) -> bool:
-    """Several calls of generator.onnx with carried state give the tokens of one call: True.
+    """Whether several calls of generator.onnx with carried state give the tokens of one call: True.
 
     Raises:
         VerificationError: they do not.
@@ -182,7 +185,7 @@ def chunked_calls(
 
 
 def onnx_scorer(graphs: Graphs, objective: Objective) -> Scorer:
-    """scorer.onnx in the place of the PyTorch model in `evaluation.perplexity.total`."""
+    """scorer.onnx as the `Scorer` of `evaluation.perplexity.total`."""
 
     def nats(batch: Batch) -> Float[np.ndarray, "batch predicted"]:
         log_prob, _ = graphs.score(batch.tokens, batch.length)

@@ -1,7 +1,7 @@
-"""The bundles of a model are verified in parallel, each in a process and on a thread of its own.
+"""Verify the precisions of a model in parallel, each in a process with one thread.
 
-Most of a verification reads token by token, which a second thread does not speed up; and so its figures are the same
-whatever the number of cores.
+Most of a verification reads token by token, which a second thread does not speed up; and with one thread the results
+are the same whatever the number of cores.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def verify_all(
 
     Args:
         data: the folder that holds models/, tokens/ and graphs/.
-        metrics: what the evaluate stage found of this model on the test split, with the settings `scoring`.
+        metrics: of the evaluate stage, of this model on the test split, with the settings `scoring`.
 
     Raises:
         VerificationError: something differs by more than float error.
@@ -41,7 +41,7 @@ def verify_all(
     workers = max(1, min(len(precisions), torch.get_num_threads()))
     with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(context.RLock(),)) as pool:
         results = [
-            pool.submit(_prove, data, variant, precision, metrics, settings, scoring, line)
+            pool.submit(_verify_precision, data, variant, precision, metrics, settings, scoring, line)
             for line, precision in enumerate(precisions)
         ]
         try:
@@ -54,11 +54,11 @@ def verify_all(
 
 
 def _begin(lock: Any) -> None:
-    tqdm.set_lock(lock)  # their bars share a terminal
+    tqdm.set_lock(lock)  # the progress bars share a terminal
     torch.set_num_threads(1)
 
 
-def _prove(
+def _verify_precision(
     data: Path,
     variant: str,
     precision: Precision,

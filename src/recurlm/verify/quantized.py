@@ -1,4 +1,4 @@
-"""PyTorch with the arithmetic of an int8 or int4 bundle: the model's own code, its products quantized."""
+"""PyTorch with the arithmetic of an int8 or int4 bundle: the model's own code with quantized products."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recurlm.export.calibrate import key_of
@@ -16,21 +16,21 @@ aten = torch.ops.aten
 
 
 class QuantizedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Inside `with QuantizedProducts(…):` every product with a quantized matrix is computed with quantized numbers.
+    """Inside `with QuantizedProducts(…):` products with a quantized matrix use its quantized weights and inputs.
 
-    The model knows nothing of it. A matrix is known by its bytes, so that no name of a parameter stands here.
+    A matrix is identified by a hash of its bytes, so that no parameter's name stands here.
     """
 
     def __init__(self, arithmetic: Mapping[str, Tensor]) -> None:
-        """Take the arithmetic that `quantize.Quantizer` noted when it wrote the graphs."""
+        """`arithmetic` is what `quantize.Quantizer` recorded when it wrote the graphs."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.arithmetic = arithmetic
-        self.keys: dict[tuple[Any, ...], str] = {}
+        self.keys: dict[tuple[Any, ...], tuple[nn.Parameter, str]] = {}  # the parameter lives as long as its key
         self.tokens = torch.empty(0, dtype=torch.int64)
-        self.met: set[str] = set()  # which of the arithmetic's matrices were used
+        self.met: set[str] = set()  # keys of the matrices that were used
         self.margin = torch.empty(0)
-        """[batch]: how far the inputs rounded so far are from where they would be rounded otherwise, in steps of the
-        rounding. Whoever looks at it sets it before."""
+        """[batch]: the smallest distance of an input from an edge between two int8 values, in units of the scale. The
+        caller sets it before a step."""
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -52,16 +52,17 @@ class QuantizedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # The input is rounded as QuantizeLinear does, to uint8 with 128 for zero.
         scale = self.arithmetic[f"scale.{key}"]
         self._note_margin(x / scale)
-        rounded = torch.clamp(torch.round(x / scale), -128, 127) * scale
-        return exact(rounded, self.arithmetic[f"weights.{key}"])
+        quantized = torch.clamp(torch.round(x / scale), -128, 127) * scale
+        return exact(quantized, self.arithmetic[f"weights.{key}"])
 
-    def _note_margin(self, steps: Float[Tensor, "batch inputs"]) -> None:
-        if len(self.margin) == len(steps):
-            nearest = (steps - torch.floor(steps) - 0.5).abs().amin(dim=1)
+    def _note_margin(self, steps: Float[Tensor, "rows inputs"]) -> None:
+        """Each row of the batch may have several rows here: heads, for example."""
+        if len(self.margin) and len(steps) % len(self.margin) == 0:
+            nearest = (steps - torch.floor(steps) - 0.5).abs().view(len(self.margin), -1).amin(dim=1)
             self.margin = torch.minimum(self.margin, nearest)
 
     def _of_token(self, value: Tensor, key: str) -> Tensor:
-        """What a table's rows say of the last tokens: the exact value and the error of its row."""
+        """A value of the last tokens, with the quantization error of their rows in the table added."""
         error = self.arithmetic.get(f"error.{key}")
         if error is None:
             return value
@@ -69,7 +70,14 @@ class QuantizedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return value + error[self.tokens]
 
     def _key(self, matrix: Tensor) -> str:
-        place = (matrix.data_ptr(), tuple(matrix.shape), matrix.stride())
+        """The key of a matrix's bytes: cached for a parameter or a view of one.
+
+        Any other tensor is hashed each time that it is met: its memory, and so its address, may be used again.
+        """
+        base = matrix._base if matrix._base is not None else matrix
+        if not isinstance(base, nn.Parameter):
+            return key_of(matrix.detach().contiguous().numpy())
+        place = (matrix.data_ptr(), tuple(matrix.shape), matrix.stride(), base._version)
         if place not in self.keys:
-            self.keys[place] = key_of(matrix.detach().contiguous().numpy())
-        return self.keys[place]
+            self.keys[place] = (base, key_of(matrix.detach().contiguous().numpy()))
+        return self.keys[place][1]

@@ -1,8 +1,8 @@
-"""Checks of a bundle of 8 or 4 bits: onnxruntime against PyTorch that rounds likewise.
+"""Checks of an int8 or int4 bundle: onnxruntime against PyTorch with the same quantized products.
 
-Where a number lies on the edge between two roundings, float error decides to which side it falls, and from there on two
-states go different ways. So every step is compared from one and the same state, and a step may differ only if it held
-such a number. Few do, so that nothing wrong in a graph can hide behind them.
+Where an input lies on a rounding edge, between two int8 values, float error decides which of them it becomes, and from
+there on the states of both differ. So every step is compared from the same state, and a step may differ only if it had
+an input on an edge. Few do, so that no error of a graph can hide behind them.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ def quantized_steps(
     """Compare logits and states on rows of text.
 
     Raises:
-        VerificationError: a step differs that holds no number on an edge, or too many differ.
+        VerificationError: a step differs without an input on an edge, or too many differ.
     """
     rows = torch.from_numpy(np.stack([np.resize(text[17 * row :], STEPS) for row in range(ROWS)]))
     state = reference.model.initial_state(ROWS)
     differences, edges = [], []
     for token in rows.unbind(1):
         expected, after, on_edge = _step(reference, quantized, token, state)
-        found, found_after = graphs.step(token.numpy(), {name: value.numpy() for name, value in state.items()})
-        pairs = [(found, expected), *((found_after[name], value) for name, value in after.items())]
-        differences.append(np.max([np.abs(a - b.numpy()).max(axis=1) for a, b in pairs], axis=0))
+        onnx_logits, onnx_after = graphs.step(token.numpy(), {name: value.numpy() for name, value in state.items()})
+        pairs = [(onnx_logits, expected), *((onnx_after[name], value) for name, value in after.items())]
+        differences.append(np.max([_largest_of_rows(a - b.numpy()) for a, b in pairs], axis=0))
         edges.append(on_edge)
         state = after
     difference = np.stack(differences)
     exact = difference <= tolerance
     if not (exact | np.stack(edges)).all():
         worst = float(difference[~np.stack(edges)].max())
-        raise VerificationError(f"a step differs by {worst:.2e}, and held no number on the edge between two roundings")
+        raise VerificationError(f"a step differs by {worst:.2e}, and has no input on a rounding edge")
     if exact.mean() < FEWEST_EXACT:
         raise VerificationError(f"only {exact.mean():.0%} of the steps are those of PyTorch")
     return Steps(
@@ -69,6 +69,11 @@ def quantized_steps(
         largest_difference=float(difference[exact].max()),
         largest_on_an_edge=float(difference[~exact].max(initial=0.0)),
     )
+
+
+def _largest_of_rows(difference: Float[np.ndarray, "batch *shape"]) -> Float[np.ndarray, "batch"]:
+    """Of logits, or of a state of any rank."""
+    return np.asarray(np.abs(difference).reshape(len(difference), -1).max(axis=1))
 
 
 def quantized_tokens(
@@ -80,10 +85,10 @@ def quantized_tokens(
     sampling: Sampling,
     error: float,
 ) -> Agreement:
-    """The tokens of generator.onnx, or of filler.onnx for a text, are those that PyTorch draws from the same states.
+    """Compare tokens of generator.onnx, or filler.onnx, with those that PyTorch draws from the same states.
 
     Raises:
-        VerificationError: a token is another, and it is neither a near tie nor of a step with a number on an edge.
+        VerificationError: a token is another, and it is neither a near tie nor of a step with an input on an edge.
     """
     if reference.objective.both_sides:
         drawn = graphs.fill(prompt[None], np.array([len(prompt)]), uniform[None], sampling)[0]
@@ -100,15 +105,18 @@ def quantized_tokens(
     logits, _, on_edge = _step(reference, quantized, torch.from_numpy(np.ascontiguousarray(read)), states)
     expected = reference.draw(logits, uniform, sampling).numpy()
     agreement = Agreement(len(drawn))
-    for at in np.flatnonzero(drawn != expected):
-        if not (on_edge[at] or reference.near_tie(logits[at], uniform[at], sampling, int(drawn[at]), error)):
+    for position in np.flatnonzero(drawn != expected):
+        other = int(drawn[position])
+        near_tie = reference.near_tie(logits[position], uniform[position], sampling, other, error)
+        if not (on_edge[position] or near_tie):
             raise VerificationError(
-                f"token {at} is {drawn[at]} in onnxruntime and {expected[at]} in PyTorch, from one state ({sampling})"
+                f"token {position} is {other} in onnxruntime and {expected[position]} in PyTorch, "
+                f"from one state ({sampling})"
             )
         agreement.near_ties += 1
     if agreement.near_ties > (1 - FEWEST_EXACT) * agreement.tokens:
         raise VerificationError(
-            f"{agreement.near_ties} of {agreement.tokens} tokens are others in PyTorch ({sampling})"
+            f"{agreement.near_ties} of {agreement.tokens} tokens differ from those of PyTorch ({sampling})"
         )
     return agreement
 
@@ -116,7 +124,7 @@ def quantized_tokens(
 def _step(
     reference: Reference, quantized: QuantizedProducts, token: Int[Tensor, "batch"], state: dict[str, Tensor]
 ) -> tuple[Float[Tensor, "batch vocabulary"], dict[str, Tensor], Bool[np.ndarray, "batch"]]:
-    """A step of PyTorch, and which rows of it held a number on an edge."""
+    """Logits and states of a step of PyTorch, and which of its rows had an input on a rounding edge."""
     quantized.margin = torch.full((len(token),), torch.inf)
     with quantized:
         logits, after = reference.model.step(token, state)
@@ -124,7 +132,7 @@ def _step(
 
 
 def _states(graphs: Graphs, reference: Reference, text: Int[np.ndarray, "time"]) -> dict[str, Any]:
-    """step.onnx reads a text: the states before each of its tokens, one row a token."""
+    """The states of step.onnx before each token of a text, one row a token."""
     state: State = {name: value.numpy() for name, value in reference.model.initial_state(1).items()}
     before = []
     for token in text:

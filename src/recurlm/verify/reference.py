@@ -1,4 +1,4 @@
-"""What PyTorch says: the other side of every comparison."""
+"""The PyTorch reference of every comparison."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHIFTS = (-2.0, 0.0, 2.0)  # of the uniform number, in units of the float error:
 
 
 class Reference:
-    """A model that draws with torch, token by token."""
+    """A model with sampling in torch, token by token."""
 
     def __init__(self, model: LanguageModel, suppressed: list[int]) -> None:
         self.model = model
@@ -64,7 +64,7 @@ class Reference:
         other: int,
         error: float,
     ) -> bool:
-        """Whether `other` is what torch itself would have drawn, had its logits been off by no more than `error`.
+        """Whether torch itself would have drawn `other`, had its logits been off by no more than `error`.
 
         Raising one logit by ε moves probabilities by less than ε, so the uniform number is shifted by up to 2ε as
         well.

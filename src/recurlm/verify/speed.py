@@ -1,4 +1,4 @@
-"""How fast a bundle generates here: a measurement of this machine, not a result."""
+"""Generation speed of a bundle: a measurement of this machine, not a result."""
 
 from __future__ import annotations
 
