@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-CHECKOUT = Path(__file__).resolve().parents[1]
+from configs import CHECKOUT, merged
 
 TINY_VARIANT = {"embedding_size": 16, "hidden_size": 16, "layers": 1}
 
@@ -117,7 +116,7 @@ class Project:
 
     def set_params(self, changes: dict[str, Any]) -> None:
         """Change values in params.yaml, and leave the others."""
-        self.write_params(_merged(self.read_params(), changes))
+        self.write_params(merged(self.read_params(), changes))
 
     def copy(self, target: Path) -> Project:
         """The same project elsewhere, with its results and DVC's cache, without what a machine keeps for itself."""
@@ -126,11 +125,6 @@ class Project:
         project = Project(target / "project", target / "outside")
         project.keep_notes_inside()
         return project
-
-
-def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    both = {key: _merged(old[key], new[key]) for key in old.keys() & new.keys() if isinstance(new[key], dict)}
-    return {**old, **new, **both}
 
 
 def tiny_play(number: int, speeches: int = 40) -> str:
@@ -177,7 +171,7 @@ def clone_of_this_checkout(root: Path) -> Project:
     write_tiny_corpus(project.folder / "my_text")
     params = project.read_params()
     params["variants"] = {name: params["variants"][name] for name in TINY["variants"]}
-    project.write_params(_merged(params, TINY))
+    project.write_params(merged(params, TINY))
     project.git("init", "--quiet")
     project.commit()
     project.keep_notes_inside()

@@ -19,9 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
-
-CHECKOUT = Path(__file__).resolve().parents[2]
+from configs import CHECKOUT, write_params
 
 Fetch = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -33,7 +31,7 @@ def fetch(tmp_path: Path) -> Fetch:
     def run(
         section: dict[str, Any], environment: dict[str, str] | None = None, largest_file: int = resource.RLIM_INFINITY
     ) -> subprocess.CompletedProcess[str]:
-        (tmp_path / "params.yaml").write_text(yaml.safe_dump({"fetch": section, "variants": {}}), encoding="utf-8")
+        write_params(tmp_path, {"fetch": section})
         own = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "XDG_", "DATASETS_"))}
         own |= {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(CHECKOUT / "src")} | (environment or {})
         command = [sys.executable, str(CHECKOUT / "pipelines" / "fetch.py")]

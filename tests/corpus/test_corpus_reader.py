@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from configs import CHECKOUT, fetch_config
 
-from recurlm.config import Fetch
 from recurlm.corpus import files
 from recurlm.corpus.reader import open_split
 from recurlm.corpus.writer import write
@@ -21,7 +21,7 @@ def corpus(tmp_path: Path) -> Path:
     texts = ["één\r\n", "twee 🎭", "drie", "vier", "vijf"]
     for number, text in enumerate(texts):
         (tmp_path / f"{number}.txt").write_text(text, encoding="utf-8", newline="")
-    params = Fetch.model_validate({"files": {"path": str(tmp_path / "*.txt"), "seed": 3}})
+    params = fetch_config(files={"path": str(tmp_path / "*.txt"), "seed": 3})
     write(files.source(params), tmp_path / "corpus")
     return tmp_path / "corpus"
 
@@ -67,4 +67,4 @@ def test_the_manifest_is_at_hand(corpus: Path) -> None:
 
 def test_reading_needs_no_hugging_face() -> None:
     check = "import sys, recurlm.corpus.reader; sys.exit('datasets' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", check], cwd=CHECKOUT).returncode == 0

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from configs import fetch_config
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -31,7 +32,7 @@ def explicit(folder: Path, pattern: str) -> Fetch:
         "validation_path": str(folder / "held" / pattern),
         "test_path": str(folder / "held" / pattern),
     }
-    return Fetch.model_validate({"source": "files", "files": {"split": "explicit", **paths}})
+    return fetch_config(source="files", files={"split": "explicit", **paths})
 
 
 def save(path: Path, texts: list[str]) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from configs import fetch_config
 from conftest import Hub, parquet
 
-from recurlm.config import Fetch
 from recurlm.corpus.hub import PRESETS, source
 from recurlm.errors import InputError
 
@@ -155,7 +155,7 @@ def test_what_the_hub_does_not_have_is_named(
 )
 def test_a_wrong_line_is_named_before_the_hub_is_asked(lines: dict[str, Any], complaint: str) -> None:
     with pytest.raises(InputError, match=re.escape(complaint)):
-        source(Fetch.model_validate(section(**lines)))
+        source(fetch_config(**section(**lines)))
 
 
 def test_a_hub_out_of_reach_is_told_at_once(tmp_path: Path, hub: Hub, fetch: Callable, refuses: Callable) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from configs import fetch_config
 
-from recurlm.config import Fetch
 from recurlm.corpus import files
 from recurlm.corpus.writer import write
 from recurlm.errors import InputError
@@ -21,7 +21,7 @@ from recurlm.errors import InputError
 
 def fetch(folder: Path, **lines: Any) -> dict[str, Any]:
     """Fetch into `folder / "corpus"`, and return the manifest."""
-    return write(files.source(Fetch.model_validate({"source": "files", "files": lines})), folder / "corpus")
+    return write(files.source(fetch_config(source="files", files=lines)), folder / "corpus")
 
 
 def text(folder: Path, split: str) -> str:

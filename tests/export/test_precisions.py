@@ -132,13 +132,13 @@ def test_calls_in_parts_give_the_tokens_of_one_call(made: Made) -> None:
 def test_another_machine_comes_to_the_same_bits(made: Made) -> None:
     """Every operator done by numpy, whose tanh and exp are others: the same states after each of many tokens."""
     numpys = ReferenceEvaluator(onnx.load(made.folder / "step.onnx"))
-    state = {f"state.{name}": value.numpy() for name, value in made.model.initial_state(1).items()}
+    state = {name: value.numpy() for name, value in made.model.initial_state(1).items()}
     for token in text_of(400):
-        feeds = {"token": np.array([token]), **state}
-        outputs = made.graphs.call("step", feeds)
+        feeds = {"token": np.array([token])} | {f"state.{name}": value for name, value in state.items()}
+        logits, state = made.graphs.step(np.array([token]), state)
+        outputs = {"logits": logits} | {f"next_state.{name}": value for name, value in state.items()}
         for name, expected in zip(outputs, numpys.run(list(outputs), feeds), strict=True):
             np.testing.assert_array_equal(outputs[name], expected, err_msg=name)
-        state = {name.removeprefix("next_"): outputs[name] for name in outputs if name != "logits"}
 
 
 def test_who_wants_it_quicker_gets_sigmoid_and_tanh_in_fp32(tmp_path: Path, caches: dict[str, ExportCache]) -> None:

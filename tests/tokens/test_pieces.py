@@ -15,7 +15,9 @@ from recurlm.tokens.pieces import safe_pieces
 from recurlm.tokens.tokenizer import KINDS, learn_tokenizer
 
 LEARNED_FROM = "it's we'll  you've\n\n  x12 !!! ... 日本、日本。\u3000\t\x1c\xa0 'tis '' '\n" * 4
-TOKENIZERS = {kind: learn_tokenizer([LEARNED_FROM], Tokenize(kind=kind, vocab_size=400)) for kind in KINDS}
+TOKENIZERS = {
+    kind: learn_tokenizer([LEARNED_FROM], Tokenize(kind=kind, vocab_size=400, lowercase=False)) for kind in KINDS
+}
 
 SIGNS = st.sampled_from(
     [*" \n\t\r\x1c\x1f\x85\xa0\u2028\u3000'!.、。日本ぁー・9²aslvre\u0301é", "'ll", "'re", "  ", "\n\n"]

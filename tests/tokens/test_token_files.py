@@ -40,7 +40,7 @@ SPLITS = {
 
 
 def write(folder: Path, kind: str = "bpe", splits: dict[str, Texts] = SPLITS, **values: Any) -> Path:
-    write_tokens(folder, Tokenize(kind=kind, **values), splits, SOURCE)
+    write_tokens(folder, Tokenize(**({"kind": kind, "vocab_size": 2048, "lowercase": False} | values)), splits, SOURCE)
     return folder
 
 
@@ -94,7 +94,7 @@ def test_char_counts_unknown_characters_and_the_words_that_hold_one(tmp_path: Pa
 
 @given(st.lists(st.text("aÜ \n", max_size=5), max_size=6))
 def test_a_word_in_two_pieces_counts_once(pieces: list[str]) -> None:
-    tokenizer = learn_tokenizer(["a b\n"], Tokenize(kind="char"))
+    tokenizer = learn_tokenizer(["a b\n"], Tokenize(kind="char", vocab_size=2048, lowercase=False))
     counts = Counts(tokenizer)
     counts.start_document()
     for piece in pieces:
@@ -184,7 +184,7 @@ class Made:
 
 folder, kind, megabytes = sys.argv[1:]
 train, other = Made(float(megabytes)), Made(0.1)
-section = Tokenize(kind=kind, vocab_size=300)
+section = Tokenize(kind=kind, vocab_size=300, lowercase=False)
 write_tokens(Path(folder), section, {"train": train, "validation": other, "test": other},
              {"name": "", "licence": None, "revision": None})
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

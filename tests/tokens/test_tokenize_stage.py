@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from configs import write_params
 
 from recurlm.tokens.files import open_tokens
 
@@ -20,7 +21,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "pipelines" / "tokenize_corpus.py
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A folder with params.yaml and data/corpus."""
-    (tmp_path / "params.yaml").write_text("tokenize: {kind: bpe, vocab_size: 300}\nvariants: {}\n")
+    write_params(tmp_path, {"tokenize": {"kind": "bpe", "vocab_size": 300}})
     corpus = tmp_path / "data" / "corpus"
     corpus.mkdir(parents=True)
     splits = {}

@@ -132,7 +132,7 @@ def test_the_file_alone_is_the_tokenizer(kind: str, tmp_path: Path) -> None:
 def test_every_process_learns_the_same_bytes(kind: str) -> None:
     program = (
         "import sys; from recurlm.config import Tokenize; from recurlm.tokens.tokenizer import learn_tokenizer; "
-        "section = Tokenize(kind=sys.argv[1], vocab_size=400); "
+        "section = Tokenize(kind=sys.argv[1], vocab_size=400, lowercase=False); "
         "sys.stdout.buffer.write(learn_tokenizer([sys.argv[2]], section).to_str().encode())"
     )
     outputs = {

@@ -16,7 +16,6 @@ const ATTRIBUTE = { name: 1, integer: 3, graph: 6, type: 20 };
 const TENSOR = { dims: 1, type: 2, name: 8, raw: 9 };
 const VALUE = { name: 1 };
 const FLOAT = 1;
-const UINT8 = 2;
 const INT32 = 6;
 const KIND_INT = 2;
 
@@ -86,7 +85,7 @@ class Rewriting {
     return [joined(parts)];
   }
 
-  /** uint8 inputs whose zero stands at 128, int8 weights [inputs, outputs]. */
+  /** uint8 inputs and uint8 weights [inputs, outputs], both with 128 for 0. */
   private product(node: Uint8Array, scope: Scope): Uint8Array[] {
     const [input, weight, zero] = strings(node, NODE.input) as [string, string, string];
     const offset = scope.get(zero);
@@ -104,11 +103,16 @@ class Rewriting {
 
   /** A weight in fp32: of one that the outer graph holds, made there, once. */
   private inFloat(weight: string): Made {
-    if (!this.outside.has(weight)) return this.operators([["Cast", [weight], { to: FLOAT }]]);
+    if (!this.outside.has(weight))
+      return this.operators([
+        ["Cast", [weight], { to: FLOAT }],
+        ["Sub", ["", this.number(128)]],
+      ]);
     const output = `${weight}.whole`;
     if (!this.whole.has(weight)) {
       this.whole.add(weight);
-      this.waiting.push(made("Cast", [weight], output, { to: FLOAT }));
+      this.waiting.push(made("Cast", [weight], `${output}.shifted`, { to: FLOAT }));
+      this.waiting.push(made("Sub", [`${output}.shifted`, this.number(128)], output));
     }
     return { nodes: [], output };
   }
@@ -116,9 +120,11 @@ class Rewriting {
   /** The most inputs that a weight may have: of one unpacked from 4 bits, two for each row that was packed. */
   private mostInputs(weight: string, scope: Scope): number {
     const tensor = scope.get(weight);
-    if (tensor) return dims(tensor)[0]! * (field(tensor, TENSOR.type)!.value === UINT8 ? 2 : 1);
+    if (tensor) return dims(tensor)[0]!;
     const maker = this.makers.get(weight);
-    return maker ? this.mostInputs(strings(maker, NODE.input)[0]!, scope) : Infinity;
+    if (!maker) return Infinity;
+    const source = strings(maker, NODE.input)[0]!;
+    return this.mostInputs(source, scope) * (scope.has(source) ? 2 : 1);
   }
 
   /** Operators one after another: an input "" is the output of the one before. */

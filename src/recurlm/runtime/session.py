@@ -103,8 +103,6 @@ def _load(path: Path, threads: int) -> Any:
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
     options.use_deterministic_compute = True
-    # Processors without VNNI add up int8 products in 16 bits, which may overflow, unless this is set.
-    options.add_session_config_entry("session.x64quantprecision", "1")
     unusable = (
         exceptions.Fail,
         exceptions.InvalidGraph,

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from recurlm.config import Sampling
 from recurlm.objective import bidirectional
+from recurlm.runtime.session import State
 from recurlm.verify.checks import Agreement, VerificationError
 from recurlm.verify.quantized import QuantizedProducts
 from recurlm.verify.reference import Reference
-from recurlm.verify.sessions import Graphs, State
+from recurlm.verify.sessions import Graphs
 
 EDGE = 1e-3  # of a step of the rounding: as far as float error may push a number
 STEPS = 128  # in each of ROWS rows

@@ -1,45 +1,44 @@
-"""onnxruntime sessions of a folder of graphs, called with the arguments that a verification needs."""
+"""The graphs of a folder, called with the arguments that a verification needs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from jaxtyping import Float, Int
 
 from recurlm.config import Sampling
-
-State = dict[str, np.ndarray[Any, Any]]
+from recurlm.runtime.bundle import STATEFUL
+from recurlm.runtime.session import GraphSession, State
+from recurlm.storage import read_json
 
 
 class Graphs:
-    """The graphs of a folder, each loaded at its first call."""
+    """The graphs that the stage export wrote into a folder, each loaded at its first call."""
 
-    def __init__(self, folder: Path, threads: int = 0) -> None:
+    def __init__(self, folder: Path, threads: int = 1) -> None:
         self.folder = folder
-        self.options = onnxruntime.SessionOptions()
-        self.options.log_severity_level = 3  # silence on state inputs that have defaults
-        self.options.intra_op_num_threads = threads
-        # As in recurlm.runtime: without VNNI, int8 products are otherwise added up in 16 bits, which overflow.
-        self.options.add_session_config_entry("session.x64quantprecision", "1")
-        self.sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self.threads = threads
+        self._description: dict[str, Any] = read_json(folder / "graphs.json")
+        self._sessions: dict[str, GraphSession] = {}
 
-    def call(self, name: str, feeds: dict[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
-        """The outputs of `<name>.onnx`, by name."""
-        if name not in self.sessions:
-            path = str(self.folder / f"{name}.onnx")
-            self.sessions[name] = onnxruntime.InferenceSession(path, self.options, ["CPUExecutionProvider"])
-        session = self.sessions[name]
-        names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, feeds), strict=True))
+    def call(
+        self, name: str, feeds: Mapping[str, Any], state: State | None = None
+    ) -> tuple[dict[str, np.ndarray[Any, Any]], State]:
+        """Run `<name>.onnx` from a state (None: zeros): its outputs by name, and the next state."""
+        if name not in self._sessions:
+            file, description = f"{name}.onnx", self._description
+            spec = description["state_spec"] if file in STATEFUL[description["objective"]] else {}
+            self._sessions[name] = GraphSession(self.folder / file, spec, self.threads)
+        return self._sessions[name].run(None, feeds, state)
 
     def step(
         self, token: Int[np.ndarray, "batch"], state: State
     ) -> tuple[Float[np.ndarray, "batch vocabulary"], State]:
-        results = self.call("step", {"token": token} | _inputs(state))
-        return results["logits"], _next(results)
+        results, after = self.call("step", {"token": token}, state)
+        return results["logits"], after
 
     def generate(
         self,
@@ -55,14 +54,14 @@ class Graphs:
             "max_new_tokens": np.array(uniform.shape[1], np.int64),
             "uniform": uniform,
         }
-        results = self.call("generator", feeds | _settings(sampling, len(prompt)) | _inputs(state or {}))
-        return results["tokens"], _next(results)
+        results, after = self.call("generator", feeds | _settings(sampling, len(prompt)), state)
+        return results["tokens"], after
 
     def score(
         self, tokens: Int[np.ndarray, "batch time"], length: Int[np.ndarray, "batch"], state: State | None = None
     ) -> tuple[Float[np.ndarray, "batch scored"], State]:
-        results = self.call("scorer", {"tokens": tokens, "length": length} | _inputs(state or {}))
-        return results["log_prob"], _next(results)
+        results, after = self.call("scorer", {"tokens": tokens, "length": length}, state)
+        return results["log_prob"], after
 
     def fill(
         self,
@@ -72,7 +71,9 @@ class Graphs:
         sampling: Sampling,
     ) -> Int[np.ndarray, "batch time"]:
         feeds = {"tokens": tokens, "length": length, "uniform": uniform} | _settings(sampling, len(tokens))
-        return self.call("filler", feeds)["filled"]
+        results, _ = self.call("filler", feeds)
+        filled: Int[np.ndarray, "batch time"] = results["filled"]
+        return filled
 
 
 def _settings(sampling: Sampling, batch: int) -> dict[str, np.ndarray[Any, Any]]:
@@ -81,12 +82,3 @@ def _settings(sampling: Sampling, batch: int) -> dict[str, np.ndarray[Any, Any]]
         "top_k": np.full(batch, sampling.top_k, np.int64),
         "top_p": np.full(batch, sampling.top_p, np.float32),
     }
-
-
-def _inputs(state: State) -> State:
-    return {f"state.{name}": value for name, value in state.items()}
-
-
-def _next(results: dict[str, np.ndarray[Any, Any]]) -> State:
-    prefix = "next_state."
-    return {name.removeprefix(prefix): value for name, value in results.items() if name.startswith(prefix)}
