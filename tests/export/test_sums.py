@@ -56,7 +56,9 @@ def test_a_step_stays_what_it_was(name: str, largest_table: int) -> None:
     feeds["token"] = np.array([0, 5, 12])
     for old, new in zip(run(before, feeds), run(after, feeds), strict=True):
         np.testing.assert_allclose(new, old, rtol=1e-5, atol=1e-5)
-    assert products(after) < products(before) if largest_table else products(after) <= products(before)
+    # Linear attention adds up no products, and those of nn.Linear (Gemm) are left as they are.
+    fewer = largest_table and "linear_attention" not in name
+    assert products(after) < products(before) if fewer else products(after) <= products(before)
     assert len(after.node) <= len(before.node)
 
 
