@@ -18,8 +18,8 @@ CASES = {
     **{cell: (cell, {}) for cell in REGISTRY},
     "bilstm": ("bilstm", {}),
     "linear_attention": ("linear_attention", {}),
-    "bilinear_attention": ("bilinear_attention", {}),
-    **{f"{cell}_block": (cell, BLOCK) for cell in (*REGISTRY, "linear_attention", "bigru", "bilinear_attention")},
+    "lstm_block": ("lstm", BLOCK),
+    "bilinear_attention_block": ("bilinear_attention", BLOCK),
 }
 CLOZE = [case for case in CASES if case.startswith("bi")]
 CAUSAL = [case for case in CASES if case not in CLOZE]

@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from configs import CHECKOUT, write_params
 
 Fetch = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -63,9 +63,9 @@ def test_a_character_is_a_token_and_a_new_one_is_unknown(text: str) -> None:
 
 
 @given(TEXTS)
-def test_words_are_those_of_str_split_and_a_line_ends_with_eos(text: str) -> None:
+def test_words_are_those_of_str_split_and_a_line_ends_with_eol(text: str) -> None:
     tokens = [WORD.id_to_token(id) for id in ids(WORD, text)]
-    words = text.replace("\n", f" {EOL} ").split()
+    words = text.replace(BOS, UNK).replace(MASK, UNK).replace("\n", f" {EOL} ").split()
     assert tokens == [word if word in WORD.get_vocab() else UNK for word in words]
 
 

@@ -78,7 +78,9 @@ def _resolve(hub: Hub) -> Hub:
         raise InputError(f"params.yaml: fetch.hub.preset is '{hub.preset}': {nearest(hub.preset, PRESETS)}")
     if hub.id or hub.config or hub.revision:
         raise InputError("params.yaml: fetch.hub names a preset and a dataset of its own: set one of them to null")
-    return Hub(preset=None, **PRESETS[hub.preset])
+    return Hub.model_validate(
+        {"preset": None, "config": None, "column": "text", "document": "row"} | PRESETS[hub.preset]
+    )
 
 
 def _prepared(hub: Hub) -> Path:
