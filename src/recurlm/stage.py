@@ -41,8 +41,9 @@ def progress_bar(
     desc: str, total: float | None, unit: str, seconds: float = PROGRESS_SECONDS, **more: Any
 ) -> tqdm[Any]:
     """A bar that moves on a terminal; elsewhere a line every `seconds`, and none for what is quicker."""
-    times = {"mininterval": 0.1} if sys.stderr.isatty() else {"mininterval": seconds, "delay": seconds}
-    return tqdm(desc=desc, total=total, unit=unit, unit_scale=True, **times, **more)
+    terminal = sys.stderr.isatty()
+    interval, delay = (0.1, 0.0) if terminal else (seconds, seconds)
+    return tqdm(desc=desc, total=total, unit=unit, unit_scale=True, mininterval=interval, delay=delay, **more)
 
 
 def make_deterministic(threads: int | None = None) -> None:
