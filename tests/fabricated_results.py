@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import yaml
-from configs import CHECKOUT
+from configs import CHECKOUT, PARAMS
 from onnx import TensorProto, helper, numpy_helper
 
 from recurlm.storage import write_sealed_json
@@ -62,7 +62,15 @@ def write_variant(data: Path, name: str, number: int) -> None:
     folder = data / "models" / name
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(weights)
-    write(folder / "model.json", {"variant": name, "parameters": 1234 + number, "gates": number, "config": block(name)})
+    write(
+        folder / "model.json",
+        {
+            "variant": name,
+            "parameters": 1234 + number,
+            "gates": number,
+            "config": PARAMS.model | {"concat_layers": False} | block(name),
+        },
+    )
     rows = [f"{step},{step * 1000},{6 - step / 10},{5.5 - step / 10 - number / 4},0.01" for step in (5, 10, 15)]
     header = "step,tokens,train_loss,validation_loss,learning_rate"
     (folder / "curve.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
