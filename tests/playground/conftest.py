@@ -67,7 +67,7 @@ def site(npm: str, bundles: TinyBundles, tmp_path_factory: pytest.TempPathFactor
     built = run(npm, "run", "build", "--", "--outDir", str(folder), "--emptyOutDir", "--logLevel", "warn")
     assert built.returncode == 0, built.stdout + built.stderr
     source = tmp_path_factory.mktemp("onnx")
-    for variant in REGISTRY:
+    for variant in (*REGISTRY, "bilstm"):
         for precision in PRECISIONS:
             shutil.copytree(bundles(variant, "bpe", precision), source / variant / precision)
     gather = [sys.executable, str(PLAYGROUND / "gather.py"), str(source), str(folder)]

@@ -14,7 +14,7 @@ from recurlm.runtime import Bundle, Generator
 from recurlm.runtime.generator import INPUTS, OPTIONAL
 from recurlm.variants import REGISTRY
 
-CAUSAL = [name for name, kind in REGISTRY.items() if kind.causal]
+CAUSAL = list(REGISTRY)
 KINDS = ["bpe", "char", "word"]
 FREE = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 PROMPT = "king or night\nthe sea"

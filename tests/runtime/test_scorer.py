@@ -14,6 +14,7 @@ from tiny_bundles import TOKENIZERS, WORDS, TinyBundles
 
 from recurlm.errors import InputError
 from recurlm.evaluation.perplexity import score as evaluate
+from recurlm.objective import objective_of
 from recurlm.runtime import Filler, Generator, Scorer
 from recurlm.runtime.scorer import CONTEXT, WINDOW, windows
 from recurlm.runtime.tokenizer import BLOCK, read_blocks, split_at_words
@@ -30,14 +31,14 @@ def verse(words: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("variant", "kind"), [*((name, "bpe") for name in REGISTRY), ("lstm", "char"), ("gru", "word")]
+    ("variant", "kind"), [*((name, "bpe") for name in (*REGISTRY, "bilstm")), ("lstm", "char"), ("gru", "word")]
 )
 def test_a_text_scores_as_the_pipeline_scores_it(bundles: TinyBundles, variant: str, kind: str) -> None:
     text = verse(1500)
     score = Scorer.from_bundle(bundles(variant, kind)).score(text)
     ids = [0, *TOKENIZERS[kind].encode(text).ids]
     model = bundles.models[variant]
-    section = len(ids) if model.causal else WINDOW  # as one stream, or in windows
+    section = WINDOW if objective_of(model).both_sides else len(ids)  # as one stream, or in windows
     expected = evaluate(model, np.array(ids), np.array([0, len(ids)]), section, CONTEXT, batch_size=1)
     assert score.tokens == expected.tokens == len(ids) - 1
     assert score.nats == pytest.approx(expected.nats, rel=1e-5)
