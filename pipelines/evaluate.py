@@ -15,7 +15,8 @@ from recurlm.errors import InputError
 from recurlm.evaluation.metrics import describe
 from recurlm.evaluation.perplexity import score
 from recurlm.objective import objective_of
-from recurlm.stage import DATA, progress_bar, run_variant
+from recurlm.progress import progress_bar
+from recurlm.stage import DATA, run_variant
 from recurlm.storage import write_json
 from recurlm.tokens.files import open_tokens
 

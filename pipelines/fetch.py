@@ -12,7 +12,8 @@ import sys
 from recurlm.config import Params
 from recurlm.corpus import files, hub, packaged
 from recurlm.corpus.writer import write
-from recurlm.stage import DATA, progress_bar, run
+from recurlm.progress import progress_bar
+from recurlm.stage import DATA, run
 
 SOURCES = {"packaged": packaged.source, "files": files.source, "hub": hub.source}
 

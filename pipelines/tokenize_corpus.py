@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from recurlm.config import Params
 from recurlm.corpus.reader import open_split
-from recurlm.stage import DATA, progress_bar, run
+from recurlm.progress import progress_bar
+from recurlm.stage import DATA, run
 from recurlm.tokens.encode import write_tokens
 
 

@@ -1,4 +1,4 @@
-"""What the pipeline's scripts have in common: arguments, progress, determinism, a clean end."""
+"""What the pipeline's scripts have in common: arguments, determinism, a clean end."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 from recurlm import config
 from recurlm.config import Params
 from recurlm.errors import InputError, exit_cleanly
 
 DATA = Path("data")
-PROGRESS_SECONDS = 10.0  # between two lines of progress, where it is no terminal
 
 
 def run(main: Callable[[Params], None]) -> None:
@@ -35,15 +31,6 @@ def run_variant(main: Callable[[str, Params], None]) -> None:
         main(name, params)
 
     exit_cleanly(stage)
-
-
-def progress_bar(
-    desc: str, total: float | None, unit: str, seconds: float = PROGRESS_SECONDS, **more: Any
-) -> tqdm[Any]:
-    """A bar that moves on a terminal; elsewhere a line every `seconds`, and none for what is quicker."""
-    terminal = sys.stderr.isatty()
-    interval, delay = (0.1, 0.0) if terminal else (seconds, seconds)
-    return tqdm(desc=desc, total=total, unit=unit, unit_scale=True, mininterval=interval, delay=delay, **more)
 
 
 def make_deterministic(threads: int | None = None) -> None:

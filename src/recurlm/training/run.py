@@ -16,7 +16,7 @@ from recurlm.config import Params
 from recurlm.errors import InputError
 from recurlm.evaluation.perplexity import score
 from recurlm.model import LanguageModel
-from recurlm.stage import progress_bar
+from recurlm.progress import progress_bar
 from recurlm.storage import sha256_of, whole_folder, write_json
 from recurlm.tokens.files import TokenFile, open_tokens
 from recurlm.training.batches import Stream

@@ -1,0 +1,19 @@
+"""Progress of long work: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+PROGRESS_SECONDS = 10.0  # between two lines, where it is no terminal
+
+
+def progress_bar(
+    desc: str, total: float | None, unit: str, seconds: float = PROGRESS_SECONDS, **more: Any
+) -> tqdm[Any]:
+    """A bar that moves on a terminal; elsewhere a line every `seconds`, and none for what is quicker."""
+    terminal = sys.stderr.isatty()
+    interval, delay = (0.1, 0.0) if terminal else (seconds, seconds)
+    return tqdm(desc=desc, total=total, unit=unit, unit_scale=True, mininterval=interval, delay=delay, **more)
