@@ -43,7 +43,8 @@ PRINTS = [
     "16 numbers from the left, 32 in all\ntoken 5 is another; predictions that changed: 0 1 2 3 4 6 7 8 9 10 11\n",
     r"RNN  U × 0\.5 .+49 back: \d\.\de-1\d\n(RNN  U × [12]\.0 .+\n){2}LSTM U × 0\.1 .+49 back: \d\.\de[+-]0[01]\n",
     "",
-    r"(?s).*params\.yaml +variants\.gru\.dropout +- +0\.4.*diff --git a/data/metrics/gru\.json.*\+ +\"nats_per_token\".*",
+    r"(?s).*params\.yaml +variants\.gru\.dropout +- +0\.4.*"
+    r"diff --git a/data/metrics/gru\.json.*\+ +\"nats_per_token\".*",
     r" +\d,?\d* tokens: \d+ µs a token\n +\d+,\d+ tokens: \d+ µs a token\n",
 ]
 
