@@ -23,6 +23,8 @@ from recurlm.objective import objective_of
 from recurlm.training.batches import Stream
 from recurlm.training.loop import train
 
+SCORING = Evaluate(batch_size=64, window_tokens=256, context_tokens=32)  # of both losses of the short runs
+
 
 def learning_curve(path: Path, prefix: str) -> list[dict[str, Any]]:
     """The evaluations of the training run, with the gap between validation and training loss, in nats per token.
@@ -94,10 +96,9 @@ def _run(
     network = model.build(name, model_config.model_copy(update=dropouts), vocab_size)
     prefix = objective_of(network).metric_prefix
     points: list[dict[str, float]] = []
-    scoring = Evaluate(batch_size=64, window_tokens=256, context_tokens=32)
 
     def score(network: LanguageModel, subset: Subset) -> float:
-        nats, tokens = split_nll(network, subset.ids, subset.starts, scoring).score
+        nats, tokens = split_nll(network, subset.ids, subset.starts, SCORING).score
         return nats / tokens
 
     def validate(network: LanguageModel) -> float:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from recurlm.variants.base import Recurrence, Resets, State, orthogonal_, product
 
+INPUT_GAIN = 0.5  # of fresh input matrices: gates start half open
+
 
 class GRU(Recurrence):
     """h' = (1 − z) ⊙ n + z ⊙ h (Cho et al. 2014, arXiv:1406.1078).
@@ -24,7 +26,7 @@ class GRU(Recurrence):
         self.output_size = hidden_size
         self.state_spec = {"h": (hidden_size,)}
         self.gru = nn.GRU(input_size, hidden_size, batch_first=True)
-        orthogonal_(self.gru, gates=3, gain=0.5)
+        orthogonal_(self.gru, gates=3, gain=INPUT_GAIN)
 
     def forward(
         self, x: Float[Tensor, "batch time input"], state: State, reset: Bool[Tensor, "batch time"] | None = None
