@@ -17,7 +17,7 @@ repro: setup  ## run what is stale of the pipeline: corpus → models → ONNX �
 	$(ACTIVATE) && dvc repro
 
 test: setup  ## run the tests, in two processes (TESTERS=…)
-	$(ACTIVATE) && pytest -n $(TESTERS) --dist loadgroup
+	$(ACTIVATE) && pytest -n $(TESTERS) --dist loadscope
 
 lint: setup  ## check format, style and types
 	$(ACTIVATE) && ruff format --check && ruff check && mypy
