@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from recurlm.evaluation.windows import batches
+from recurlm.evaluation.windows import batches, split_windows
 
 lengths_of_documents = st.lists(st.integers(0, 40), max_size=12)
 sizes = st.integers(1, 50)

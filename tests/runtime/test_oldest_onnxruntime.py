@@ -9,9 +9,10 @@ import venv
 from pathlib import Path
 
 import pytest
+from configs import PARAMS
 from tiny_bundles import TinyBundles
 
-from recurlm.config import Export
+from recurlm.config import override
 from recurlm.runtime import Generator
 from recurlm.variants import REGISTRY
 
@@ -44,7 +45,7 @@ print(json.dumps([onnxruntime.__version__, texts, refusal]))
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason=f"onnxruntime {OLDEST} has no wheel for this Python")
 def test_the_oldest_onnxruntime_gives_the_same_text(bundles: TinyBundles, tmp_path: Path) -> None:
     folders = [str(bundles(name, "bpe", precision)) for name in CAUSAL for precision in PRECISIONS]
-    too_new = bundles("lstm", settings=Export(opset=23, ir_version=11))
+    too_new = bundles("lstm", settings=override(PARAMS.export, {"opset": 23, "ir_version": 11}))
     venv.create(tmp_path / "old", with_pip=True)
     python = str(tmp_path / "old/bin/python")
     packages = [f"onnxruntime=={OLDEST}", "numpy<2", "tokenizers"]
