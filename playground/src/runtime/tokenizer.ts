@@ -61,8 +61,7 @@ export class Tokenizer {
         return this.looked(Array.from(text));
       case "word": {
         const lower = this.lowercase ? Array.from(text, (character) => character.toLowerCase()).join("") : text;
-        const plain = lower.replaceAll("<bos>", "<unk>").replaceAll("<mask>", "<unk>");
-        const words = plain.replaceAll("\n", ` ${EOL} `).split(BETWEEN_WORDS);
+        const words = lower.replaceAll("\n", ` ${EOL} `).split(BETWEEN_WORDS);
         return this.looked(words.filter((word) => word !== ""));
       }
     }
@@ -79,7 +78,9 @@ export class Tokenizer {
   private looked(parts: string[]): Encoded {
     const unknown: string[] = [];
     const ids = parts.map((part) => {
-      const id = this.vocabulary.get(part);
+      // A word that spells out <bos> or <mask> is one that the vocabulary lacks.
+      const reserved = this.kind === "word" && (part.includes("<bos>") || part.includes("<mask>"));
+      const id = reserved ? undefined : this.vocabulary.get(part);
       if (id === undefined) unknown.push(part);
       return id ?? this.unknown!;
     });
