@@ -19,7 +19,6 @@ CASES = {
     "bilstm": ("bilstm", {}),
     "linear_attention": ("linear_attention", {}),
     "lstm_block": ("lstm", BLOCK),
-    "bilinear_attention_block": ("bilinear_attention", BLOCK),
 }
 CLOZE = [case for case in CASES if case.startswith("bi")]
 CAUSAL = [case for case in CASES if case not in CLOZE]

@@ -22,9 +22,7 @@ INPUT, HIDDEN = 5, 7
 CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.float64: {"rtol": 1e-10, "atol": 1e-10}}
 AROUND: dict[str, dict[str, Any]] = {
     "": {},
-    "concat": {"concat_layers": True},
     "blocks": {"block": "residual", "conv": 4, "mlp_ratio": 1.5},
-    "block": {"block": "residual"},
     "both": {"bidirectional": True},
     "blocks-both": {"block": "residual", "conv": 3, "bidirectional": True, "concat_layers": True},
 }
