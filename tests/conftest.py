@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -56,6 +57,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest groups begin first, so that neither process waits for the other at the end."""
     first = {"project": 0, "bundles": 1}
     items.sort(key=lambda item: first.get(group_of(item.nodeid), 2))
+
+
+@pytest.fixture(autouse=True)
+def own_modules() -> Iterator[None]:
+    """MLflow puts a model's own code before all other: a process that a later test starts would find that."""
+    before = sys.path[:]
+    yield
+    sys.path[:] = before
 
 
 @pytest.fixture(scope="session")
