@@ -58,21 +58,21 @@ def results(folder: Path, variant: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(("variant", "seed"), [("lstm", 1), ("bilstm", 2)])
-def test_twenty_kills_change_no_byte_of_the_result(folder: Path, variant: str, seed: int) -> None:
+def test_ten_kills_change_no_byte_of_the_result(folder: Path, variant: str, seed: int) -> None:
     subprocess.run(command(variant), cwd=folder, check=True, capture_output=True)
     whole = results(folder, variant)
     kills = resumed = 0
-    while kills < 20:
+    while kills < 10:
         shutil.rmtree(folder / "data/models" / variant)
         seed += 10
         output = subprocess.run(
-            [sys.executable, KILLED, variant, str(20 - kills), str(seed)], cwd=folder, check=True, capture_output=True
+            [sys.executable, KILLED, variant, str(10 - kills), str(seed)], cwd=folder, check=True, capture_output=True
         )
         killed, went_on = map(int, output.stdout.split())
         assert results(folder, variant) == whole
         assert list((folder / "data/checkpoints").iterdir()) == []
         kills, resumed = kills + killed, resumed + went_on
-    assert resumed >= 5
+    assert resumed >= 3
 
 
 def test_ctrl_c_ends_after_the_step_and_says_how_to_go_on(folder: Path) -> None:
