@@ -2,7 +2,8 @@
 
 Inputs:  data/graphs/<variant>/, data/models/<variant>/, data/tokens/, data/metrics/<variant>.json,
          sections `verify`, `evaluate` and `export` of params.yaml
-Outputs: data/onnx/<variant>/<precision>/ (verified bundles), data/metrics/verification/<variant>.json (kept by git alone),
+Outputs: data/onnx/<variant>/<precision>/ (verified bundles),
+         data/metrics/verification/<variant>.json (kept by git alone),
          data/metrics/summary/<variant>.json (the row of `dvc metrics show`)
          data/timings/generate-<variant>.json (a measurement of this machine: DVC does not hash it)
 Command: python pipelines/verify.py <variant>
