@@ -12,6 +12,7 @@ An instance keeps nothing of a call: any number of threads may use one at once.
     tokenizer    text ↔ token ids                sampling     settings, random numbers
     generator    text generation                 scorer       log-likelihoods
     filler       mask filling                    masked_text  a text with ___ as token ids
+    stop         stop sequences
 """
 
 from recurlm.runtime.bundle import Bundle

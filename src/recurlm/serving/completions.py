@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recurlm.runtime.sampling import Sampling
+from recurlm.runtime.stop import validate_stops
 from recurlm.serving.engine import Engine
 from recurlm.serving.errors import ApiError
 from recurlm.serving.logprobs import Logprobs, TokenLogprob
@@ -49,7 +50,7 @@ class CompletionJob:
         self.request, self.model, self.logprob_thread = request, model, logprob_thread
         prompts, n, max_tokens = _checked(request, limits)
         sampling = _sampling(request)
-        stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
+        stops = validate_stops(request.stop)
         self.choices: list[ChoiceJob] = []
         self.prompt_tokens = 0
         for prompt in prompts:

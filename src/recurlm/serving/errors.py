@@ -12,11 +12,12 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from recurlm.errors import InputError
+from recurlm.runtime.stop import MAX_STOP_LENGTH, MAX_STOPS
 
 RETRY_AFTER = 1  # seconds
 FORMS = {
     "prompt": "a string, a list of strings, a list of token ids, or a list of such lists",
-    "stop": "a string, or a list of up to 4",
+    "stop": f"a string of 1 to {MAX_STOP_LENGTH} characters, or a list of up to {MAX_STOPS}",
 }
 
 

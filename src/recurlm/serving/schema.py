@@ -8,9 +8,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from recurlm.runtime.bundle import Task
 from recurlm.runtime.masked_text import MARKER
+from recurlm.runtime.stop import MAX_STOP_LENGTH, MAX_STOPS
 
 LARGEST_SEED = 2**63 - 1
-MAX_STOPS = 4
 MAX_LOGPROBS = 5
 
 
@@ -23,7 +23,7 @@ WHOLE = BeforeValidator(_whole)
 Tokens = list[Annotated[int, Field(ge=0), WHOLE]]
 Prompt = str | Annotated[list[str], Field(min_length=1)] | Annotated[Tokens, Field(min_length=1)]
 Prompts = Prompt | Annotated[list[Annotated[Tokens, Field(min_length=1)]], Field(min_length=1)]
-Stop = Annotated[str, Field(min_length=1)]
+Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED), WHOLE]
 Temperature = Annotated[float, Field(ge=0, le=100)]
 TopP = Annotated[float, Field(gt=0, le=1)]

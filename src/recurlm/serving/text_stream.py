@@ -5,38 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
+from recurlm.runtime.stop import StopSearch
 from recurlm.runtime.tokenizer import Vocabulary
 from recurlm.serving.scheduler import Sequence
 
 FinishReason = Literal["stop", "length"]
 
 
-class StopSearch:
-    """Finds the first of several stop sequences in a streamed text; a possible beginning of one is held back."""
-
-    def __init__(self, stops: Iterable[str]) -> None:
-        self.stops = list(stops)
-        self.held = ""
-
-    def feed(self, text: str) -> tuple[str, bool]:
-        """The text that is safe to send, and whether a stop sequence follows it."""
-        text = self.held + text
-        # The one that is complete first, so that the result does not depend on the pieces in which the text arrives.
-        matches = [(begin + len(stop), begin) for stop in self.stops if (begin := text.find(stop)) >= 0]
-        if matches:
-            self.held = ""
-            return text[: min(matches)[1]], True
-        held = max(
-            (size for stop in self.stops for size in range(1, len(stop)) if text.endswith(stop[:size])), default=0
-        )
-        self.held = text[len(text) - held :]
-        return text[: len(text) - held], False
-
-
 class TextStream:
     """Turns the tokens of one sequence into the text of its choice."""
 
-    def __init__(self, sequence: Sequence, vocabulary: Vocabulary, prompt: str, stops: Iterable[str]) -> None:
+    def __init__(self, sequence: Sequence, vocabulary: Vocabulary, prompt: str, stops: list[str]) -> None:
         """`prompt`: the text that `sequence` continues."""
         self.sequence = sequence
         self.max_tokens = sequence.tokens_left
@@ -58,9 +37,8 @@ class TextStream:
             self.offsets.append(self._decoded)
             text = self._decoder.feed([token])
             self._decoded += len(text)
-            safe, stopped = self._stop_search.feed(text)
-            parts.append(safe)
-            if stopped:
+            parts.append(self._stop_search.feed(text))
+            if self._stop_search.found:
                 self.finish_reason, self.sequence.cancelled = "stop", True
                 return "".join(parts)
         if len(self.tokens) == self.max_tokens:
