@@ -1,0 +1,256 @@
+"""Functions of nothing but IEEE 754 operations in fp32, which every processor and runtime rounds to the same bits.
+
+Sums, products, quotients, comparisons and roundings are exact by the standard; `tanh` and `exp` are not, and each
+library approximates them in its own way. Here they are polynomials, quotients and squares with a fixed order of
+operations. Each function is written once, against an `Arithmetic`: on tensors of PyTorch it is the reference, on names
+of values it writes the nodes of an ONNX graph (exact_graph.py). So both do the very same operations.
+
+How far each is from the true function is in `tests/export/test_exact.py`, over its whole range.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+V = TypeVar("V")
+
+LOG_2_HIGH, LOG_2_LOW = 0.693359375, -2.12194440e-4  # their sum is ln 2; the first has 10 bits, so that n · it is exact
+PI_PARTS = (3.140625, 9.67502593994140625e-4, 1.509957990978376432e-7)  # their sum is π; the first two have few bits
+SMALLEST, LARGEST = -87.0, 88.0  # exp of less is 0, of more is exp(88): no number in between is subnormal or infinite
+SQUARINGS = 6  # exp(x) = exp(x / 64)^64
+
+# tanh(x) ≈ x (P0 + P1 x² + x⁴) / (Q0 + Q1 x² + Q2 x⁴): the least largest error up to TANH_END, where 1 is as near.
+TANH_END = 5.247
+TANH_P = (1584.80453, 159.903851)
+TANH_Q = (1585.19518222, 687.20384096, 19.64072182)
+
+
+class Arithmetic(Protocol[V]):
+    """The exact operations. A number beside a value is rounded to fp32."""
+
+    def add(self, a: V, b: V | float) -> V: ...
+    def sub(self, a: V | float, b: V) -> V: ...
+    def mul(self, a: V, b: V | float) -> V: ...
+    def div(self, a: V | float, b: V | float) -> V: ...
+    def clip(self, x: V, low: float, high: float) -> V: ...
+    def maximum(self, a: V, b: V | float) -> V: ...
+    def minimum(self, a: V, b: V | float) -> V: ...
+    def abs(self, x: V) -> V: ...
+    def neg(self, x: V) -> V: ...
+    def round(self, x: V) -> V:
+        """To the nearest whole number, halves to the even one."""
+
+    def floor(self, x: V) -> V: ...
+    def sqrt(self, x: V) -> V: ...
+    def at_least(self, x: V, limit: float, then: V | float, otherwise: V | float) -> V:
+        """`then` where x ≥ limit."""
+
+    def greatest(self, x: V, axis: int) -> V:
+        """The largest along an axis, which stays with size 1."""
+
+    def pad(self, x: V, axis: int, before: int, after: int) -> V:
+        """Zeros before and behind along an axis."""
+
+    def cut(self, x: V, axis: int, sizes: list[int]) -> list[V]: ...
+
+
+def tanh(a: Arithmetic[V], x: V) -> V:
+    x = a.clip(x, -TANH_END, TANH_END)
+    u = a.mul(x, x)
+    p = a.add(a.mul(a.add(u, TANH_P[1]), u), TANH_P[0])
+    q = a.add(a.mul(a.add(a.mul(u, TANH_Q[2]), TANH_Q[1]), u), TANH_Q[0])
+    return a.div(a.mul(x, p), q)
+
+
+def sigmoid(a: Arithmetic[V], x: V) -> V:
+    """½ + ½ tanh(x / 2)."""
+    return a.add(a.mul(tanh(a, a.mul(x, 0.5)), 0.5), 0.5)
+
+
+def silu(a: Arithmetic[V], x: V) -> V:
+    return a.mul(x, sigmoid(a, x))
+
+
+def exp(a: Arithmetic[V], x: V) -> V:
+    """(e^z)^64 with z = x / 64, e^z ≈ (E + O) / (E − O): Padé's quotient of degree 4, E and O its even and odd part."""
+    z = a.mul(a.clip(x, SMALLEST, LARGEST), 0.5**SQUARINGS)
+    u = a.mul(z, z)
+    even = a.add(a.mul(a.add(u, 180.0), u), 1680.0)
+    odd = a.mul(z, a.add(a.mul(u, 20.0), 840.0))
+    y = a.div(a.add(even, odd), a.sub(even, odd))
+    for _ in range(SQUARINGS):
+        y = a.mul(y, y)
+    return a.at_least(x, SMALLEST, y, 0.0)
+
+
+def log1p(a: Arithmetic[V], u: V) -> V:
+    """log(1 + u) for u from 0 to 1: twice the inverse hyperbolic tangent of u / (2 + u)."""
+    return _twice_atanh(a, a.div(u, a.add(u, 2.0)))
+
+
+def _twice_atanh(a: Arithmetic[V], s: V) -> V:
+    """Its series, for s from 0 to ⅓."""
+    u = a.mul(s, s)
+    total = a.mul(u, 2 / 13)
+    for odd in (11, 9, 7, 5, 3):
+        total = a.mul(a.add(total, 2 / odd), u)
+    return a.mul(a.add(total, 2.0), s)
+
+
+def softplus(a: Arithmetic[V], x: V) -> V:
+    """max(x, 0) + log(1 + e^−|x|)."""
+    return a.add(a.maximum(x, 0.0), log1p(a, exp(a, a.neg(a.abs(x)))))
+
+
+def log_sigmoid(a: Arithmetic[V], x: V) -> V:
+    return a.neg(softplus(a, a.neg(x)))
+
+
+def log(a: Arithmetic[V], x: V) -> V:
+    """x = 2^n m with 1 ≤ m < 2, found by comparisons; what is below 2^−126 counts as that."""
+    m = a.maximum(x, 2.0**-126)
+    n = a.at_least(m, 1.0, 0.0, -126.0)
+    m = a.at_least(m, 1.0, m, a.mul(m, 2.0**126))
+    for bit in (64, 32, 16, 8, 4, 2, 1):
+        n = a.add(n, a.at_least(m, 2.0**bit, float(bit), 0.0))
+        m = a.at_least(m, 2.0**bit, a.mul(m, 0.5**bit), m)
+    # From √½ to √2, so that the logarithm of a number near 1 has no large part to cancel.
+    n = a.add(n, a.at_least(m, math.sqrt(2), 1.0, 0.0))
+    m = a.at_least(m, math.sqrt(2), a.mul(m, 0.5), m)
+    fraction = _twice_atanh(a, a.div(a.add(m, -1.0), a.add(m, 1.0)))
+    return a.add(a.add(a.mul(n, LOG_2_LOW), fraction), a.mul(n, LOG_2_HIGH))
+
+
+def sin(a: Arithmetic[V], x: V) -> V:
+    return _wave(a, x, a.round(a.mul(x, 1 / math.pi)))
+
+
+def cos(a: Arithmetic[V], x: V) -> V:
+    """sin(x + π/2): the nearest odd multiple of π/2 is taken away."""
+    n = a.add(a.round(a.add(a.mul(x, 1 / math.pi), -0.5)), 0.5)
+    return _wave(a, x, n, quarter=0.5)
+
+
+def _wave(a: Arithmetic[V], x: V, n: V, quarter: float = 0.0) -> V:
+    """± sin(x − n π), by sin's series of degree 11; the sign is that of (−1)^(n + quarter)."""
+    for part in PI_PARTS:
+        x = a.sub(x, a.mul(n, part))
+    u = a.mul(x, x)
+    total = a.mul(u, -1 / math.factorial(11))
+    for odd, sign in ((9, 1), (7, -1), (5, 1), (3, -1)):
+        total = a.mul(a.add(total, sign / math.factorial(odd)), u)
+    y = a.mul(a.add(total, 1.0), x)
+    whole = a.add(n, quarter) if quarter else n
+    even = a.sub(whole, a.mul(a.floor(a.mul(whole, 0.5)), 2.0))  # 0 or 1
+    return a.mul(y, a.sub(1.0, a.mul(even, 2.0)))
+
+
+def total(a: Arithmetic[V], x: V, axis: int, size: int) -> V:
+    """The sum along an axis of `size` numbers, in pairs: the first half plus the second, until one is left.
+
+    The axis stays, with size 1. Zeros fill it up to a power of two.
+    """
+    width = 1 << (size - 1).bit_length()
+    if width > size:
+        x = a.pad(x, axis, 0, width - size)
+    while width > 1:
+        width //= 2
+        first, second = a.cut(x, axis, [width, width])
+        x = a.add(first, second)
+    return x
+
+
+def mean(a: Arithmetic[V], x: V, axis: int, size: int) -> V:
+    return a.div(total(a, x, axis, size), float(size))
+
+
+def running_total(a: Arithmetic[V], x: V, axis: int, size: int) -> V:
+    """The cumulative sum: each number plus that 1, 2, 4, … places before it."""
+    shift = 1
+    while shift < size:
+        kept, _ = a.cut(x, axis, [size - shift, shift])
+        x = a.add(x, a.pad(kept, axis, shift, 0))
+        shift *= 2
+    return x
+
+
+def softmax(a: Arithmetic[V], x: V, axis: int, size: int) -> V:
+    weight = exp(a, a.sub(x, a.greatest(x, axis)))
+    return a.div(weight, total(a, weight, axis, size))
+
+
+def log_softmax(a: Arithmetic[V], x: V, axis: int, size: int) -> V:
+    below = a.sub(x, a.greatest(x, axis))
+    return a.sub(below, log(a, total(a, exp(a, below), axis, size)))
+
+
+def normalize(a: Arithmetic[V], x: V, axis: int, size: int, epsilon: float) -> V:
+    """Layer normalization, before its weights: (x − mean) / √(variance + ε)."""
+    centred = a.sub(x, mean(a, x, axis, size))
+    variance = mean(a, a.mul(centred, centred), axis, size)
+    return a.div(centred, a.sqrt(a.add(variance, epsilon)))
+
+
+class TorchArithmetic:
+    """On tensors in fp32."""
+
+    def add(self, a: Tensor, b: Tensor | float) -> Tensor:
+        return a + b
+
+    def sub(self, a: Tensor | float, b: Tensor) -> Tensor:
+        return a - b
+
+    def mul(self, a: Tensor, b: Tensor | float) -> Tensor:
+        return a * b
+
+    def div(self, a: Tensor | float, b: Tensor | float) -> Tensor:
+        return torch.as_tensor(a, dtype=torch.float32) / torch.as_tensor(b, dtype=torch.float32)
+
+    def clip(self, x: Tensor, low: float, high: float) -> Tensor:
+        return x.clamp(low, high)
+
+    def maximum(self, a: Tensor, b: Tensor | float) -> Tensor:
+        return torch.maximum(a, torch.as_tensor(b, dtype=torch.float32))
+
+    def minimum(self, a: Tensor, b: Tensor | float) -> Tensor:
+        return torch.minimum(a, torch.as_tensor(b, dtype=torch.float32))
+
+    def abs(self, x: Tensor) -> Tensor:
+        return x.abs()
+
+    def neg(self, x: Tensor) -> Tensor:
+        return -x
+
+    def round(self, x: Tensor) -> Tensor:
+        return torch.round(x)
+
+    def floor(self, x: Tensor) -> Tensor:
+        return torch.floor(x)
+
+    def sqrt(self, x: Tensor) -> Tensor:
+        # torch's own in fp32 is MKL's, which is off by a bit in some of a hundred; that of doubles, rounded, is exact.
+        return torch.sqrt(x.double()).float()
+
+    def at_least(self, x: Tensor, limit: float, then: Tensor | float, otherwise: Tensor | float) -> Tensor:
+        return torch.where(
+            x >= torch.as_tensor(limit, dtype=torch.float32),
+            torch.as_tensor(then, dtype=torch.float32),
+            torch.as_tensor(otherwise, dtype=torch.float32),
+        )
+
+    def greatest(self, x: Tensor, axis: int) -> Tensor:
+        return x.amax(dim=axis, keepdim=True)
+
+    def pad(self, x: Tensor, axis: int, before: int, after: int) -> Tensor:
+        return F.pad(x, (*[0] * (2 * (-axis - 1)), before, after))
+
+    def cut(self, x: Tensor, axis: int, sizes: list[int]) -> list[Tensor]:
+        return list(torch.split(x, sizes, dim=axis))
+
+
+TORCH = TorchArithmetic()

@@ -1,0 +1,109 @@
+"""Promises of the exact functions: how far each is from the true one over its whole range; sums in a fixed order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from recurlm.export import exact
+from recurlm.export.exact import TORCH
+
+EVERYWHERE = np.concatenate(
+    [np.linspace(-200, 200, 400_001), -np.logspace(-30, 30, 20_000), np.logspace(-30, 30, 20_000)]
+)
+POSITIVE = np.concatenate([np.logspace(-37.9, 38.5, 200_001), 1 + np.linspace(-0.3, 0.3, 100_001)])
+EXPONENTS = np.linspace(-87, 88, 400_001)
+
+
+def values(function: Callable[..., Tensor], x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x as fp32 holds it, and the function's values there, both as doubles."""
+    rounded = torch.from_numpy(x.astype(np.float32))
+    return rounded.double().numpy(), function(TORCH, rounded).double().numpy()
+
+
+def logistic(x: np.ndarray) -> np.ndarray:
+    return 0.5 + 0.5 * np.tanh(x / 2)
+
+
+# Function, true function, range, largest absolute error.
+ABSOLUTE = {
+    "tanh": (exact.tanh, np.tanh, EVERYWHERE, 5.8e-5),
+    "sigmoid": (exact.sigmoid, logistic, EVERYWHERE, 2.9e-5),
+    "softplus": (exact.softplus, lambda x: np.logaddexp(0, x), EVERYWHERE[:400_001], 8e-6),
+    "log_sigmoid": (exact.log_sigmoid, lambda x: -np.logaddexp(0, -x), EVERYWHERE[:400_001], 8e-6),
+    "log1p": (exact.log1p, np.log1p, np.linspace(0, 1, 100_001), 2e-7),
+    "sin": (exact.sin, np.sin, np.linspace(-3000, 3000, 400_001), 3e-7),
+    "cos": (exact.cos, np.cos, np.linspace(-3000, 3000, 400_001), 3e-7),
+}
+# Function, true function, range, largest relative error.
+RELATIVE = {
+    "exp": (exact.exp, np.exp, EXPONENTS, 7e-5),
+    "exp near 0": (exact.exp, np.exp, np.linspace(-20, 5, 100_001), 1.2e-5),
+    "log": (exact.log, np.log, POSITIVE, 3e-7),
+    "silu": (exact.silu, lambda x: x * logistic(x), np.linspace(0, 100, 100_001), 1e-4),
+    "softplus": (exact.softplus, lambda x: np.logaddexp(0, x), np.linspace(-80, 80, 100_001), 7e-5),
+}
+
+
+@pytest.mark.parametrize("name", ABSOLUTE)
+def test_the_absolute_error_is_at_most_this(name: str) -> None:
+    function, true, x, bound = ABSOLUTE[name]
+    x, y = values(function, x)
+    assert np.abs(y - true(x)).max() <= bound
+
+
+@pytest.mark.parametrize("name", RELATIVE)
+def test_the_relative_error_is_at_most_this(name: str) -> None:
+    function, true, x, bound = RELATIVE[name]
+    x, y = values(function, x)
+    expected = true(x)
+    assert (np.abs(y - expected) <= bound * np.abs(expected)).all()
+
+
+def test_what_is_bounded_stays_within_its_bounds() -> None:
+    x = torch.from_numpy(EVERYWHERE.astype(np.float32))
+    assert exact.tanh(TORCH, x).abs().max() <= 1
+    assert exact.tanh(TORCH, torch.tensor([0.0, 1e30])).tolist() == pytest.approx([0, 1], abs=6e-5)
+    gate = exact.sigmoid(TORCH, x)
+    assert gate.min() >= 0
+    assert gate.max() <= 1
+    assert torch.equal(exact.tanh(TORCH, -x), -exact.tanh(TORCH, x))
+
+
+def test_exp_is_0_where_something_is_masked_and_finite_everywhere() -> None:
+    y = exact.exp(TORCH, torch.tensor([-math.inf, -1e30, -87.5, 0.0, 1e30]))
+    assert y[:4].tolist() == [0, 0, 0, 1]
+    assert torch.isfinite(y).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 100])
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_a_sum_is_that_of_pairs(size: int, axis: int) -> None:
+    x = torch.randn(3, 5, size) if axis == -1 else torch.randn(3, size, 5)
+    rows = x.transpose(axis, -1).numpy()
+    rows = np.concatenate([rows, np.zeros((3, 5, (1 << (size - 1).bit_length()) - size), np.float32)], axis=-1)
+    while rows.shape[-1] > 1:
+        half = rows.shape[-1] // 2
+        rows = rows[..., :half] + rows[..., half:]
+    expected = torch.from_numpy(rows).transpose(axis, -1)
+    assert torch.equal(exact.total(TORCH, x, axis, size), expected)
+    torch.testing.assert_close(expected, x.sum(axis, keepdim=True))
+    torch.testing.assert_close(exact.running_total(TORCH, x, axis, size), x.cumsum(axis))
+    torch.testing.assert_close(exact.softmax(TORCH, x, axis, size), x.softmax(axis), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(exact.log_softmax(TORCH, x, axis, size), x.log_softmax(axis), rtol=1e-5, atol=1e-5)
+
+
+def test_layer_normalization_is_that_of_torch() -> None:
+    x = torch.randn(4, 37) * 3 + 1
+    expected = torch.nn.functional.layer_norm(x, (37,), eps=1e-5)
+    torch.testing.assert_close(exact.normalize(TORCH, x, -1, 37, 1e-5), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_root_is_rounded_correctly() -> None:
+    x = torch.from_numpy(np.exp(np.random.default_rng(0).uniform(-80, 80, 100_000)).astype(np.float32))
+    assert torch.equal(TORCH.sqrt(x), torch.from_numpy(np.sqrt(x.numpy().astype(np.float64)).astype(np.float32)))
