@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from recurlm.errors import InputError, nearest
+from recurlm.strict_yaml import first_misfit, load_yaml
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -362,20 +362,19 @@ def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml.
 
     Raises:
-        InputError: the file is missing, is not YAML, or a value does not fit; the first misfit is named.
+        InputError: the file is missing, is not YAML, names a key twice, or a value does not fit; the first misfit is
+            named.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = load_yaml(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file: run this from the folder that holds params.yaml") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML ({error})") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: holds no sections")
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise InputError(f"{path}: {_first_misfit(error, Params)}") from None
+        raise InputError(f"{path}: {first_misfit(error, Params)}") from None
 
 
 S = TypeVar("S", bound=BaseModel)
@@ -397,34 +396,4 @@ def override(section: S, changes: Mapping[str, Any]) -> S:
     try:
         return type(section).model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{type(section).__name__}: {_first_misfit(error, type(section))}") from None
-
-
-def _first_misfit(error: ValidationError, root: type[BaseModel]) -> str:
-    misfit = error.errors()[0]
-    where = ".".join(str(part) for part in misfit["loc"])
-    if misfit["type"] == "extra_forbidden":
-        *parents, key = misfit["loc"]
-        return f"unknown parameter '{where}': {nearest(str(key), _known_keys(parents, root))}"
-    if misfit["type"] == "missing":
-        return f"'{where}' is missing"
-    value = misfit["input"]
-    misspelt = misfit["type"] == "literal_error" and isinstance(value, str)
-    hint = f" ({nearest(value, _choices(misfit))})" if misspelt else ""
-    return f"'{where}' is {value!r}: {misfit['msg']}{hint}"
-
-
-def _choices(misfit: Any) -> list[str]:
-    return [part.strip("'") for part in misfit["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-
-
-def _known_keys(parents: list[int | str], section: type[BaseModel]) -> list[str]:
-    """The keys that the section at `parents` of another one may hold."""
-    for part in parents:
-        if isinstance(part, int):
-            continue
-        annotation: Any = section.model_fields[part].annotation
-        while not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            annotation = annotation.__args__[0]
-        section = annotation
-    return list(section.model_fields)
+        raise InputError(f"{type(section).__name__}: {first_misfit(error, type(section))}") from None

@@ -17,3 +17,8 @@ def progress_bar(
     terminal = sys.stderr.isatty()
     interval, delay = (0.1, 0.0) if terminal else (seconds, seconds)
     return tqdm(desc=desc, total=total, unit=unit, unit_scale=True, mininterval=interval, delay=delay, **more)
+
+
+def say(line: str) -> None:
+    """Write a line to stderr, above a bar that moves there."""
+    tqdm.write(line, file=sys.stderr)

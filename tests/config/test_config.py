@@ -12,6 +12,7 @@ import yaml
 
 from recurlm import config
 from recurlm.errors import InputError, exit_cleanly
+from recurlm.strict_yaml import load_yaml
 
 ROOT = Path(__file__).parents[2]
 Write = Callable[[dict[str, Any]], Path]
@@ -223,6 +224,8 @@ def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
         (b"", "holds no sections"),
         (b"- train\n", "holds no sections"),
         (b"just words\n", "holds no sections"),
+        (b"a: " + b"[" * 5000, "nested too deeply"),
+        (b"a: " + b"9" * 5000 + b"\n", "not YAML"),
     ],
 )
 def test_what_is_not_yaml_or_holds_no_sections_is_named(tmp_path: Path, content: bytes, says: str) -> None:
@@ -230,6 +233,30 @@ def test_what_is_not_yaml_or_holds_no_sections_is_named(tmp_path: Path, content:
     path.write_bytes(content)
     with pytest.raises(InputError, match=says):
         config.load(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (
+            "report:\n  seed: 1\n  top_k: 0\n  seed: 2\n",
+            "line 4: 'seed' stands a second time; it stands in line 2 already",
+        ),
+        ("fetch: 1\n'fetch': 2\n", "line 2: 'fetch' stands a second time; it stands in line 1 already"),
+        ("variants: {gru: {layers: 1, layers: 2}}\n", "line 1: 'layers' stands a second time"),
+    ],
+)
+def test_a_key_that_stands_twice_is_named_with_its_line(tmp_path: Path, content: str, says: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=f"params.yaml: {says}"):
+        config.load(path)
+
+
+def test_what_a_merge_key_brings_may_be_said_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("one: &one {seed: 1, top_k: 0}\nother: {<<: *one, seed: 2}\n", encoding="utf-8")
+    assert load_yaml(path)["other"] == {"seed": 2, "top_k": 0}
 
 
 def test_every_message_is_one_line_on_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

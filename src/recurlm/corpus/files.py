@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from recurlm.config import Fetch, Files
 from recurlm.corpus import deals, readers
-from recurlm.corpus.base import Deal, Part, Source, dataset_of
+from recurlm.corpus.base import SPLITS, Deal, Lengths, Part, Run, Source, dataset_of
 from recurlm.errors import InputError
+from recurlm.progress import say
 
 
 def source(params: Fetch) -> Source:
@@ -32,16 +33,26 @@ def source(params: Fetch) -> Source:
 
 
 def _deal(files: Files) -> Deal:
-    if files.split == "documents":
-        return partial(
-            deals.by_document_fractions, validation=files.val_fraction, test=files.test_fraction, seed=files.seed
-        )
     shares = {
         "train": 1 - (files.val_fraction + files.test_fraction),
         "validation": files.val_fraction,
         "test": files.test_fraction,
     }
-    return partial(deals.by_position, shares=shares)
+    by_position = partial(deals.by_position, shares=shares)
+    by_document = partial(
+        deals.by_document_fractions, validation=files.val_fraction, test=files.test_fraction, seed=files.seed
+    )
+
+    def documents_or_position(lengths: Lengths) -> Iterable[Run]:
+        if len(lengths) >= len(SPLITS):
+            return by_document(lengths)
+        say(
+            f"fetch: {len(lengths)} document(s) cannot fill three splits: split by position, as with "
+            f"fetch.files.split: position; the first {shares['train']:.0%} is trained on"
+        )
+        return by_position(lengths)
+
+    return documents_or_position if files.split == "documents" else by_position
 
 
 def _dataset(pattern: str, field: str) -> Any:
@@ -54,20 +65,37 @@ def _find(pattern: str) -> tuple[str, ...]:
         return (pattern,)
     if Path(pattern).is_dir():
         raise InputError(f"{pattern}: a folder: name its files, for instance {Path(pattern) / '*.txt'}")
-    found = tuple(sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file()))  # noqa: PTH207
+    matches = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
+    for path in matches:
+        if path.is_symlink() and not path.exists():
+            raise InputError(f"{path}: a link to {path.readlink()}, which does not exist: mend or delete it")
+        if not path.is_file() and not path.is_dir():
+            raise InputError(f"{path}: no file that can be read twice (a pipe, a socket or a device): name others")
+    found = tuple(str(path) for path in matches if path.is_file())
     if not found:
         raise InputError(f"{pattern}: no such file: set fetch.files in params.yaml to where your text lies")
     return found
 
 
 def _rows(paths: tuple[str, ...], field: str) -> Iterator[dict[str, Any]]:
-    number = 0
+    number, empty = 0, 0
     for path in paths:
-        empty = True
+        has_text = False
         for document in readers.read(Path(path), field):
             for text in document:
-                empty = empty and not text
+                has_text = has_text or bool(text)
                 yield {"document": number, "text": text}
             number += 1
-        if empty:
-            raise InputError(f"{path}: empty: there is no text in it")
+        if not has_text:
+            empty += 1
+            if empty == len(paths):
+                raise InputError(
+                    f"{path}: empty: there is no text in it" + (", nor in the others" if empty > 1 else "")
+                )
+            _say_once(f"{path}: empty: skipped")
+
+
+@cache
+def _say_once(line: str) -> None:
+    """Files are read twice where documents are drawn."""
+    say(f"fetch: {line}")

@@ -1,6 +1,7 @@
 """The documents inside a file: a `.txt` is one, each line of a `.jsonl`, each row of a `.parquet`; `.gz` of all three.
 
-Python's and Hugging Face's own text readers translate or drop line ends; these keep every byte of the text.
+Python's and Hugging Face's own text readers translate or drop line ends; these keep every byte of the text. A byte
+order mark at a file's start is no text: it says how the file is encoded.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from recurlm.corpus.base import PIECE
 from recurlm.corpus.utf8 import decode
 from recurlm.errors import InputError, nearest
 
+BYTE_ORDER_MARK = "\ufeff"
+
 ByteFile = IO[bytes] | gzip.GzipFile
 
 
@@ -40,7 +43,12 @@ def read(path: Path, field: str) -> Iterator[Iterable[str]]:
 
 
 def _txt(path: Path, _: str) -> Iterator[Iterable[str]]:
-    yield decode(_chunks(path), str(path))
+    yield _without_mark(decode(_chunks(path), str(path)))
+
+
+def _without_mark(pieces: Iterable[str]) -> Iterator[str]:
+    for number, text in enumerate(pieces):
+        yield text.removeprefix(BYTE_ORDER_MARK) if number == 0 else text
 
 
 def _jsonl(path: Path, field: str) -> Iterator[Iterable[str]]:
@@ -50,7 +58,7 @@ def _jsonl(path: Path, field: str) -> Iterator[Iterable[str]]:
             text = "".join(decode([line], str(path), offset))
             offset += len(line)
             if number == 1:
-                text = text.removeprefix("\ufeff")
+                text = text.removeprefix(BYTE_ORDER_MARK)
             if text.strip():
                 yield [_field_of(text, field, f"{path}: line {number}")]
 
@@ -60,6 +68,10 @@ def _field_of(line: str, field: str, where: str) -> str:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise InputError(f"{where}: not JSON ({error.msg} at character {error.pos})") from None
+    except RecursionError:
+        raise InputError(f"{where}: JSON that is nested too deeply to be read") from None
+    except ValueError:  # Python reads no integer of more than some 4,300 digits
+        raise InputError(f"{where}: holds an integer of too many digits to be read") from None
     if not isinstance(record, dict) or not record:
         raise InputError(f"{where}: holds no fields")
     if field not in record:

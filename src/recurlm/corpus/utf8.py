@@ -1,4 +1,4 @@
-"""Bytes to text without losing one of them: no line end translated, no byte order mark dropped."""
+"""Bytes to text without losing one of them: no line end is translated."""
 
 from __future__ import annotations
 

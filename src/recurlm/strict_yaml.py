@@ -1,0 +1,85 @@
+"""Strict reading of params.yaml: a key that stands twice and a value that does not fit are named with their place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from recurlm.errors import InputError, nearest
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML's safe loader takes the last of two values of a key without a word; this one refuses them."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Before merge keys (<<) are resolved: what they bring may be said otherwise.
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        first: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            name, line = (key.tag, str(key.value)), key.start_mark.line + 1
+            if name in first:
+                raise DuplicateKeyError(
+                    f"line {line}: '{key.value}' stands a second time; it stands in line {first[name]} already: "
+                    "delete one of them"
+                )
+            first[name] = line
+        return node
+
+
+class DuplicateKeyError(yaml.YAMLError):
+    """A key stands twice in one section."""
+
+
+def load_yaml(path: Path) -> Any:
+    """Read a YAML file.
+
+    Raises:
+        InputError: the file is not YAML, or a key stands twice: the key and its line are named.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
+    except DuplicateKeyError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise InputError(f"{path}: not YAML ({error})") from None
+    except RecursionError:
+        raise InputError(f"{path}: nested too deeply to be read") from None
+
+
+def first_misfit(error: ValidationError, root: type[BaseModel]) -> str:
+    """What does not fit first, where, and the nearest name that would.
+
+    Args:
+        root: what was validated.
+    """
+    misfit = error.errors()[0]
+    where = ".".join(str(part) for part in misfit["loc"])
+    if misfit["type"] == "extra_forbidden":
+        *parents, key = misfit["loc"]
+        return f"unknown parameter '{where}': {nearest(str(key), _known_keys(parents, root))}"
+    if misfit["type"] == "missing":
+        return f"'{where}' is missing"
+    value = misfit["input"]
+    misspelt = misfit["type"] == "literal_error" and isinstance(value, str)
+    hint = f" ({nearest(value, _choices(misfit))})" if misspelt else ""
+    return f"'{where}' is {value!r}: {misfit['msg']}{hint}"
+
+
+def _choices(misfit: Any) -> list[str]:
+    return [part.strip("'") for part in misfit["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+
+
+def _known_keys(parents: list[int | str], section: type[BaseModel]) -> list[str]:
+    """The keys that the section at `parents` of another one may hold."""
+    for part in parents:
+        if isinstance(part, int):
+            continue
+        annotation: Any = section.model_fields[part].annotation
+        while not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            annotation = annotation.__args__[0]
+        section = annotation
+    return list(section.model_fields)
