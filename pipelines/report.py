@@ -30,7 +30,7 @@ def main() -> None:
         sys.stderr.write(f"report: wrote {fingerprint.FOLDER / 'index.html'}\n")
 
     for line in sync(root, plan=SyncPlan(**report.sync_plan)):
-        sys.stderr.write(f"report: {line} in MLflow\n")
+        sys.stderr.write(f"report: MLflow: {line}\n")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import yaml
 from configs import CHECKOUT, PARAMS
 from onnx import TensorProto, helper, numpy_helper
 
+from recurlm.report.lock import md5_of
 from recurlm.storage import write_sealed_json
 
 VARIANTS = ("rnn", "lstm", "bilstm")
@@ -46,7 +47,7 @@ def write_results(root: Path, variants: Sequence[str] = VARIANTS) -> None:
     for number, name in enumerate(variants):
         write_variant(root / "data", name, number)
         write_diagnosis(root / "data", name)
-    write_lock(root, variants)
+    write_lock(root)
 
 
 def block(name: str) -> dict[str, Any]:
@@ -129,13 +130,35 @@ def write_variant(data: Path, name: str, number: int) -> None:
     )
 
 
-def write_lock(root: Path, variants: Sequence[str]) -> None:
-    stages: dict[str, Any] = {"report": {"cmd": "python pipelines/report.py"}}
-    for name in variants:
-        trained = {"params.yaml": {"train.seed": 7, f"variants.{name}": block(name)}}
-        stages[f"train@{name}"] = {"params": trained, "outs": [{"path": f"data/models/{name}", "md5": f"m-{name}.dir"}]}
-        stages[f"verify@{name}"] = {"outs": [{"path": f"data/onnx/{name}", "md5": f"b-{name}.dir"}]}
-    (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}), encoding="utf-8")
+def write_lock(root: Path, variants: Sequence[str] | None = None) -> None:
+    """Write dvc.lock as if the stages of these variants had just run; None: of all."""
+    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    old = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"] if variants is not None else {}
+
+    def files(*paths: str) -> list[dict[str, Any]]:
+        return [{"path": path, "hash": "md5", "md5": md5_of(root / path)} for path in paths if (root / path).exists()]
+
+    def stage(settings: dict[str, Any], deps: Sequence[str], *outs: str) -> dict[str, Any]:
+        return {"params": {"params.yaml": settings}, "deps": files(*deps), "outs": files(*outs)}
+
+    corpus, tokens = "data/corpus", "data/tokens"
+    stages: dict[str, Any] = {
+        "report": {"cmd": "python pipelines/report.py"},
+        "fetch": stage({"fetch": params["fetch"]}, (), corpus),
+        "tokenize": stage({"tokenize": params["tokenize"]}, (corpus,), tokens),
+    }
+    for name in params["variants"] if variants is None else variants:
+        model, scores, bundles = f"data/models/{name}", f"data/metrics/{name}.json", f"data/onnx/{name}"
+        trained = {"train.seed": params["train"]["seed"], f"variants.{name}": params["variants"][name]}
+        measured = [f"data/metrics/{part}/{name}.json" for part in ("perplexity", "diagnostics", "samples")]
+        stages |= {
+            f"train@{name}": stage(trained, (tokens,), model),
+            f"evaluate@{name}": stage({"evaluate": params["evaluate"]}, (tokens, model), scores),
+            f"export@{name}": stage({"export": params["export"]}, (tokens, model)),
+            f"verify@{name}": stage({"verify": params["verify"]}, (tokens, model, scores), bundles),
+            f"diagnose@{name}": stage({"diagnose": params["diagnose"]}, (corpus, tokens, model), *measured),
+        }
+    (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": old | stages}), encoding="utf-8")
 
 
 def tiny_graph() -> onnx.ModelProto:

@@ -13,6 +13,9 @@ import pytest
 import yaml
 from tiny_project import TINY_VARIANT, Project
 
+from recurlm import config
+from recurlm.report.results import load_results
+
 pytestmark = pytest.mark.xdist_group("project")
 
 VARIANTS = ("gru", "bilstm")
@@ -63,6 +66,9 @@ def test_one_repro_makes_every_output_of_every_variant(reproduced: Project) -> N
             assert bundle["precision"] == precision
             assert maker in bundle["files"]
             assert (data / f"onnx/{variant}/{precision}" / maker).is_file()
+    found = load_results(reproduced.folder, config.load(reproduced.folder / "params.yaml"))
+    reasons = {result.name: (result.stale, result.diagnosis.stale) for result in found.variants}
+    assert reasons == dict.fromkeys(VARIANTS, (None, None))
     assert list((data / "report").glob("*.html"))
     assert live_runs(reproduced) == MIRRORED
 

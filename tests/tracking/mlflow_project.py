@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fabricated_results import write_lock
+
 from recurlm.report import fingerprint
 from recurlm.report.build import build
 from recurlm.report.sync_plan import SyncPlan
@@ -29,7 +31,8 @@ QUIET = {
 
 
 def messages(root: Path) -> list[str]:
-    """The messages of stage report, after it ran."""
+    """The messages of stage report, after the stages before it made what is in data/."""
+    write_lock(root)
     return sync(root, plan=plan(root))
 
 

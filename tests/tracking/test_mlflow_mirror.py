@@ -95,11 +95,12 @@ def test_a_corrupted_bundle_is_not_logged(root: Path) -> None:
 
 
 def test_a_bundle_whose_verification_failed_is_refused(root: Path) -> None:
+    made = plan(root)
     path = root / "data/onnx/rnn/fp32/bundle.json"
     description = {key: value for key, value in read_sealed_json(path).items() if key != "seal"}
     write_sealed_json(path, description | {"verification": {**description["verification"], "verified": False}})
     with pytest.raises(InputError, match="only verified bundles are registered"):
-        report(root)
+        mirror.log(root, store.find(root), made)
     assert runs(root) == {}
     assert versions(root) == {}
 
@@ -139,7 +140,7 @@ def test_a_deleted_store_comes_back_once_even_from_two_reports_at_once(root: Pat
     said = [process.communicate(timeout=300)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     logged = [line for line in "".join(said).splitlines() if "logged" in line]
-    assert sorted(logged) == sorted(f"report: logged {name} in MLflow" for name in VARIANTS)
+    assert sorted(logged) == sorted(f"report: MLflow: logged {name}" for name in VARIANTS)
     with sqlite3.connect(root / ".mlflow/mlflow.db") as database:
         assert database.execute("select name, status from runs order by name").fetchall() == [
             (name, "FINISHED") for name in sorted([*VARIANTS, PIPELINE_NAME])

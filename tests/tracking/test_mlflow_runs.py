@@ -14,6 +14,7 @@ import pytest
 from mlflow_project import all_runs, pipelines, plan, report, runs
 
 from recurlm import config
+from recurlm.report.lock import md5_of
 from recurlm.report.results import load_results
 from recurlm.tracking import describe, mirror, store, view
 from recurlm.tracking.client import connected
@@ -62,8 +63,8 @@ def test_a_run_tells_where_it_comes_from(logged: Path) -> None:
         "tokenizer": "bpe 300",
         "protocol": "streamed",
         "dvc_stage": "train@lstm",
-        "dvc_lock_model": "m-lstm.dir",
-        "dvc_lock_bundle": "b-lstm.dir",
+        "dvc_lock_model": md5_of(logged / "data/models/lstm"),
+        "dvc_lock_bundle": md5_of(logged / "data/onnx/lstm"),
     }
     assert expected.items() <= run.data.tags.items()
     read = json.loads((logged / "data/corpus/manifest.json").read_bytes())["splits"]

@@ -117,7 +117,12 @@ def _gaps(result: Result) -> list[str]:
         "no bundle yet": result.bundle,
         "not verified yet": result.verification,
     }
-    return [gap for gap, output in gaps.items() if not output]
+    named = [gap for gap, output in gaps.items() if not output]
+    if result.stale and result.made:
+        named.append(f"stale, and left out of MLflow: {result.stale}")
+    elif result.diagnosis.stale and result.diagnosis.files:
+        named.append(f"its diagnostics are stale: {result.diagnosis.stale}")
+    return named
 
 
 def _sampling_note(report: Report) -> str:

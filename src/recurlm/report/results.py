@@ -12,7 +12,7 @@ from typing import Any
 from recurlm.config import Params
 from recurlm.errors import InputError
 from recurlm.report import objectives
-from recurlm.report.fingerprint import locked_stages
+from recurlm.report.lock import MAKES_A_DIAGNOSIS, Lock
 from recurlm.report.objectives import Objective
 from recurlm.storage import read_json, sha256_of
 
@@ -61,6 +61,7 @@ class Diagnosis:
 
     files: dict[str, JsonObject]  # key of `DIAGNOSTIC_FILES` → the file's content
     problems: dict[str, str]  # key of `DIAGNOSTIC_FILES` → why there is none
+    stale: str | None = None  # why they are not of the present model, corpus and parameters
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Result:
     metrics: JsonObject | None  # data/metrics/<variant>.json
     bundles: tuple[BundleResult, ...]  # fp32 first
     locked: dict[str, str]  # path of a stage's out → its md5 in dvc.lock
+    stale: str | None  # why it does not belong to the present parameters, corpus and tokens, or its parts together
     training_timings: JsonObject | None  # of this machine, if they are of this very model
     diagnosis: Diagnosis = field(default_factory=lambda: Diagnosis({}, {}))
 
@@ -116,9 +118,14 @@ class Result:
         return (self.verification or {}).get("bundle_bytes")
 
     @property
+    def made(self) -> bool:
+        """Whether there are scores and a bundle, of whichever run."""
+        return bool(self.metrics and self.bundle)
+
+    @property
     def complete(self) -> bool:
-        """Whether all stages have run; only then is the result logged."""
-        return bool(self.metrics and self.bundle and self.verified)
+        """Whether all stages have run, on the present corpus and parameters; only then is the result logged."""
+        return self.made and self.verified and not self.stale
 
     @property
     def key(self) -> str:
@@ -142,36 +149,38 @@ def load_results(root: Path, params: Params) -> Results:
     Raises:
         InputError: a file is there and cannot be read.
     """
-    stages = locked_stages(root)
+    lock = Lock(root)
     return Results(
         params=params,
         corpus=_read(root / "data/corpus/manifest.json"),
         tokens=_read(root / "data/tokens/manifest.json"),
-        variants=tuple(_result(root / "data", name, params, stages) for name in params.variants),
+        variants=tuple(_result(root / "data", name, params, lock) for name in params.variants),
     )
 
 
-def _result(data: Path, name: str, params: Params, stages: JsonObject) -> Result:
+def _result(data: Path, name: str, params: Params, lock: Lock) -> Result:
     model = _read(data / "models" / name / "model.json") or {}
     precisions = sorted(params.export.precisions, key=("fp32", "int8", "int4").index)
     weights = data / "models" / name / "model.safetensors"
     training = _matching(_read(data / "timings" / f"train-{name}.json"), "model_sha256", weights)
     verifications = _read(data / "metrics" / "verification" / f"{name}.json") or {}
+    bundles = tuple(_bundle(data, name, precision, verifications) for precision in precisions)
     return Result(
         name=name,
         model_config=model.get("config") or params.variants[name].model_dump(),
-        settings=_settings(name, params, stages),
+        settings=_settings(name, params, lock.stages),
         model=model,
         curve=_read_curve(data / "models" / name / "curve.csv", training),
         metrics=_read(data / "metrics" / f"{name}.json"),
-        bundles=tuple(_bundle(data, name, precision, verifications) for precision in precisions),
-        locked=_locked_outs(name, stages),
+        bundles=bundles,
+        locked=lock.outs(f"train@{name}") | lock.outs(f"verify@{name}"),
+        stale=lock.stale(name) or _mismatch(bundles),
         training_timings=training,
-        diagnosis=_diagnosis(data.parent, name, weights),
+        diagnosis=_diagnosis(data.parent, name, weights, lock),
     )
 
 
-def _diagnosis(root: Path, name: str, weights: Path) -> Diagnosis:
+def _diagnosis(root: Path, name: str, weights: Path, lock: Lock) -> Diagnosis:
     files, problems = {}, {}
     for part, path in DIAGNOSTIC_FILES.items():
         try:
@@ -185,7 +194,7 @@ def _diagnosis(root: Path, name: str, weights: Path) -> Diagnosis:
             problems[part] = f"{path.format(name)} is missing" + (" or of another model" if part == "timings" else "")
         else:
             files[part] = content
-    return Diagnosis(files, problems)
+    return Diagnosis(files, problems, lock.stale(name, MAKES_A_DIAGNOSIS))
 
 
 def _bundle(data: Path, name: str, precision: str, verifications: JsonObject) -> BundleResult:
@@ -198,6 +207,15 @@ def _bundle(data: Path, name: str, precision: str, verifications: JsonObject) ->
         description=_read(folder / "bundle.json"),
         timings=_matching(timings, "bundle_sha256", folder / "bundle.json"),
     )
+
+
+def _mismatch(bundles: tuple[BundleResult, ...]) -> str | None:
+    """Whether data/metrics/verification, which git alone keeps, is of other bundles than these, which repeat it."""
+    for bundle in bundles:
+        noted, kept = (bundle.description or {}).get("verification"), bundle.verification
+        if noted and kept and noted != {key: value for key, value in kept.items() if key in noted}:
+            return f"its verification is not that of its {bundle.precision} bundle"
+    return None
 
 
 def _read(path: Path) -> JsonObject | None:
@@ -255,12 +273,3 @@ def _settings(name: str, params: Params, stages: JsonObject) -> JsonObject:
     source = sections["fetch"]["source"]
     sections["fetch"] = {"source": source, source: sections["fetch"][source]}  # the other sources were not used
     return sections
-
-
-def _locked_outs(name: str, stages: JsonObject) -> dict[str, str]:
-    return {
-        out["path"]: out["md5"]
-        for stage in (f"train@{name}", f"verify@{name}")
-        for out in stages.get(stage, {}).get("outs", ())
-        if "md5" in out
-    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from recurlm.storage import sha256_of
@@ -23,6 +23,7 @@ class SyncPlan:
     parent_keys: dict[str, str]  # variant → key of the pipeline's run that is the parent of a new run
     model_versions: dict[str, list[str]]  # registered model → keys of its versions
     report_hash: str  # of the report that the pipeline's run shows
+    stale: dict[str, str] = field(default_factory=dict)  # variant → why its results are left out
     dvc_experiment: str = ""  # the name of the `dvc exp run` that this is part of
 
     def for_dvc_experiment(self, name: str) -> SyncPlan:
@@ -51,6 +52,7 @@ def make_plan(results: Results, report_hash: str) -> SyncPlan:
         parent_keys={result.name: pipeline_key(results, result) for result in complete},
         model_versions=versions,
         report_hash=report_hash,
+        stale={result.name: result.stale for result in results.variants if result.stale and result.made},
     )
 
 

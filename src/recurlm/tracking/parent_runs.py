@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -106,5 +107,6 @@ class ParentRuns:
 
     def _note(self, runs: dict[str, str]) -> str:
         links = " · ".join(f"[{name}](#/experiments/{self.experiment}/runs/{run})" for name, run in runs.items())
-        whole = f"{links}\n\n{markdown.table(tables.comparison(self.results))}\n"
+        logged = tuple(result for result in self.results.variants if result.name in runs)
+        whole = f"{links}\n\n{markdown.table(tables.comparison(replace(self.results, variants=logged)))}\n"
         return whole if len(whole) <= LONGEST_NOTE else links[:LONGEST_NOTE]

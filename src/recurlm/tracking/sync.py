@@ -23,18 +23,19 @@ def sync(root: Path, uri: str | None = None, plan: SyncPlan | None = None) -> li
         plan: what the store should hold; None: computed from the results.
 
     Returns:
-        One line per run and registered model that changed.
+        One line per run and registered model that changed, and per variant whose results are stale.
 
     Raises:
         InputError: the store is out of reach, or refuses; or a bundle is corrupted, or not verified.
     """
     plan = (plan or _plan(root)).for_dvc_experiment(os.environ.get("DVC_EXP_NAME", ""))
+    stale = [f"left {name} out, whose results are stale: {why}" for name, why in plan.stale.items()]
     target = store.find(root, uri)
     if read_store(target, plan).satisfies(plan):
-        return []
+        return stale
     from recurlm.tracking.mirror import log
 
-    return log(root, target, plan)
+    return log(root, target, plan) + stale
 
 
 def _plan(root: Path) -> SyncPlan:
