@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from recurlm import config
 from recurlm.config import Fetch, ModelConfig, TrainConfig, override
+from recurlm.variants import REGISTRY
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PARAMS = config.load(CHECKOUT / "params.yaml")
+ZOO: dict[str, dict[str, Any]] = yaml.safe_load((CHECKOUT / "zoo.yaml").read_text(encoding="utf-8"))["variants"]
+
+# Every cell of the registry has the tests of its equations. What is the same for all of them, such as the server, is
+# tested with the cells of params.yaml and with one of each kind of state; with the others where a test is marked slow.
+LESSON = list(dict.fromkeys(variant.cell for variant in PARAMS.variants.values()))
+SHOWN = [cell for cell in ("mingru", "gated_deltanet", "transformer") if cell in REGISTRY]
+OTHERS = [cell for cell in REGISTRY if cell not in (*LESSON, *SHOWN)]
+
+
+def with_slow_ones(cases: Iterable[str], slow: Iterable[str] = OTHERS) -> list[Any]:
+    """The cases for a test, those in `slow` marked so."""
+    marked = set(slow)
+    return [pytest.param(case, marks=pytest.mark.slow) if case in marked else case for case in cases]
 
 
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from configs import model_config
+from configs import LESSON, model_config
 from torch import nn
 
 from recurlm.config import ModelConfig
 from recurlm.model import LanguageModel, build
-from recurlm.variants import REGISTRY
 
 VOCABULARY = 13
 START = 0
-CAUSAL = list(REGISTRY)
+CAUSAL = LESSON
 CLOZE = ["bilstm", "bigru"]
 
 

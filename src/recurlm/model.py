@@ -133,7 +133,10 @@ def build(name: str, config: ModelConfig, vocab_size: int) -> LanguageModel:
         raise InputError(f"params.yaml: 'variants.{name}': conv and mlp_ratio need 'block: residual'")
 
     def layer(input_size: int) -> Recurrence:
-        cell = REGISTRY[config.cell](input_size, config.hidden_size, **own)
+        try:
+            cell = REGISTRY[config.cell](input_size, config.hidden_size, **own)
+        except ValueError as error:
+            raise InputError(f"params.yaml: 'variants.{name}': {error}") from None
         return Block(cell, config.embedding_size, config.conv, config.mlp_ratio) if residual else cell
 
     def stack() -> Recurrence:

@@ -15,11 +15,10 @@ from typing import Any
 
 import pytest
 from browser import Browser
+from configs import LESSON
 from node_process import Node
 from tiny_bundles import TinyBundles
 from tiny_project import CHECKOUT
-
-from recurlm.variants import REGISTRY
 
 PLAYGROUND = CHECKOUT / "playground"
 PRECISIONS = ("fp32", "int8", "int4")
@@ -67,7 +66,7 @@ def site(npm: str, bundles: TinyBundles, tmp_path_factory: pytest.TempPathFactor
     built = run(npm, "run", "build", "--", "--outDir", str(folder), "--emptyOutDir", "--logLevel", "warn")
     assert built.returncode == 0, built.stdout + built.stderr
     source = tmp_path_factory.mktemp("onnx")
-    for variant in (*REGISTRY, "bilstm"):
+    for variant in (*LESSON, "bilstm"):
         for precision in PRECISIONS:
             shutil.copytree(bundles(variant, "bpe", precision), source / variant / precision)
     gather = [sys.executable, str(PLAYGROUND / "gather.py"), str(source), str(folder)]

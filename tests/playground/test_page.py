@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 
 import pytest
 from browser import Browser
+from configs import LESSON
 from conftest import PLAYGROUND, PRECISIONS, run
 from selenium.webdriver import ActionChains, Keys
 from tiny_bundles import TinyBundles
 
 from recurlm.runtime import Bundle, Filler, Generator
-from recurlm.variants import REGISTRY
 
 pytestmark = pytest.mark.xdist_group("playground")
 
@@ -28,7 +28,7 @@ QUERY = {"temperature": "1.0", "topK": "50", "topP": "0.95", "seed": "3"}
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("variant", list(REGISTRY))
+@pytest.mark.parametrize("variant", list(LESSON))
 def test_the_page_generates_pythons_tokens(open_page: Any, bundles: TinyBundles, variant: str, precision: Any) -> None:
     generator = Generator.from_bundle(bundles(variant, "bpe", precision))
     count = 200

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from configs import LESSON
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from matrix_states import with_matrix_states
@@ -18,11 +19,10 @@ from recurlm.errors import InputError
 from recurlm.runtime import Bundle, Filler, Generator, Scorer
 from recurlm.runtime.masked_text import AllowedTokens
 from recurlm.runtime.sampling import seeded_rng, uniforms
-from recurlm.variants import REGISTRY
 
 pytestmark = pytest.mark.xdist_group("playground")
 
-CAUSAL = list(REGISTRY)
+CAUSAL = list(LESSON)
 CLOZE = ["bilstm"]
 KINDS = ["bpe", "char", "word"]
 PROMPT = "king or night\nthe sea"

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from configs import LESSON
 from tiny_bundles import TinyBundles
 
 from recurlm.errors import InputError
 from recurlm.runtime import Bundle, Generator
 from recurlm.runtime.generator import INPUTS, OPTIONAL
-from recurlm.variants import REGISTRY
 
-CAUSAL = list(REGISTRY)
+CAUSAL = list(LESSON)
 KINDS = ["bpe", "char", "word"]
 FREE = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 PROMPT = "king or night\nthe sea"

@@ -9,16 +9,15 @@ import venv
 from pathlib import Path
 
 import pytest
-from configs import PARAMS
+from configs import LESSON, PARAMS
 from tiny_bundles import TinyBundles
 
 from recurlm.config import override
 from recurlm.runtime import Generator
-from recurlm.variants import REGISTRY
 
 OLDEST = "1.15.1"  # with wheels for Python 3.11; the opset is that of 1.14
 SOURCE = Path(__file__).resolve().parents[2] / "src"
-CAUSAL = list(REGISTRY)
+CAUSAL = list(LESSON)
 PRECISIONS = ("fp32", "int8", "int4")
 SETTINGS = [
     {"seed": 1},

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from configs import LESSON
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_bundles import TOKENIZERS, WORDS, TinyBundles
@@ -18,7 +19,6 @@ from recurlm.objective import objective_of
 from recurlm.runtime import Filler, Generator, Scorer
 from recurlm.runtime.scorer import CONTEXT, WINDOW, windows
 from recurlm.runtime.tokenizer import BLOCK, read_blocks, split_at_words
-from recurlm.variants import REGISTRY
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 KINDS = ["bpe", "char", "word"]
@@ -31,7 +31,7 @@ def verse(words: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("variant", "kind"), [*((name, "bpe") for name in (*REGISTRY, "bilstm")), ("lstm", "char"), ("gru", "word")]
+    ("variant", "kind"), [*((name, "bpe") for name in (*LESSON, "bilstm")), ("lstm", "char"), ("gru", "word")]
 )
 def test_a_text_scores_as_the_pipeline_scores_it(bundles: TinyBundles, variant: str, kind: str) -> None:
     text = verse(1500)

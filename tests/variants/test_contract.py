@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
-from configs import model_config
+from configs import LESSON, model_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -18,7 +18,8 @@ from recurlm.variants import REGISTRY
 from recurlm.variants.base import Recurrence, State, mask_state
 from recurlm.variants.compose import Bidirectional
 
-INPUT, HIDDEN = 5, 7
+INPUT, HIDDEN = 5, 8
+OWN = {"heads": 2, "key_size": 3, "window": 4}  # where a cell has such parameters
 CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.float64: {"rtol": 1e-10, "atol": 1e-10}}
 AROUND: dict[str, dict[str, Any]] = {
     "": {},
@@ -29,19 +30,23 @@ AROUND: dict[str, dict[str, Any]] = {
 
 
 def cases() -> dict[str, dict[str, Any]]:
-    """Each cell with all that may stand around it, and once more for each other choice: `rnn` with relu."""
+    """Each cell, and once more for each other choice; those of params.yaml with all that may stand around them too."""
     found: dict[str, dict[str, Any]] = {}
     for name, cell in REGISTRY.items():
-        for around, changes in AROUND.items():
-            found[f"{name}-{around}".rstrip("-")] = {"cell": name, "concat_layers": False} | changes
-        for key, annotation in inspect.get_annotations(cell.__init__, eval_str=True).items():
+        annotations = inspect.get_annotations(cell.__init__, eval_str=True)
+        own = {"cell": name} | {key: value for key, value in OWN.items() if key in annotations}
+        for around, changes in AROUND.items() if name in LESSON else [("", {})]:
+            found[f"{name}-{around}".rstrip("-")] = own | {"concat_layers": False} | changes
+        for key, annotation in annotations.items():
             if get_origin(annotation) is Literal:
-                found |= {f"{name}-{choice}": {"cell": name, key: choice} for choice in get_args(annotation)[1:]}
+                found |= {f"{name}-{choice}": own | {key: choice} for choice in get_args(annotation)[1:]}
     return found
 
 
 CASES = cases()
 every_case = pytest.mark.parametrize("case", CASES)
+drawn_case = pytest.mark.parametrize("case", [case for case in CASES if CASES[case]["cell"] in LESSON])
+further_case = pytest.mark.parametrize("case", [case for case in CASES if CASES[case]["cell"] not in LESSON])
 
 
 def make(case: str, layers: int = 2, dtype: torch.dtype = torch.float32) -> Recurrence:
@@ -105,8 +110,10 @@ def in_pieces(
     return torch.cat([y_left, y_right], dim=-1), {name: (end if name in left else start)[name] for name in state}
 
 
-def assert_same(found: tuple[Tensor, State], expected: tuple[Tensor, State]) -> None:
-    close = CLOSE[expected[0].dtype]
+def assert_same(found: tuple[Tensor, State], expected: tuple[Tensor, State], case: str) -> None:
+    dtype = expected[0].dtype
+    # Norms of the small outputs of random matrix states enlarge fp32's rounding; in double nothing is forgiven.
+    close = CLOSE[dtype] if CASES[case]["cell"] in LESSON or dtype == torch.float64 else {"rtol": 1e-4, "atol": 2e-4}
     torch.testing.assert_close(found[0], expected[0], **close)
     torch.testing.assert_close(found[1], expected[1], **close)
 
@@ -117,19 +124,19 @@ def test_a_chunk_is_read_as_step_by_step(case: str, dtype: torch.dtype) -> None:
     for layers, batch, time in itertools.product((1, 3), (1, 3), (1, 2, 13)):
         recurrence = make(case, layers, dtype)
         x, state = make_input(recurrence, batch, time)
-        assert_same(recurrence(x, state), in_pieces(recurrence, x, state, [1] * time, steps=True))
+        assert_same(recurrence(x, state), in_pieces(recurrence, x, state, [1] * time, steps=True), case)
 
 
-@every_case
+@drawn_case
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6), batch=st.sampled_from([1, 3]))
 @settings(max_examples=20, deadline=None)
 def test_any_chunking_with_carried_state_reads_the_same(case: str, lengths: list[int], batch: int) -> None:
     recurrence = make(case)
     x, state = make_input(recurrence, batch, sum(lengths))
-    assert_same(in_pieces(recurrence, x, state, lengths, steps=False), recurrence(x, state))
+    assert_same(in_pieces(recurrence, x, state, lengths, steps=False), recurrence(x, state), case)
 
 
-@every_case
+@drawn_case
 @given(lengths=st.lists(st.integers(1, 5), min_size=1, max_size=5), seed=st.integers(0, 99))
 @settings(max_examples=15, deadline=None)
 def test_resets_are_zero_states_in_any_chunking(case: str, lengths: list[int], seed: int) -> None:
@@ -137,8 +144,20 @@ def test_resets_are_zero_states_in_any_chunking(case: str, lengths: list[int], s
     x, state = make_input(recurrence, 3, sum(lengths))
     reset = torch.rand(3, sum(lengths), generator=torch.Generator().manual_seed(seed)) < 0.3
     whole = recurrence(x, state, reset)
-    assert_same(in_pieces(recurrence, x, state, lengths, steps=False, reset=reset), whole)
-    assert_same(in_pieces(recurrence, x, state, [1] * sum(lengths), steps=True, reset=reset), whole)
+    assert_same(in_pieces(recurrence, x, state, lengths, steps=False, reset=reset), whole, case)
+    assert_same(in_pieces(recurrence, x, state, [1] * sum(lengths), steps=True, reset=reset), whole, case)
+
+
+@further_case
+@pytest.mark.parametrize("lengths", [[1, 4, 1, 7], [9, 2], [1, 1, 3]], ids=str)
+def test_further_cells_read_the_same_in_any_chunking_with_resets(case: str, lengths: list[int]) -> None:
+    """Few draws each, since they are many."""
+    recurrence = make(case)
+    x, state = make_input(recurrence, 3, sum(lengths))
+    for reset in (None, torch.rand(3, sum(lengths), generator=torch.Generator().manual_seed(len(lengths))) < 0.3):
+        whole = recurrence(x, state, reset)
+        assert_same(in_pieces(recurrence, x, state, lengths, steps=False, reset=reset), whole, case)
+        assert_same(in_pieces(recurrence, x, state, [1] * sum(lengths), steps=True, reset=reset), whole, case)
 
 
 @every_case
@@ -219,7 +238,7 @@ def test_rows_of_a_batch_never_see_each_other(case: str) -> None:
     x, state = make_input(recurrence, batch=3, time=6)
     alone = [recurrence(x[i : i + 1], {name: value[i : i + 1] for name, value in state.items()}) for i in range(3)]
     joined = {name: torch.cat([end[name] for _, end in alone]) for name in state}
-    assert_same((torch.cat([y for y, _ in alone]), joined), recurrence(x, state))
+    assert_same((torch.cat([y for y, _ in alone]), joined), recurrence(x, state), case)
 
 
 @every_case
@@ -247,7 +266,7 @@ def test_dropout_is_silent_in_evaluation_and_acts_between_layers_in_training(cas
 def test_fresh_weights_come_from_the_seed_alone(case: str) -> None:
     def fresh(seed: int) -> list[Tensor]:
         torch.manual_seed(seed)
-        return list(build("tried", model_config(**CASES[case]), 11).recurrence.parameters())
+        return list(build("tried", model_config(**CASES[case], hidden_size=HIDDEN), 11).recurrence.parameters())
 
     assert all(torch.equal(a, b) for a, b in zip(fresh(1), fresh(1), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(fresh(1), fresh(2), strict=True))

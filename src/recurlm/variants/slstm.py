@@ -1,0 +1,50 @@
+"""sLSTM: an LSTM with exponential gates, a normalizer, and heads that mix their own units alone."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from recurlm.variants.base import Recurrence, State
+from recurlm.variants.linear import split
+from recurlm.variants.loop import over_time
+
+
+class SLSTM(Recurrence):
+    """c' = f c + i z, n' = f n + i, h' = o c' / n', i and f exponentials (Beck et al. 2024, arXiv:2405.04517).
+
+    Both gates are scaled by exp(−m'), m' = max(log f + m, log i), which cancels in c' / n'. m starts at −∞: where n is
+    zero nothing was read yet, and m' = log i. Then n' is at least 1 ever after.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, heads: int = 1) -> None:
+        super().__init__()
+        self.heads, size = heads, split(hidden_size, heads)
+        self.output_size = hidden_size
+        self.state_spec = dict.fromkeys(("h", "c", "n", "m"), (hidden_size,))
+        self.W = nn.Linear(input_size, 4 * hidden_size)
+        self.R = nn.Parameter(torch.zeros(heads, size, 4 * size))
+        nn.init.zeros_(self.W.bias)
+        with torch.no_grad():  # forget gates between 0.007 and 0.999
+            self.W.bias.view(heads, 4, size)[:, 1] = -(5 - 12 * torch.linspace(0, 1, size) ** 0.3)
+
+    def forward(
+        self, x: Float[Tensor, "batch time input"], state: State, reset: Bool[Tensor, "batch time"] | None = None
+    ) -> tuple[Float[Tensor, "batch time output"], State]:
+        return over_time(self._cell, self.W(x), state, reset)
+
+    def step(self, x: Float[Tensor, "batch input"], state: State) -> tuple[Float[Tensor, "batch output"], State]:
+        return self._cell(self.W(x), state)
+
+    def _cell(self, Wx: Float[Tensor, "batch gates"], state: State) -> tuple[Tensor, State]:
+        h, c, n, m = (torch.unflatten(part, -1, (self.heads, -1)) for part in (state[name] for name in "hcnm"))
+        Rh = torch.matmul(h[..., None, :], self.R)[..., 0, :]
+        i, f, z, o = (torch.unflatten(Wx, -1, (self.heads, -1)) + Rh).chunk(4, dim=-1)
+        log_f = -nn.functional.softplus(-f) + m
+        log_f = torch.where(n == 0, i, log_f)
+        m = torch.maximum(log_f, i)
+        i, f = torch.exp(i - m), torch.exp(log_f - m)
+        c, n = f * c + i * torch.tanh(z), f * n + i
+        h = torch.sigmoid(o) * c / n
+        return h.flatten(1), {name: part.flatten(1) for name, part in zip("hcnm", (h, c, n, m), strict=True)}
