@@ -80,8 +80,12 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise InputError(f"{path}: not a JSON file ({error})") from None
+    except RecursionError:
+        raise InputError(f"{path}: not a JSON file of ours (it is nested too deeply)") from None
 
 
 def write_sealed_json(path: Path, value: dict[str, Any]) -> None:
@@ -89,8 +93,11 @@ def write_sealed_json(path: Path, value: dict[str, Any]) -> None:
     write_json(path, value | {"seal": _seal(value)})
 
 
-def read_sealed_json(path: Path) -> Any:
+def read_sealed_json(path: Path, remedy: str = "make it again") -> Any:
     """Read what `write_sealed_json` wrote.
+
+    Args:
+        remedy: what the message advises.
 
     Raises:
         InputError: the file is missing, is not JSON, or some byte of it is another.
@@ -99,10 +106,13 @@ def read_sealed_json(path: Path) -> Any:
     if not isinstance(sealed, dict):
         return sealed
     value = {key: part for key, part in sealed.items() if key != "seal"}
-    expected = to_json(value | {"seal": _seal(value)})
+    try:
+        expected = to_json(value | {"seal": _seal(value)})
+    except (ValueError, RecursionError) as error:  # infinity, half a surrogate pair, or lists in lists in lists
+        raise InputError(f"{path}: not a JSON file of ours ({error}): {remedy}") from None
     # One of another format has its say before: it may not be sealed at all.
     if "seal" in sealed and path.read_text(encoding="utf-8") != expected:
-        raise InputError(f"{path}: corrupted (its content is not what its seal says): make it again")
+        raise InputError(f"{path}: corrupted (its content is not what its seal says): {remedy}")
     return sealed
 
 
@@ -116,14 +126,20 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_sha256(path: Path, expected: str) -> None:
+def check_sha256(path: Path, expected: str, remedy: str = "make it again") -> None:
     """Compare a file with the hash that was noted when it was written.
 
+    Args:
+        remedy: what the message advises.
+
     Raises:
-        InputError: the file is missing or its bytes are others.
+        InputError: the file is missing or cannot be read, or its bytes are others.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    found = sha256_of(path)
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
     if found != expected:
-        raise InputError(f"{path}: corrupted (sha256 {found[:12]}…, expected {expected[:12]}…): make it again")
+        raise InputError(f"{path}: corrupted (sha256 {found[:12]}…, expected {expected[:12]}…): {remedy}")

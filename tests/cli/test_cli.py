@@ -139,6 +139,7 @@ def test_importing_the_runtime_loads_neither_torch_nor_onnxruntime() -> None:
         (["generate", "--variant", "lstm", "--prompt", "king", "--top-p", "nan"], "top_p is nan: above 0, up to 1"),
         (["generate", "--variant", "lstm", "--prompt", "king", "--seed", "-1"], "seed is -1: 0 or more"),
         (["generate", "--variant", "lstm", "--prompt", "king", "--threads", "0"], "threads is 0"),
+        (["serve", "--variant", "lstm", "--port", "0", "--threads", "2000"], "threads is 2000: 1 to"),
         (["generate", "--variant", "bilstm", "--prompt", "king"], "'bilstm' fills blanks and cannot generate"),
         (["generate", "--bundle", "data", "--prompt", "king"], "data: no bundle here"),
         (["fill", "--variant", "bilstm", "to be"], "the text has no blank"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -144,7 +145,7 @@ def test_a_graph_that_this_onnxruntime_is_too_old_for_is_refused(copy: Path) -> 
 def test_a_graph_that_is_no_onnx_is_refused(copy: Path) -> None:
     (copy / "generator.onnx").write_bytes(b"no model")
     describe(copy)
-    assert "generator.onnx: onnxruntime " in refused(copy)
+    assert "generator.onnx: not an ONNX file" in refused(copy)
 
 
 def test_a_bundle_without_a_needed_graph_is_refused(copy: Path) -> None:
@@ -156,9 +157,15 @@ def test_a_bundle_without_a_needed_graph_is_refused(copy: Path) -> None:
         Scorer.from_bundle(copy)
 
 
-def test_no_threads_is_refused(bundles: TinyBundles) -> None:
-    with pytest.raises(InputError, match="threads is 0: 1 or more"):
-        Generator.from_bundle(bundles("lstm"), threads=0)
+def test_no_threads_and_more_than_four_for_each_processor_are_refused(
+    bundles: TinyBundles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Bundle.open(bundles("lstm"))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    for threads in (-1, 0, 9, 2000):
+        with pytest.raises(InputError, match=f"threads is {threads}: 1 to 8, 4 for each processor"):
+            Generator(bundle, threads)
+    assert Generator(bundle, 8).generate("king", 1, seed=1)
 
 
 def test_threads_change_no_token(bundles: TinyBundles) -> None:

@@ -8,16 +8,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+import os
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recurlm.errors import InputError
+from recurlm.runtime.deadline import WATCHDOG
+from recurlm.runtime.graph_file import check_graph_file
 
 State = dict[str, Any]  # name → float32 [batch, *shape of one sequence's state]
 STATE, NEXT_STATE = "state.", "next_state."
+MAX_THREADS_PER_CPU = 4  # onnxruntime's threads spin: some more than the processors are slow, and thousands hang
+OF_VOCABULARY = ("logits", "seen", "next_seen")  # inputs and outputs with a number for each token
+
+TOKENS = ("token", "tokens", "prompt", "uniform")  # inputs with a value for each token
+# A graph that takes longer is stopped.
+CALL_SECONDS, TOKEN_SECONDS = 60.0, 1.0
+
+Shapes = Mapping[str, tuple[Any, ...]]  # of one row, by name
 
 
 class GraphSession:
@@ -29,6 +40,7 @@ class GraphSession:
         state_spec: Mapping[str, Sequence[int]],
         threads: int | None = None,
         inputs: Set[str] | None = None,
+        vocab_size: int | None = None,
     ) -> None:
         """Load the graph.
 
@@ -36,19 +48,22 @@ class GraphSession:
             state_spec: name → shape of one sequence's state, of any rank; empty for a graph without state.
             threads: within one operator; None means one.
             inputs: all inputs that the graph should have, apart from the state; None checks only the state.
+            vocab_size: the width that its logits should have, if it has any; None checks nothing.
 
         Raises:
-            InputError: the file is no graph, has other inputs or states, or is too new for this onnxruntime.
+            InputError: the file is no graph, has other inputs, states or widths, or is too new for this onnxruntime.
         """
-        if threads is not None and threads < 1:
-            raise InputError(f"threads is {threads}: 1 or more")
+        most = MAX_THREADS_PER_CPU * (os.cpu_count() or 1)
+        if threads is not None and not 1 <= threads <= most:
+            raise InputError(f"threads is {threads}: 1 to {most}, {MAX_THREADS_PER_CPU} for each processor")
         self.path = Path(path)
         self.state_spec = {name: tuple(shape) for name, shape in state_spec.items()}
-        self._session = _load(self.path, threads or 1)
+        self._session, self._run_options = _load(self.path, threads or 1)
         required = {value.name: tuple(value.shape[1:]) for value in self._session.get_inputs()}
         # onnxruntime lists inputs that have a default apart.
         optional = {value.name: tuple(value.shape[1:]) for value in self._session.get_overridable_initializers()}
-        self._check(required | optional, inputs)
+        results = {value.name: tuple(value.shape[1:]) for value in self._session.get_outputs()}
+        self._check(required | optional, results, inputs, vocab_size)
         self._state_required = any(name.startswith(STATE) for name in required)
         self.output_names = tuple(
             value.name for value in self._session.get_outputs() if not value.name.startswith(NEXT_STATE)
@@ -68,21 +83,48 @@ class GraphSession:
             outputs: of `output_names`; None for all of them.
             feeds: the inputs by name, apart from the state.
             state: the state before the call; None for zeros.
+
+        Raises:
+            InputError: the graph did not come to an end in a time that grows with the number of tokens.
         """
         names = list(self.output_names if outputs is None else outputs)
         if state is None:
             # Where the state may be left out, the graph itself begins with zeros.
             state = self.zero_state(_batch_size(feeds)) if self._state_required else {}
-        values = self._session.run(
+        values = self._call(
             [*names, *self._next_state], {**feeds, **{f"{STATE}{name}": value for name, value in state.items()}}
         )
         return dict(zip(names, values, strict=False)), dict(zip(self.state_spec, values[len(names) :], strict=True))
 
-    def _check(self, shapes: Mapping[str, tuple[Any, ...]], inputs: Set[str] | None) -> None:
+    def _call(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+        options = self._run_options()
+        options.log_severity_level = 4  # an exception says the same
+        sizes = [np.size(value) for name, value in feeds.items() if name in TOKENS]
+        seconds = CALL_SECONDS + TOKEN_SECONDS * max(sizes, default=1)
+        try:
+            with WATCHDOG.limit(options, seconds):
+                return list(self._session.run(outputs, feeds, options))
+        except Exception:
+            if not options.terminate:
+                raise
+            raise InputError(f"{self.path}: no result after {seconds:,.0f} s: the graph may have no end") from None
+
+    def _check(self, shapes: Shapes, results: Shapes, inputs: Set[str] | None, vocab_size: int | None) -> None:
         states = {name.removeprefix(STATE): shape for name, shape in shapes.items() if name.startswith(STATE)}
+        next_states = {
+            name.removeprefix(NEXT_STATE): shape for name, shape in results.items() if name.startswith(NEXT_STATE)
+        }
         others = {name for name in shapes if not name.startswith(STATE)}
-        if states != self.state_spec or (inputs is not None and others != inputs):
-            raise InputError(f"{self.path}: not the graph that the JSON file beside it describes: export it again")
+        widths = [shape[-1:] for name, shape in [*shapes.items(), *results.items()] if name in OF_VOCABULARY]
+        if (
+            states != self.state_spec
+            or next_states != self.state_spec
+            or (inputs is not None and others != inputs)
+            or (vocab_size is not None and any(width != (vocab_size,) for width in widths))
+        ):
+            raise InputError(
+                f"{self.path}: not the graph that the JSON file beside it describes: download or export it again"
+            )
 
 
 def pad_batch(sequences: Sequence[Sequence[int]]) -> tuple[Any, Any]:
@@ -94,7 +136,10 @@ def pad_batch(sequences: Sequence[Sequence[int]]) -> tuple[Any, Any]:
     return tokens, length
 
 
-def _load(path: Path, threads: int) -> Any:
+def _load(path: Path, threads: int) -> tuple[Any, Callable[[], Any]]:
+    """The session, and what makes options for a call of it."""
+    if path.is_file():
+        check_graph_file(path)
     # Imported here, so that `import recurlm.runtime` is quick.
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as exceptions
@@ -111,10 +156,11 @@ def _load(path: Path, threads: int) -> Any:
         exceptions.NotImplemented,
     )
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except unusable as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: onnxruntime {onnxruntime.__version__} cannot run it ({reason})") from None
+    return session, onnxruntime.RunOptions
 
 
 def _batch_size(feeds: Mapping[str, Any]) -> int:

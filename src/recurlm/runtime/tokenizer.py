@@ -14,11 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models
 
 from recurlm.errors import InputError
 
-KINDS = ("bpe", "char", "word")
+# The model and the decoder of each kind of tokenizer, in tokenizer.json.
+KINDS = {
+    "bpe": (models.BPE, decoders.ByteLevel),
+    "char": (models.WordLevel, decoders.Fuse),
+    "word": (models.WordLevel, decoders.Sequence),
+}
+SPECIAL = {"bos": "<bos>", "mask": "<mask>", "unk": "<unk>", "eol": "<eol>"}  # role → token
+MAX_TOKENIZER_BYTES = 64 << 20
 NAMED = 10  # missing characters or words that a message names
 BLOCK = 1 << 13  # bytes of a file read at once
 
@@ -34,6 +41,27 @@ class Vocabulary:
     tokenizer: Tokenizer
     kind: str
     special: Mapping[str, int | None]
+
+    @classmethod
+    def load(cls, path: Path, kind: str, special: Mapping[str, int | None], size: int) -> Vocabulary:
+        """Read a tokenizer.json, and check that it is what a bundle's description says.
+
+        Raises:
+            InputError: it is no tokenizer, of another kind or size, or has other special tokens.
+        """
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises nothing more specific
+            reason = " ".join(str(error).split())
+            raise InputError(f"{path}: not a tokenizer ({reason}): download or export the bundle again") from None
+        if wrong := _contradiction(tokenizer, kind, special, size):
+            raise InputError(f"{path}: {wrong}: download or export the bundle again")
+        return cls(tokenizer, kind, special)
+
+    @property
+    def size(self) -> int:
+        """The number of tokens."""
+        return int(self.tokenizer.get_vocab_size())
 
     @property
     def bos(self) -> int:
@@ -157,6 +185,24 @@ class JoiningDecoder:
             text = text.removeprefix(" ")
         self.last, self.ends_in_space = ids[-1], False
         return text
+
+
+def _contradiction(tokenizer: Tokenizer, kind: str, special: Mapping[str, int | None], size: int) -> str | None:
+    """What of a tokenizer is otherwise than described; None where it is as described."""
+    model, decoder = KINDS[kind]
+    if not isinstance(tokenizer.model, model) or not isinstance(tokenizer.decoder, decoder):
+        return f"not a tokenizer of the kind '{kind}', as bundle.json says"
+    tokens: dict[str, int] = tokenizer.get_vocab()
+    if sorted(tokens.values()) != list(range(size)):
+        return f"its {len(tokens)} tokens are not the {size} that bundle.json says"
+    if any(tokens.get(SPECIAL[role]) != id for role, id in special.items()):
+        return "its special tokens are not those that bundle.json says"
+    if kind == "bpe":
+        names = set(SPECIAL.values())
+        unknown = {character for token in tokens.keys() - names for character in token} - BYTES.keys()
+        return f"its tokens hold {sorted(unknown)[0]!r}, which stands for no byte" if unknown else None
+    unk: str | None = getattr(tokenizer.model, "unk_token", None)
+    return None if unk == SPECIAL["unk"] and special["unk"] is not None else "it has no <unk>"
 
 
 def _byte_alphabet() -> dict[str, int]:
