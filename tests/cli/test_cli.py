@@ -67,6 +67,14 @@ def test_generate_prints_the_prompt_and_what_follows(recurlm: Callable[..., Resu
     assert result.stdout == f"the king\nor{text}".removesuffix("\n") + "\n"
 
 
+def test_generate_ends_before_a_stop_sequence(recurlm: Callable[..., Result], folder: Path) -> None:
+    text = Generator.from_bundle(folder / "data/onnx/lstm/fp32").generate("the king", 40, seed=3)
+    stop = text[len(text) // 2 :][:2]
+    options = ["--max-new-tokens", "40", "--seed", "3", "--stop", "☃", "--stop", stop]
+    result = recurlm("generate", "--variant", "lstm", "--prompt", "the king", *options)
+    assert result.stdout.rstrip("\n") == f"the king{text[: text.index(stop)]}".rstrip("\n")
+
+
 def test_generate_works_without_options(recurlm: Callable[..., Result], bundles: TinyBundles) -> None:
     result = recurlm("generate", "--bundle", bundles("lstm"), "--prompt", "king")
     assert (result.returncode, result.stderr) == (0, "")

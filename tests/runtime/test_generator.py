@@ -149,6 +149,8 @@ def test_a_hundred_threads_on_one_generator_get_what_they_get_alone(generator: G
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0: 0.01 to 100, 1 for none"),
         ({"repetition_penalty": float("nan")}, "repetition_penalty is nan"),
         ({"prompt": "caf\udce9"}, "the prompt is not UTF-8"),
+        ({"stop": ["a", ""]}, "stop: a sequence of 0 characters: 1 to 1024"),
+        ({"stop": list("abcde")}, "stop: 5 sequences, at most 4"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_drawn(
@@ -206,6 +208,25 @@ def test_a_repetition_penalty_holds_over_the_calls_of_a_stream(bundles: TinyBund
 def test_min_p_of_one_takes_the_likeliest(generator: Generator) -> None:
     likeliest = generator.generate(PROMPT, 50, temperature=0)
     assert generator.generate(PROMPT, 50, **FREE, min_p=1.0, seed=4) == likeliest
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_ends_before_a_stop_sequence(bundles: TinyBundles, kind: str) -> None:
+    generator = Generator.from_bundle(bundles("lstm", kind))
+    prompts = [PROMPT, "king", "or"]
+    whole = generator.generate_batch(prompts, 150, **FREE, seed=5)
+    stops = ["☃☃", whole[0][len(whole[0]) // 2 :][:3], whole[1][-2:] + "☃"]
+    stopped = generator.generate_batch(prompts, 150, **FREE, seed=5, stop=stops)
+    assert stopped == [text.partition(stops[1])[0] for text in whole]
+    assert 0 < len(stopped[0]) < len(whole[0])
+    assert stopped[1] == whole[1] or stops[1] in whole[1]  # what could have been a stop sequence comes at the end
+    assert "".join(generator.stream(PROMPT, 150, **FREE, seed=5, stop=stops)) == stopped[0]
+    assert generator.generate(PROMPT, 150, **FREE, seed=5, stop=stops[1]) == stopped[0]
+
+
+def test_a_stop_sequence_ends_the_sampling_too(generator: Generator) -> None:
+    stop = generator.generate(PROMPT, 50, temperature=0)[-3:]
+    assert generator.generate(PROMPT, 10**12, temperature=0, stop=[stop])
 
 
 def test_a_model_that_fills_blanks_is_refused(bundles: TinyBundles) -> None:

@@ -123,6 +123,7 @@ def test_a_text_ends_before_a_stop_sequence(server: Server, generators: dict[str
     choice = server.client().completions.create(**request).choices[0]
     assert (choice.text, choice.finish_reason) == (whole[: whole.index(stop)], "stop")
     assert streamed(server, **request) == choice.text
+    assert generators[model].generate("the king", 120, 1.0, 0, 1.0, 5, stop=request["stop"]) == choice.text
 
 
 def test_the_finish_reason_tells_length_from_an_end(server: Server, generators: dict[str, Generator]) -> None:

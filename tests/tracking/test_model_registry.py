@@ -144,8 +144,10 @@ import mlflow
 import recurlm
 model = mlflow.pyfunc.load_model(sys.argv[1])
 import recurlm.runtime
-answer = model.predict(["to be"], params={"max_new_tokens": 40, "temperature": 1.1, "top_k": 0, "seed": 3})
-print(json.dumps([answer, recurlm.runtime.__file__, "torch" in sys.modules]))
+params = {"max_new_tokens": 40, "temperature": 1.1, "top_k": 0, "seed": 3}
+answer = model.predict(["to be"], params=params)
+stopped = model.predict(["to be"], params=params | {"stop": ["no such", answer[0][20:23]]})
+print(json.dumps([answer, stopped, recurlm.runtime.__file__, "torch" in sys.modules]))
 """
 
 
@@ -164,7 +166,8 @@ def test_a_served_text_is_that_of_recurlm_generate_from_the_models_own_code(real
         text=True,
     )
     assert result.returncode == 0, result.stderr
-    answer, runtime, torch = json.loads(result.stdout)
+    answer, stopped, runtime, torch = json.loads(result.stdout)
+    assert stopped == [answer[0][: answer[0].index(answer[0][20:23])]]
     options = ["--max-new-tokens", "40", "--temperature", "1.1", "--top-k", "0", "--seed", "3"]
     command = [sys.executable, "-m", "recurlm.cli", "generate", "--bundle", str(bundle), "--prompt", "to be", *options]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -10,7 +10,7 @@ EXAMPLE = """\
 The prompt is printed first. The same seed gives the same text.
 
   recurlm generate --variant lstm --prompt "To be" --max-new-tokens 200 --temperature 0.8 --top-p 0.95 --seed 1
-  recurlm generate --bundle path/to/bundle --prompt $'KING.\\n' | head -n 20
+  recurlm generate --bundle path/to/bundle --prompt $'KING.\\n' --stop $'\\n\\n'
 """
 
 
@@ -34,6 +34,12 @@ def add(commands: Commands) -> None:
         metavar="R",
         help="above 1 makes tokens less likely that the text already has (default: 1.0)",
     )
+    sub.add_argument(
+        "--stop",
+        action="append",
+        metavar="TEXT",
+        help="end before this text; repeat it for several (default: none)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -49,6 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.seed,
         arguments.min_p,
         arguments.repetition_penalty,
+        arguments.stop,
     )
     write(arguments.prompt)
     last = arguments.prompt

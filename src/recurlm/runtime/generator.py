@@ -14,6 +14,8 @@ from recurlm.runtime.bundle import Bundle
 from recurlm.runtime.sampling import Rng, Sampling, seeded_rng, uniforms
 from recurlm.runtime.scorer import Score, Scorer
 from recurlm.runtime.session import State, pad_batch
+from recurlm.runtime.stop import StopSearch, validate_stops
+from recurlm.runtime.tokenizer import Decoder
 
 INPUTS = {"prompt", "prompt_length", "max_new_tokens", "temperature", "top_k", "top_p", "uniform"}
 OPTIONAL = {"min_p", "repetition_penalty", "stop_token", "seen"}
@@ -24,7 +26,8 @@ MAX_CHUNK = 64
 class Generator:
     """Text generation with a causal language model.
 
-    The same seed gives the same text. A text ends after `max_new_tokens`, or where the model samples `<bos>`.
+    The same seed gives the same text. A text ends after `max_new_tokens`, where the model samples `<bos>`, or before a
+    stop sequence.
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
@@ -54,6 +57,7 @@ class Generator:
         seed: int | None = None,
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
+        stop: str | Sequence[str] | None = None,
     ) -> str:
         """The text that follows the prompt; an empty prompt is just `<bos>`.
 
@@ -63,11 +67,12 @@ class Generator:
             top_p: sample from the smallest set of likeliest tokens whose probability reaches this.
             min_p: sample from tokens of at least this fraction of the likeliest one's probability.
             repetition_penalty: above 1 makes tokens less likely that the text already has.
+            stop: the text ends before the first of these, as over HTTP; at most 4, of 1,024 characters each.
 
         Raises:
             InputError: the prompt holds what the vocabulary lacks, or a setting is out of range.
         """
-        settings = (temperature, top_k, top_p, seed, min_p, repetition_penalty)
+        settings = (temperature, top_k, top_p, seed, min_p, repetition_penalty, stop)
         return "".join(self.stream(prompt, max_new_tokens, *settings))
 
     def stream(
@@ -80,10 +85,11 @@ class Generator:
         seed: int | None = None,
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
+        stop: str | Sequence[str] | None = None,
     ) -> Iterator[str]:
         """Yield the text of `generate` while it is sampled: whole characters, and no empty piece."""
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-        texts = self._texts([prompt], max_new_tokens, sampling, [seeded_rng(seed)])
+        texts = self._texts([prompt], max_new_tokens, sampling, [seeded_rng(seed)], stop)
         return (text for (text,) in texts if text)
 
     def generate_batch(
@@ -96,6 +102,7 @@ class Generator:
         seed: int | None = None,
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
+        stop: str | Sequence[str] | None = None,
     ) -> list[str]:
         """The text that follows each prompt, in one batch; prompt i has the seed `seed` + i.
 
@@ -103,9 +110,8 @@ class Generator:
         """
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
         rngs = [seeded_rng(None if seed is None else seed + row) for row in range(len(prompts))]
-        if not prompts:
-            return []
-        return ["".join(parts) for parts in zip(*self._texts(prompts, max_new_tokens, sampling, rngs), strict=True)]
+        texts = self._texts(prompts, max_new_tokens, sampling, rngs, stop)
+        return ["".join(parts) for parts in zip(*texts, strict=True)] if prompts else []
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -117,30 +123,32 @@ class Generator:
         return self.scorer.score(text)
 
     def _texts(
-        self, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling, rngs: Sequence[Rng]
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        sampling: Sampling,
+        rngs: Sequence[Rng],
+        stop: str | Sequence[str] | None,
     ) -> Iterator[list[str]]:
         """Check the settings and prompts; returns an iterator over chunks, of the new text of each prompt."""
         if not max_new_tokens >= 1:
             raise InputError(f"max_new_tokens is {max_new_tokens}: 1 or more")
+        stops = validate_stops(stop)
         rows = [self.prompt_ids(prompt) for prompt in prompts]
         vocabulary = self.bundle.vocabulary
-        decoders = [vocabulary.decoder(prompt, row[-1]) for prompt, row in zip(prompts, rows, strict=True)]
+        texts = [
+            _Text(vocabulary.bos, vocabulary.decoder(prompt, row[-1]), StopSearch(stops))
+            for prompt, row in zip(prompts, rows, strict=True)
+        ]
 
-        def texts() -> Iterator[list[str]]:
-            ended = np.zeros(len(rows), bool)
+        def chunks() -> Iterator[list[str]]:
             for chunk in self._chunks(rows, max_new_tokens, sampling, rngs):
-                new = []
-                for row, tokens in enumerate(chunk.tolist()):
-                    alive = [] if ended[row] else tokens
-                    if vocabulary.bos in alive:
-                        alive = alive[: alive.index(vocabulary.bos)]
-                        ended[row] = True
-                    new.append(decoders[row].feed(alive))
-                yield new
-                if ended.all():
+                yield [text.feed(tokens) for text, tokens in zip(texts, chunk.tolist(), strict=True)]
+                if all(text.ended for text in texts):
                     return
+            yield [text.finish() for text in texts]
 
-        return texts()
+        return chunks()
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """`<bos>` and the prompt's tokens.
@@ -177,3 +185,27 @@ class Generator:
                 feeds["seen"] = results["next_seen"]
             sampled += count
             size = min(2 * size, MAX_CHUNK)
+
+
+class _Text:
+    """The text of one row: its tokens decoded, up to `<bos>` or a stop sequence."""
+
+    def __init__(self, bos: int, decoder: Decoder, search: StopSearch) -> None:
+        self.bos, self.decoder, self.search = bos, decoder, search
+        self.ended = False
+
+    def feed(self, tokens: list[int]) -> str:
+        """What these tokens add."""
+        if self.ended:
+            return ""
+        last = self.bos in tokens
+        text = self.search.feed(self.decoder.feed(tokens[: tokens.index(self.bos)] if last else tokens))
+        self.ended = self.search.found
+        return text + self.finish() if last else text
+
+    def finish(self) -> str:
+        """What was held back as the possible beginning of a stop sequence, since no token follows."""
+        if self.ended:
+            return ""
+        self.ended = True
+        return self.search.held

@@ -32,7 +32,13 @@ PACKAGE = Path(recurlm.__file__).parent
 PYFUNC_CODE = Path(__file__).with_name("pyfunc_code.py")
 CODE = ("__init__.py", "errors.py", "storage.py", "runtime")  # of recurlm, to run a bundle
 NEEDED = ("mlflow", "numpy", "onnx", "onnxruntime", "pandas", "tokenizers")
-TYPES = {"int": "long", "float": "double", "int | None": "long"}
+# By annotation: MLflow's type, and its shape, which is None for a single value.
+TYPES: dict[str, tuple[str, tuple[int] | None]] = {
+    "int": ("long", None),
+    "float": ("double", None),
+    "int | None": ("long", None),
+    "str | Sequence[str] | None": ("string", (-1,)),
+}
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,10 @@ def model_folder(bundle: Path, model_id: str, run: str) -> Iterator[Path]:
 def signature(task: Task) -> ModelSignature:
     """Text to text, with the keyword arguments of the runtime's function as params."""
     settings = list(inspect.signature(task.function).parameters.values())[2:]
-    params = [ParamSpec(each.name, TYPES[str(each.annotation)], each.default) for each in settings]
+    params = []
+    for each in settings:
+        kind, shape = TYPES[str(each.annotation)]
+        params.append(ParamSpec(each.name, kind, [] if shape and each.default is None else each.default, shape))
     text = Schema([ColSpec("string")])
     return ModelSignature(inputs=text, outputs=text, params=ParamSchema(params))
 
