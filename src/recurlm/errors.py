@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -40,5 +41,11 @@ def exit_cleanly(main: Callable[[], None]) -> None:
 
 
 def _stop(message: str) -> None:
-    sys.stderr.write(f"recurlm: {' '.join(message.split())}\n")
+    try:
+        if sys.stderr is not None:  # as where it is closed
+            sys.stderr.write(f"recurlm: {' '.join(message.split())}\n")
+            sys.stderr.flush()
+    except OSError:
+        # Nobody can be told, but the status still can. Python's own flush at exit would change it to 120.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     sys.exit(2)

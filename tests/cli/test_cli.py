@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,6 +18,8 @@ from pathlib import Path
 import pytest
 from tiny_bundles import TinyBundles
 
+from recurlm.cli import progress
+from recurlm.cli.progress import Progress
 from recurlm.runtime import Filler, Generator, Scorer
 
 Result = subprocess.CompletedProcess[str]
@@ -23,6 +27,8 @@ Refuses = Callable[[Result, str], None]
 
 RECURLM = [sys.executable, "-m", "recurlm.cli"]
 ENDLESS = ["--prompt", "king", "--temperature", "0", "--max-new-tokens", "1000000000"]
+
+FULL = "recurlm: cannot write to stdout: No space left on device: the output is not complete\n"
 
 # What is left of Python where only numpy, onnxruntime and tokenizers were installed.
 BARE = """
@@ -221,6 +227,83 @@ def test_ctrl_c_ends_it_without_a_traceback(folder: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (130, b"")
+
+
+# A shell's redirections: each is a way in which stdout or stderr cannot be written to.
+@pytest.mark.parametrize(
+    ("redirection", "arguments", "status", "message"),
+    [
+        (
+            ">&-",
+            "generate --variant lstm --prompt king",
+            2,
+            "recurlm: stdout is closed: there is nowhere to print to\n",
+        ),
+        (">&-", "score --variant lstm --text king", 2, "recurlm: stdout is closed: there is nowhere to print to\n"),
+        (">/dev/full", "generate --variant lstm --prompt king", 2, FULL),
+        (">/dev/full", "score --variant lstm --text king", 2, FULL),
+        (">/dev/full", "--help", 2, FULL),
+        ("2>&-", "generate --variant lsmt --prompt king", 2, ""),
+        ("2>&-", "generat", 2, ""),
+        ("2>/dev/full", "generat", 2, ""),
+        (">&- 2>&-", "generate --variant lstm --prompt king", 2, ""),
+        ("<&- 2>&- >/dev/null", "generate --variant lstm --prompt king", 0, ""),
+    ],
+)
+def test_a_file_that_cannot_be_written_to_ends_it_with_one_line(
+    folder: Path, redirection: str, arguments: str, status: int, message: str
+) -> None:
+    command = f"exec {shlex.join(RECURLM)} {arguments} {redirection}"
+    result = subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True)
+    assert (result.returncode, result.stderr, result.stdout) == (status, message, "")
+
+
+# Ctrl-C while a module is imported: the first of our own, one of the runtime's, and one in C++, which reports it so.
+INTERRUPTED = """
+import sys
+
+module = sys.argv[1]
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == module and name == "onnxruntime":
+            raise ImportError("initialization failed") from KeyboardInterrupt()
+        if name == module:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv = ["recurlm", *sys.argv[2:]]
+import runpy
+runpy.run_module("recurlm.cli", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("module", ["recurlm.cli.command_line", "recurlm.errors", "argparse", "numpy", "onnxruntime"])
+def test_ctrl_c_during_the_start_ends_it_without_a_traceback(folder: Path, module: str) -> None:
+    arguments = ["generate", "--variant", "lstm", "--prompt", "king"]
+    code = [sys.executable, "-c", INTERRUPTED, module, *arguments]
+    result = subprocess.run(code, cwd=folder, capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_shown_where_stderr_is_no_terminal_too(
+    bundles: TinyBundles, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
+) -> None:
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "TERMINAL_SECONDS", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    Filler.from_bundle(bundles("bilstm")).fill("to be ___ not ___ be", progress=Progress("blanks"))
+    shown = capsys.readouterr().err
+    if terminal:
+        assert shown.endswith("\r\033[K")
+        shown = shown.removesuffix("\r\033[K").replace("\r\033[K", "\n").lstrip("\n") + "\n"
+    lines = [re.fullmatch(r" *(\d+)% of 2 blanks, \d+ s left", line) for line in shown.splitlines()]
+    assert all(lines)
+    done = [int(line[1]) for line in lines if line]
+    assert done == sorted(done)
+    assert (done[0], done[1]) == (25, 50)
+    assert done[-1] < 100
 
 
 def test_a_terminal_shows_how_far_a_long_file_is(folder: Path, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from recurlm.cli.options import Commands, bundle_options, chosen_bundle, command, sampling_options, write
+from recurlm.cli.options import Commands, bundle_options, chosen_bundle, command, sampling_options
+from recurlm.cli.progress import Progress
+from recurlm.cli.streams import write
 
 EXAMPLE = """\
 Each ___ becomes one word, predicted from both sides; the text around it is unchanged. Quote the text.
@@ -37,5 +39,6 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.top_p,
         arguments.seed,
         arguments.max_blank_tokens,
+        progress=Progress("blanks"),
     )
     write(filled + "\n")

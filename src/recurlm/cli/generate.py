@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from recurlm.cli.options import Commands, bundle_options, chosen_bundle, command, sampling_options, write
+from recurlm.cli.options import Commands, bundle_options, chosen_bundle, command, sampling_options
+from recurlm.cli.streams import write
 
 EXAMPLE = """\
 The prompt is printed first. The same seed gives the same text.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, TypeAlias
@@ -100,9 +99,3 @@ def sampling_options(sub: argparse.ArgumentParser, temperature: float, top_k: in
         help=f"sample from the likeliest tokens whose probabilities add up to P (default: {top_p})",
     )
     sub.add_argument("--seed", type=int, help="a number of 0 or more (default: another text each time)")
-
-
-def write(text: str) -> None:
-    """Print to stdout at once."""
-    sys.stdout.write(text)
-    sys.stdout.flush()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-from recurlm.cli.options import Commands, bundle_options, chosen_bundle, command, write
+from recurlm.cli.options import Commands, bundle_options, chosen_bundle, command
+from recurlm.cli.progress import Progress
+from recurlm.cli.streams import write
 
 EXAMPLE = """\
 Every token is scored once. A causal model predicts it from <bos> and all tokens before it. A cloze model (bilstm)
@@ -37,30 +36,12 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.text is not None:
         score = scorer.score(arguments.text)
     else:
-        score = scorer.score_file(arguments.file, progress(arguments.file))
+        size = arguments.file.stat().st_size if arguments.file.is_file() else 0
+        progress = Progress("MB", 1e6)
+        score = scorer.score_file(arguments.file, (lambda read: progress(read, size)) if size else None)
     if arguments.json:
         write(to_json(score.metrics()))
         return
     for name, value in score.metrics().items():
         shown = "—" if value is None else f"{value:,.4f}" if isinstance(value, float) else f"{value}"
         write(f"{name.replace('_', ' '):<27} {shown:>15}\n")
-
-
-def progress(path: Path) -> Callable[[int], None] | None:
-    """A progress line on the terminal; None where stderr is no terminal."""
-    if not sys.stderr.isatty() or not path.is_file():
-        return None
-    size, start = path.stat().st_size, time.monotonic()
-    updated = start
-
-    def update(read: int) -> None:
-        nonlocal updated
-        now = time.monotonic()
-        if now - updated > 0.2 or (read == size and updated > start):
-            updated = now
-            left = (now - start) / read * (size - read)
-            line = f"{read / size:4.0%} of {size / 1e6:,.1f} MB, {left:,.0f} s left" if read < size else ""
-            sys.stderr.write(f"\r\033[K{line}")
-            sys.stderr.flush()
-
-    return update

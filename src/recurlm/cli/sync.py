@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from recurlm.cli.options import Commands, command, write
+from recurlm.cli.options import Commands, command
+from recurlm.cli.streams import write
 from recurlm.errors import InputError
 
 EXAMPLE = """\

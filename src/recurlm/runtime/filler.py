@@ -8,8 +8,8 @@ follow from the first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ MAX_WORD_TOKENS = {"bpe": 3, "char": 12, "word": 1}  # by kind of tokenizer
 MAX_TOKENS = 2048  # of a text, which is read in one call
 RETRIES = 64  # tokens sampled for each position where no sampled token is allowed
 RETRY_TEMPERATURES = (1.0, 10.0, 100.0)  # tried in this order, until a token is allowed
+
+
+Progress = Callable[[float, float], None]  # what is done, and all that there is
 
 
 class Filler:
@@ -60,11 +63,14 @@ class Filler:
         top_p: float = 1.0,
         seed: int | None = None,
         max_blank_tokens: int | None = None,
+        *,
+        progress: Progress | None = None,
     ) -> str:
         """The text with a word in place of each `___`; the text around them is unchanged.
 
         Args:
             max_blank_tokens: of a word; None means 3 for bpe, 12 for char, 1 for word.
+            progress: called with the number of blanks that are done, and of all; each is read twice.
 
         Raises:
             InputError: no `___`, something the vocabulary lacks, too long a text, or a setting out of range.
@@ -80,9 +86,14 @@ class Filler:
             raise InputError(
                 f"the text has about {tokens} tokens, and at most {MAX_TOKENS} are read at once: shorten it"
             )
-        words = range(len(masked))
-        sequence = masked.sequence([self._best_size(masked, word, largest) for word in words], words)
-        self._fill([sequence], sampling, rng)
+        words, sizes = range(len(masked)), []
+        for word in words:
+            sizes.append(self._best_size(masked, word, largest))
+            if progress is not None:
+                progress((word + 1) / 2, len(words))
+        sequence = masked.sequence(sizes, words)
+        half = None if progress is None else partial(_second_half, progress, len(words))
+        self._fill([sequence], sampling, rng, half)
         return masked.text(sequence)
 
     @cached_property
@@ -109,8 +120,11 @@ class Filler:
         self._fill(sequences, GREEDY, seeded_rng(0))
         return max(sizes, key=lambda size: sequences[size - 1].log_prob)
 
-    def _fill(self, sequences: Sequence[MaskedSequence], sampling: Sampling, rng: Rng) -> None:
+    def _fill(
+        self, sequences: Sequence[MaskedSequence], sampling: Sampling, rng: Rng, progress: Progress | None = None
+    ) -> None:
         """Fill all masks, one of each sequence in a call."""
+        total = sum(len(sequence.allowed) for sequence in sequences)
         while unfinished := [sequence for sequence in sequences if sequence.allowed]:
             time = max(len(sequence.ids) for sequence in unfinished)
             sampled = self._sample(
@@ -119,6 +133,8 @@ class Filler:
             for sequence, tokens, log_probs in zip(unfinished, *sampled, strict=True):
                 candidates = sequence.candidates(tokens, log_probs) or self._retry(sequence, sampling, rng)
                 sequence.fill(max(candidates))
+            if progress is not None:
+                progress(total - sum(len(sequence.allowed) for sequence in sequences), total)
 
     def _retry(self, sequence: MaskedSequence, sampling: Sampling, rng: Rng) -> list[Candidate]:
         """Candidates from many samples, where a single one had none.
@@ -144,3 +160,8 @@ class Filler:
         feeds = {"tokens": tokens, "length": length, "uniform": uniform} | sampling.feeds(len(sequences))
         results, _ = self.session.run(["filled", "log_prob"], feeds)
         return results["filled"].tolist(), results["log_prob"].tolist()
+
+
+def _second_half(progress: Progress, words: int, filled: float, masks: float) -> None:
+    """The blanks' tokens are filled, after their sizes were found."""
+    progress(words * (1 + filled / masks) / 2, words)

@@ -109,6 +109,8 @@ def signature(task: Task) -> ModelSignature:
     settings = list(inspect.signature(task.function).parameters.values())[2:]
     params = []
     for each in settings:
+        if each.kind is each.KEYWORD_ONLY:  # a callback
+            continue
         kind, shape = TYPES[str(each.annotation)]
         params.append(ParamSpec(each.name, kind, [] if shape and each.default is None else each.default, shape))
     text = Schema([ColSpec("string")])
