@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import openai
 import pytest
 from server_process import Server
 from tiny_bundles import TinyBundles
+from tiny_project import CHECKOUT
 
 from recurlm.runtime import Filler, Generator, Scorer
 
@@ -185,4 +187,6 @@ def test_serving_loads_nothing_of_the_pipeline(model: tuple[str, str]) -> None:
 def test_without_its_packages_it_says_what_to_install(refuses: Refuses, model: tuple[str, str]) -> None:
     code = "import sys; sys.modules['fastapi'] = None; sys.argv[0] = 'recurlm'; from recurlm import cli; cli.main()"
     command = [sys.executable, "-c", code, "serve", *model]
-    refuses(subprocess.run(command, capture_output=True, text=True), "pip install 'recurlm[serve]'")
+    extra = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["serve"]
+    packages = " ".join(requirement.partition(">=")[0] for requirement in extra)
+    refuses(subprocess.run(command, capture_output=True, text=True), f"pip install {packages}")

@@ -12,7 +12,8 @@ from recurlm.errors import InputError
 API_KEY = "RECURLM_API_KEY"
 EXAMPLE = """\
 Answers POST /v1/completions, /score and /fill, GET /v1/models, /health and /metrics; /openapi.json describes them.
-SIGTERM or Ctrl-C lets running requests finish. Needs: pip install 'recurlm[serve]'
+SIGTERM or Ctrl-C lets running requests finish. In a checkout, pip install '.[serve]' installs what it needs; elsewhere
+pip install fastapi prometheus-client pydantic uvicorn.
 
   recurlm serve --variant lstm --precision int8
   recurlm serve --model small=path/to/bundle --model large=path/to/another --host 0.0.0.0
@@ -49,7 +50,8 @@ def run(arguments: argparse.Namespace) -> None:
         from recurlm.serving.server import serve
         from recurlm.serving.settings import Limits, Settings
     except ModuleNotFoundError as error:
-        raise InputError(f"serving needs {error.name}: pip install 'recurlm[serve]'") from None
+        packages = "fastapi prometheus-client pydantic uvicorn"
+        raise InputError(f"serving needs {error.name}: pip install {packages}") from None
     limits = Limits(
         prompt_tokens=arguments.max_prompt_tokens,
         max_tokens=arguments.max_tokens,

@@ -35,5 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("recurlm"):
             raise
-        raise InputError(f"sync needs the package '{error.name}': pip install 'recurlm[pipeline]'") from None
+        raise InputError(
+            f"sync needs the package '{error.name}': in recurlm's checkout, pip install '.[pipeline]'"
+        ) from None
     write("".join(f"{line}\n" for line in messages or ["nothing new"]))
