@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -16,8 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from tiny_bundles import TinyBundles
+from tiny_project import CHECKOUT
 
+from recurlm import runtime
 from recurlm.cli import progress
 from recurlm.cli.progress import Progress
 from recurlm.runtime import Filler, Generator, Scorer
@@ -174,6 +178,45 @@ def test_wrong_usage_and_bad_input_get_one_line(
 def test_a_folder_without_bundles_says_what_to_do(tmp_path: Path, refuses: Refuses) -> None:
     arguments = [*RECURLM, "score", "--variant", "lstm", "--text", "king"]
     refuses(subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True), "no bundles in data/onnx: run the")
+
+
+def test_a_variant_before_its_export_names_the_command_that_makes_it(
+    folder: Path, tmp_path: Path, refuses: Refuses
+) -> None:
+    params = (CHECKOUT / "params.yaml").read_text(encoding="utf-8")
+    variants = yaml.safe_load(params)["variants"]
+    for root in (tmp_path, Path(shutil.copytree(folder, tmp_path / "checkout"))):
+        (root / "params.yaml").write_text(params, encoding="utf-8")
+        for variant in variants:
+            arguments = [*RECURLM, "generate", "--variant", variant, "--prompt", "king", "--precision", "int4"]
+            result = subprocess.run(arguments, cwd=root, capture_output=True, text=True)
+            refuses(result, f"dvc repro verify@{variant} makes it")
+    arguments[arguments.index(variant)] = "gur"
+    refuses(subprocess.run(arguments, cwd=root, capture_output=True, text=True), "did you mean 'gru'?")
+
+
+def test_two_texts_in_a_row_are_told_apart_on_a_terminal(folder: Path) -> None:
+    terminal, side = pty.openpty()
+    command = f"{shlex.join(RECURLM)} generate --variant lstm --prompt king --max-new-tokens 5 --seed 1"
+    with subprocess.Popen(["sh", "-c", f"{command}; {command}"], cwd=folder, stdout=side):
+        os.close(side)
+        shown = b""
+        with contextlib.suppress(OSError):  # the other side was closed
+            while part := os.read(terminal, 1000):
+                shown += part
+    os.close(terminal)
+    first, second = shown.decode().replace("\r\n", "\n").removesuffix("\n\n").split("\n\n")
+    assert first == second
+    assert first.startswith("king")
+
+
+def test_the_runtimes_docstring_names_a_folder_that_the_pipeline_makes() -> None:
+    (folder,) = re.findall(r'from_bundle\("(.+)"\)', str(runtime.__doc__))
+    parts = Path(folder).parts
+    assert parts[:2] == ("data", "onnx")
+    params = yaml.safe_load((CHECKOUT / "params.yaml").read_text(encoding="utf-8"))
+    assert parts[2] in params["variants"]
+    assert parts[3] in params["export"]["precisions"]
 
 
 def test_a_prompt_of_broken_bytes_is_refused(folder: Path, refuses: Refuses) -> None:

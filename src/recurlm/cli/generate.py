@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from recurlm.cli.options import Commands, bundle_options, chosen_bundle, command, sampling_options
 from recurlm.cli.streams import write
@@ -62,5 +63,6 @@ def run(arguments: argparse.Namespace) -> None:
     last = arguments.prompt
     for last in text:
         write(last)
-    if not last.endswith("\n"):
-        write("\n")
+    write("" if last.endswith("\n") else "\n")
+    if sys.stdout.isatty():
+        write("\n")  # so that it is told from the next one

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from recurlm.errors import InputError, nearest
 
-BUNDLES = Path("data/onnx")
+BUNDLES, PARAMS = Path("data/onnx"), Path("params.yaml")
 Command = Callable[[argparse.Namespace], None]
 
 
@@ -58,21 +59,36 @@ def chosen_bundle(arguments: argparse.Namespace) -> Path:
         InputError: there is no bundle of this variant below the current folder.
     """
     from recurlm.runtime.bundle import bundles_in
+    from recurlm.runtime.description import PRECISIONS
 
     if arguments.bundle is not None:
         return Path(str(arguments.bundle))
+    variant, precision = str(arguments.variant), str(arguments.precision)
     known = sorted(folder.name for folder in BUNDLES.glob("*") if bundles_in(folder))
+    if variant not in known and variant in _variants():
+        raise InputError(f"{BUNDLES}: no bundle of '{variant}' yet: dvc repro verify@{variant} makes it")
     if not known:
         raise InputError(f"no bundles in {BUNDLES}: run the pipeline first, or name a bundle's folder with --bundle")
-    if arguments.variant not in known:
-        raise InputError(
-            f"{BUNDLES}: no bundle of a variant '{arguments.variant}': {nearest(arguments.variant, known)}"
-        )
-    folder = BUNDLES / str(arguments.variant)
+    if variant not in known:
+        raise InputError(f"{BUNDLES}: no bundle of a variant '{variant}': {nearest(variant, {*known, *_variants()})}")
+    folder = BUNDLES / variant
     precisions = bundles_in(folder)
-    if arguments.precision not in precisions:
-        raise InputError(f"{folder}: no bundle in '{arguments.precision}': {nearest(arguments.precision, precisions)}")
-    return folder / str(arguments.precision)
+    if precision not in precisions:
+        hint = nearest(precision, precisions)
+        if precision in PRECISIONS:
+            hint = f"name it in export.precisions of params.yaml, and dvc repro verify@{variant} makes it"
+        raise InputError(f"{folder}: no bundle in '{precision}': {hint}")
+    return folder / precision
+
+
+def _variants() -> list[str]:
+    """The variants of a project in the current folder, without the packages that read its params.yaml."""
+    try:
+        text = PARAMS.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return []
+    block = re.search(r"^variants:[^\n]*\n((?:[ \t]+.*\n|#.*\n|\n)*)", text + "\n", re.MULTILINE)
+    return re.findall(r"^  (\w+):", block[1], re.MULTILINE) if block else []
 
 
 def sampling_options(sub: argparse.ArgumentParser, temperature: float, top_k: int, top_p: float) -> None:

@@ -2,7 +2,7 @@
 
     from recurlm.runtime import Generator
 
-    generator = Generator.from_bundle("data/onnx/lstm")
+    generator = Generator.from_bundle("data/onnx/lstm/fp32")
     for text in generator.stream("KING.\\n", max_new_tokens=200, seed=1):
         print(text, end="", flush=True)
 
