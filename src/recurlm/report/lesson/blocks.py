@@ -14,6 +14,7 @@ TEXTS: dict[str, Block] = {
     "gates": flow.gates,
     "comparison": memory.comparison,
     "memory": memory.verdict,
+    "remember": memory.remember,
     "sizes": memory.sizes,
     "gradients": flow.gradients,
     "context": flow.context,

@@ -37,6 +37,7 @@ class Variant:
 class Measured:
     metrics: Path
     results: Results
+    remember: JsonObject | None  # benchmarks/results/remember.json
     variants: dict[str, Variant]
 
     @property
@@ -58,7 +59,10 @@ def read(root: Path) -> Measured:
     """
     results = load_results(root, config.load(root / "params.yaml"))
     return Measured(
-        root / "data/metrics", results, {result.name: _variant(root / "data", result) for result in results.variants}
+        root / "data/metrics",
+        results,
+        _read(root / "benchmarks/results/remember.json"),
+        {result.name: _variant(root / "data", result) for result in results.variants},
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import fmean
 
-from recurlm.report.lesson.cells import number, rows, score
+from recurlm.report.lesson.cells import number, percent, rows, score
 from recurlm.report.lesson.measured import Measured, Variant
 from recurlm.report.tables import NONE
 
@@ -94,6 +95,32 @@ def _order(measured: Measured, part: str, key: str) -> dict[str, float] | None:
 
 def _listed(measured: Measured, value: Callable[[Variant], str]) -> str:
     return ", ".join(f"{name} {value(measured.variants[name])}" for name in COMPARED)
+
+
+def remember(measured: Measured) -> str | None:
+    """Right answers of benchmarks/remember.py by delay: the mean over seeds, the lowest and the highest."""
+    if not measured.remember:
+        return None
+    variants = measured.remember["variants"]
+    delays = [row["delay"] for row in next(iter(variants.values()))["accuracy"]]
+    heads = ("variant", "hidden size", "parameters", "learning rate", *(f"k = {delay}" for delay in delays))
+    cells = [
+        (
+            name,
+            number(variant["hidden_size"]),
+            number(variant["parameters"]),
+            f"{variant['learning_rate']:g}",
+            *(_spread(row["by_seed"]) for row in variant["accuracy"]),
+        )
+        for name, variant in variants.items()
+    ]
+    return rows(heads, cells)
+
+
+def _spread(accuracies: list[float]) -> str:
+    """The mean, and the lowest and the highest where they differ from it."""
+    mean, lowest, highest = (percent(value) for value in (fmean(accuracies), min(accuracies), max(accuracies)))
+    return mean if lowest == highest else f"{mean} ({lowest.removesuffix(' %')}–{highest.removesuffix(' %')})"
 
 
 def sizes(measured: Measured) -> str | None:
