@@ -161,6 +161,7 @@ def test_a_bundle_is_named_by_what_it_is(bundles: TinyBundles) -> None:
         (["--model", "a=x", "--max-queue", "0"], "queue is 0: 1 or more"),
         (["--model", "a=x", "--api-key", ""], "the API key is empty"),
         (["--model", "a=x", "--host", "256.0.0.1"], "cannot listen at 256.0.0.1"),
+        (["--model", "a=x", "--threads", "2000"], "threads is 2000: 1 to "),
     ],
 )
 def test_a_server_that_cannot_be_is_refused_in_one_line(

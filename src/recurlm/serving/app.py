@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.middleware import Middleware
 
 from recurlm import __version__
-from recurlm.serving import schema
+from recurlm.serving import errors, schema
 from recurlm.serving.completions import CompletionJob, server_sent_events
 from recurlm.serving.errors import ApiError, add_error_handlers
 from recurlm.serving.metrics import Metrics
@@ -38,6 +38,7 @@ STREAMED: dict[int | str, dict[str, Any]] = {
         "description": "The completion, or with `stream` its pieces, each as `data: {…}`, and `data: [DONE]`.",
     }
 }
+READ = ["GET", "HEAD"]
 TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 
@@ -115,8 +116,18 @@ def create_app(settings: Settings, models: dict[str, LoadedModel], metrics: Metr
         """Metrics in Prometheus' text format."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
+    @router.api_route("/", methods=READ, include_in_schema=False)
+    @router.api_route("/docs", methods=READ, include_in_schema=False)
+    async def hint() -> schema.Hint:
+        return schema.Hint()
+
+    @router.api_route("/v1/chat/completions", methods=[*READ, "POST"], include_in_schema=False)
+    async def no_chat() -> None:
+        raise errors.no_chat()
+
     app.include_router(router)
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", responses={503: {"model": schema.Error, "description": "A model no longer answers."}})
     async def health() -> schema.Health:
         """Whether every model's thread runs; needs no API key."""

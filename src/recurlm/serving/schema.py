@@ -190,6 +190,19 @@ class Health(BaseModel):
     models: list[str]
 
 
+class Hint(BaseModel):
+    """What somebody reads who opens the server in a browser."""
+
+    message: str = "This is recurlm's server: POST to one of these addresses, or GET the others."
+    post: list[str] = ["/v1/completions", "/score", "/fill"]
+    get: list[str] = ["/v1/models", "/health", "/metrics", "/openapi.json"]
+    example: dict[str, JsonValue] = {
+        "url": "/v1/completions",
+        "headers": {"Content-Type": "application/json"},
+        "body": {"prompt": "To be", "max_tokens": 50, "seed": 1},
+    }
+
+
 class ErrorBody(BaseModel):
     message: str
     type: str
