@@ -53,9 +53,7 @@ class GraphSession:
         Raises:
             InputError: the file is no graph, has other inputs, states or widths, or is too new for this onnxruntime.
         """
-        most = MAX_THREADS_PER_CPU * (os.cpu_count() or 1)
-        if threads is not None and not 1 <= threads <= most:
-            raise InputError(f"threads is {threads}: 1 to {most}, {MAX_THREADS_PER_CPU} for each processor")
+        check_threads(threads)
         self.path = Path(path)
         self.state_spec = {name: tuple(shape) for name, shape in state_spec.items()}
         self._session, self._run_options = _load(self.path, threads or 1)
@@ -125,6 +123,13 @@ class GraphSession:
             raise InputError(
                 f"{self.path}: not the graph that the JSON file beside it describes: download or export it again"
             )
+
+
+def check_threads(threads: int | None) -> None:
+    """Raises an InputError if it is no number of threads, or more than a small multiple of the processors."""
+    most = MAX_THREADS_PER_CPU * (os.cpu_count() or 1)
+    if threads is not None and not 1 <= threads <= most:
+        raise InputError(f"threads is {threads}: 1 to {most}, {MAX_THREADS_PER_CPU} for each processor")
 
 
 def pad_batch(sequences: Sequence[Sequence[int]]) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from recurlm.errors import InputError
+from recurlm.runtime.session import check_threads
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -58,5 +59,6 @@ class Settings:
             raise InputError("the API key is empty, or has blanks or characters that are not ASCII")
         if not 0 <= self.port <= 65535:
             raise InputError(f"port is {self.port}: 0 (any that is free) to 65535")
+        check_threads(self.threads)
         if self.grace < 0:
             raise InputError(f"grace is {self.grace}: 0 or more seconds")
