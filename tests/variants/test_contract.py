@@ -121,7 +121,9 @@ def assert_same(found: tuple[Tensor, State], expected: tuple[Tensor, State], cas
 @every_case
 @pytest.mark.parametrize("dtype", CLOSE)
 def test_a_chunk_is_read_as_step_by_step(case: str, dtype: torch.dtype) -> None:
-    for layers, batch, time in itertools.product((1, 3), (1, 3), (1, 2, 13)):
+    # Three layers of random matrix states enlarge fp32's rounding by far.
+    deep = 3 if CASES[case]["cell"] in LESSON or dtype == torch.float64 else 1
+    for layers, batch, time in itertools.product((1, deep), (1, 3), (1, 2, 13)):
         recurrence = make(case, layers, dtype)
         x, state = make_input(recurrence, batch, time)
         assert_same(recurrence(x, state), in_pieces(recurrence, x, state, [1] * time, steps=True), case)
@@ -152,7 +154,7 @@ def test_resets_are_zero_states_in_any_chunking(case: str, lengths: list[int], s
 @pytest.mark.parametrize("lengths", [[1, 4, 1, 7], [9, 2], [1, 1, 3]], ids=str)
 def test_further_cells_read_the_same_in_any_chunking_with_resets(case: str, lengths: list[int]) -> None:
     """Few draws each, since they are many."""
-    recurrence = make(case)
+    recurrence = make(case, dtype=torch.float64)
     x, state = make_input(recurrence, 3, sum(lengths))
     for reset in (None, torch.rand(3, sum(lengths), generator=torch.Generator().manual_seed(len(lengths))) < 0.3):
         whole = recurrence(x, state, reset)
@@ -192,8 +194,10 @@ def test_gradients_of_chunks_and_of_steps_agree(case: str, resets: bool) -> None
         loss = sum((value * torch.randn_like(value)).sum() for value in (y, *end.values()))
         return torch.autograd.grad(loss, inputs, materialize_grads=True, allow_unused=True)
 
-    for fast, reference in zip(gradients(steps=False), gradients(steps=True), strict=True):
-        assert resets or reference.abs().max() > 0
+    names = ["x", *state, *(name for name, _ in recurrence.named_parameters())]
+    for name, fast, reference in zip(names, gradients(steps=False), gradients(steps=True), strict=True):
+        # `filled` only says which places of a window count.
+        assert resets or reference.abs().max() > 0 or name.endswith("filled")
         torch.testing.assert_close(fast, reference, rtol=1e-8, atol=1e-10)
 
 

@@ -268,6 +268,11 @@ def unit(x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
     return x / torch.sqrt((x * x).sum(dim=-1, keepdim=True) + EPSILON)
 
 
+def normed(x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
+    """x over its root mean square."""
+    return x / torch.sqrt((x * x).mean(dim=-1, keepdim=True) + EPSILON)
+
+
 class HeadNorm(nn.Module):
     """Each head's output over its root mean square, times a weight a feature; the heads one after another."""
 
@@ -276,8 +281,7 @@ class HeadNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, o: Float[Tensor, "*batch heads value"]) -> Float[Tensor, "*batch width"]:
-        o = o / torch.sqrt((o * o).mean(dim=-1, keepdim=True) + EPSILON)
-        return o.flatten(-2) * self.weight
+        return normed(o).flatten(-2) * self.weight
 
 
 class Decay(nn.Module):
@@ -309,7 +313,7 @@ def rotate(x: Float[Tensor, "*batch size"], angle: Float[Tensor, "*around pairs"
     """Pairs (x[i], x[pairs + i]) turned by their angles; what is left of x stays."""
     pairs = angle.shape[-1]
     a, b, rest = torch.split(x, [pairs, pairs, x.shape[-1] - 2 * pairs], dim=-1)
-    cos, sin = torch.cos(angle), torch.sin(angle)
+    cos, sin = torch.cos(angle).to(x.dtype), torch.sin(angle).to(x.dtype)
     return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1)
 
 
@@ -319,8 +323,8 @@ def positive(u: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
 
 
 def before(
-    x: Float[Tensor, "batch time size"], first: Float[Tensor, "batch size"], reset: Bool[Tensor, "batch time"] | None
-) -> Float[Tensor, "batch time size"]:
+    x: Float[Tensor, "batch time *size"], first: Float[Tensor, "batch *size"], reset: Bool[Tensor, "batch time"] | None
+) -> Float[Tensor, "batch time *size"]:
     """The element before each one: `first` before x[0], and zero at a reset."""
     shifted = torch.cat([first[:, None].to(x.dtype), x[:, :-1]], dim=1)
-    return shifted if reset is None else shifted.masked_fill(reset[..., None], 0)
+    return shifted if reset is None else shifted.masked_fill(reset.view(*reset.shape, *[1] * (x.ndim - 2)), 0)

@@ -1,0 +1,74 @@
+"""Attention over a window: the yardstick. Its state is the keys and values of the last elements, and has an end."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from recurlm.variants.base import Recurrence, State
+from recurlm.variants.linear import linear, rotate, split
+
+BASE = 10000.0
+EMPTY = -1e9  # the score of a place in the window that holds nothing yet
+
+
+class Transformer(Recurrence):
+    """y = W softmax(qᵀ K / √d) V over the last `window` elements (Vaswani et al. 2017, arXiv:1706.03762).
+
+    Queries and keys are rotated by their positions (Su et al. 2021, arXiv:2104.09864), of which only differences count:
+    a key's position is its place in the window, so that no counter grows. The state holds keys before rotation, values,
+    and a 1 where there is any: zeros are an empty window.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, heads: int = 1, window: int = 128) -> None:
+        super().__init__()
+        if window < 2:
+            raise ValueError(f"a window of {window} holds no past")
+        self.heads, self.size, self.past = heads, split(hidden_size, heads), window - 1
+        self.output_size = hidden_size
+        shape = (self.past, heads, self.size)
+        self.state_spec = {"keys": shape, "values": shape, "filled": (self.past,)}
+        self.Wq, self.Wk, self.Wv = (linear(input_size, hidden_size) for _ in range(3))
+
+    def forward(
+        self, x: Float[Tensor, "batch time input"], state: State, reset: Bool[Tensor, "batch time"] | None = None
+    ) -> tuple[Float[Tensor, "batch time output"], State]:
+        """In pieces of a window at most, so that memory stays bounded."""
+        outputs = []
+        for start in range(0, x.shape[1], self.past):
+            piece = slice(start, start + self.past)
+            y, state = self._read(x[:, piece], state, None if reset is None else reset[:, piece])
+            outputs.append(y)
+        return torch.cat(outputs, dim=1), state
+
+    def step(self, x: Float[Tensor, "batch input"], state: State) -> tuple[Float[Tensor, "batch output"], State]:
+        y, state = self._read(x[:, None], state, None)
+        return y[:, 0], state
+
+    def _read(self, x: Tensor, state: State, reset: Tensor | None) -> tuple[Tensor, State]:
+        q, k, v = (torch.unflatten(W(x), -1, (self.heads, -1)) for W in (self.Wq, self.Wk, self.Wv))
+        keys, values = torch.cat([state["keys"], k], dim=1), torch.cat([state["values"], v], dim=1)
+        filled = torch.cat([state["filled"], torch.ones_like(x[..., 0])], dim=1)
+        time, length = x.shape[1], self.past + x.shape[1]
+        age = self.past + torch.arange(time, device=x.device)[:, None] - torch.arange(length, device=x.device)
+        seen = ((age >= 0) & (age <= self.past))[None]
+        if reset is not None:
+            segment = nn.functional.pad(reset.long().cumsum(1), (self.past, 0))
+            seen = seen & (segment[:, self.past :, None] == segment[:, None])
+            kept = (segment == segment[:, -1:]).to(keys.dtype)
+        bias = torch.where(filled[:, None] == 0, EMPTY, 0.0) + torch.where(seen, 0.0, -torch.inf)
+        scores = torch.einsum("bqhd,bkhd->bhqk", self._rotated(q, self.past), self._rotated(keys, 0))
+        weights = torch.softmax(scores * self.size**-0.5 + bias[:, None], dim=-1)
+        y = torch.einsum("bhqk,bkhd->bqhd", weights, values).flatten(2)
+        if reset is not None:
+            keys, values, filled = keys * kept[..., None, None], values * kept[..., None, None], filled * kept
+        after = {"keys": keys, "values": values, "filled": filled}
+        return y, {name: part[:, time:] for name, part in after.items()}
+
+    def _rotated(self, x: Float[Tensor, "batch time heads size"], first: int) -> Tensor:
+        """By the positions `first`, `first` + 1, …"""
+        pairs = self.size // 2
+        theta = BASE ** -(torch.arange(pairs, device=x.device, dtype=torch.float64) / max(pairs, 1))
+        positions = first + torch.arange(x.shape[1], device=x.device)
+        return rotate(x, positions[:, None, None] * theta)
