@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
+import torch
 from tiny_project import CHECKOUT, Project
 
 from recurlm.report.lesson.marks import OPENED, fill
@@ -38,14 +42,18 @@ PRINTS = [
     r"rnn +0 gates +131,584 weights +\d+ µs a token\n"
     r"gru +2 gates +394,752 weights +\d+ µs a token\n"
     r"lstm +3 gates +526,336 weights +\d+ µs a token\n",
+    "h: (2, 128) c: (2, 128)\nforward and step agree: True\n",
     r"(?s)KING\.\n.+KING\.\n.+",
     r"To be or .* to be, that is the question:\n",
+    "bidirectional=False  y (4, 10, 32)  h (2, 4, 32)  c (2, 4, 32)\n"
+    "bidirectional=True   y (4, 10, 64)  h (4, 4, 32)  c (4, 4, 32)\n",
     "16 numbers from the left, 32 in all\ntoken 5 is another; predictions that changed: 0 1 2 3 4 6 7 8 9 10 11\n",
     r"RNN  U × 0\.5 .+49 back: \d\.\de-1\d\n(RNN  U × [12]\.0 .+\n){2}LSTM U × 0\.1 .+49 back: \d\.\de[+-]0[01]\n",
     "",
     r"(?s).*params\.yaml +variants\.gru\.dropout +- +0\.4.*"
     r"diff --git a/data/metrics/gru\.json.*\+ +\"nats_per_token\".*",
     r" +\d,?\d* tokens: \d+ µs a token\n +\d+,\d+ tokens: \d+ µs a token\n",
+    "temperature 0.5: 0.78 0.20 0.02\ntemperature 1.0: 0.60 0.30 0.10\ntemperature 2.0: 0.47 0.33 0.19\n",
 ]
 
 
@@ -92,6 +100,39 @@ def test_every_section_has_a_command_to_try_and_a_file_to_read() -> None:
     assert {title for title, _ in COMMANDS} == set(SECTIONS)
     for title, text in SECTIONS.items():
         assert re.search(r"\]\(\.\./src/recurlm/[a-z_/]+\.py\)", text), title
+
+
+def test_the_lessons_own_code_runs_learns_and_reads_the_whole_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = "\n\n\n".join(re.findall(r"```python\n(.*?)```", SECTIONS["The lesson's code"], re.DOTALL))
+    assert 55 <= len(code.splitlines()) <= 75
+    tiny = {"steps, rows, window = 300, 16, 64": "steps, rows, window = 40, 4, 16", "hidden_size=128": "hidden_size=32"}
+    for shown, smaller in tiny.items():
+        assert shown in code
+        code = code.replace(shown, smaller)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/lesson.md").write_text("The state is all. " * 40, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    printed = capsys.readouterr().out
+    assert re.fullmatch(r"(?s)step 40: \d\.\d\d nats a token, perplexity \d+\.\d\nThe state is .{200}\n", printed), (
+        printed
+    )
+    assert names["loss"].item() < 2.3 < math.log(len(names["characters"])) + 0.1
+    model = names["model"].eval()
+    logits, (h, c) = model(torch.zeros(3, 5, dtype=torch.long))
+    assert logits.shape == (3, 5, len(names["characters"]))
+    assert h.shape == c.shape == (2, 3, 32)
+    # At a temperature near 0 the text is what the whole prompt leads to, and not what its last character does.
+    follow, prompt = [], "state"
+    read, state = torch.tensor([[names["ids"][each] for each in prompt]]), None
+    for _ in range(8):
+        logits, state = model(read, state)
+        read = logits[:, -1:].argmax(-1)
+        follow.append(names["characters"][read.item()])
+    assert names["generate"](model, prompt, length=8, temperature=1e-4) == prompt + "".join(follow)
 
 
 def test_its_links_lead_somewhere() -> None:

@@ -11,6 +11,7 @@ Block = Callable[[Measured], str | None]  # None: not measured yet
 
 TEXTS: dict[str, Block] = {
     "position": flow.position,
+    "cold": flow.cold,
     "gates": flow.gates,
     "comparison": memory.comparison,
     "memory": memory.verdict,
@@ -24,9 +25,12 @@ TEXTS: dict[str, Block] = {
     "overfitting": learning.overfitting,
     "dropout": learning.dropout,
     "adaptive": learning.adaptive,
+    "directions": speeds.directions,
+    "claims": memory.claims_of_metrics,
 }
 
 TIMINGS: dict[str, Block] = {
     "speed": speeds.speed,
     "growth": speeds.growth,
+    "claims": speeds.claims_of_timings,
 }

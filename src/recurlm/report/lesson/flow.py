@@ -26,6 +26,22 @@ def position(measured: Measured) -> str | None:
     return rows(heads, cells)
 
 
+def cold(measured: Measured) -> str | None:
+    """What it costs to begin with an empty state: the loss at a window's first token and at its last ones."""
+    scored = [each for each in measured.left_to_right if each.perplexity and each.perplexity["by_position"]]
+    if not scored:
+        return None
+    spans = []
+    for variant in scored:
+        first, *_, last = (row for row in (variant.perplexity or {})["by_position"] if row["from"] in POSITIONS)
+        losses = (number(row["nats_per_token"], ".2f") for row in (first, last))
+        spans.append(f"{variant.name} {' against '.join(losses)}")
+    return (
+        "How much a lost prompt may cost, in nats a token, on the test plays: the loss at the first token that a model "
+        f"reads with an empty state, against that at tokens {_span(last)} of the same windows: {'; '.join(spans)}."
+    )
+
+
 def _span(row: dict[str, Any]) -> str:
     return f"{row['from']}" if row["from"] == row["to"] else f"{row['from']} to {row['to']}"
 

@@ -38,6 +38,7 @@ class Measured:
     metrics: Path
     results: Results
     remember: JsonObject | None  # benchmarks/results/remember.json
+    directions: JsonObject | None  # benchmarks/results/bidirectional.json
     variants: dict[str, Variant]
 
     @property
@@ -62,6 +63,7 @@ def read(root: Path) -> Measured:
         root / "data/metrics",
         results,
         _read(root / "benchmarks/results/remember.json"),
+        _read(root / "benchmarks/results/bidirectional.json"),
         {result.name: _variant(root / "data", result) for result in results.variants},
     )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import fmean
 
+from recurlm.report.lesson import claims
 from recurlm.report.lesson.cells import number, percent, rows, score
 from recurlm.report.lesson.measured import Measured, Variant
-from recurlm.report.tables import NONE
+from recurlm.report.markdown import table
+from recurlm.report.tables import NONE, Cell, Table
 
 COMPARED = ("rnn", "gru", "lstm")
 CLEARLY = 1.5  # times as far
@@ -132,3 +134,31 @@ def sizes(measured: Measured) -> str | None:
         f"{name} hidden size {row['hidden_size']}, {row['parameters']:,} parameters" for name, row in lessons.items()
     )
     return f"Here they are: {'; '.join(listed)}."
+
+
+def claims_of_metrics(measured: Measured) -> str | None:
+    """The claims that are no matter of time, and that on memory once more, by benchmarks/remember.py."""
+    if not any(variant.diagnostics for variant in measured.variants.values()):
+        return None
+    content = claims.table(measured.results, timed=False)
+    return table(Table(content.heads, content.rows + _remembered(measured), words=2))
+
+
+def _remembered(measured: Measured) -> tuple[tuple[Cell, ...], ...]:
+    """A row by the right answers after the longest delay of training."""
+    if not measured.remember:
+        return ()
+    delay = measured.remember["train_delay"]
+    answers = {
+        name: at["by_seed"]
+        for name, variant in measured.remember["variants"].items()
+        for at in variant["accuracy"]
+        if at["delay"] == delay
+    }
+    figures = (_spread(answers[name]) if name in answers else NONE for name in measured.variants)
+    gates = {name: variant.lesson["gates"] for name, variant in measured.variants.items() if variant.lesson}
+    ungated = [right for name, right in answers.items() if gates.get(name) == 0]
+    gated = [right for name, right in answers.items() if gates.get(name)]
+    measure = f"right answers after {delay} tokens of noise, mean (lowest–highest of the seeds)"
+    row = ("gates keep a memory longer", measure, *figures, claims.remembers_more(ungated, gated))
+    return (tuple(map(Cell, row)),)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from recurlm.report.lesson import claims
 from recurlm.report.lesson.cells import number, rows
 from recurlm.report.lesson.measured import Measured, Variant
+from recurlm.report.markdown import table
 from recurlm.report.tables import NONE
 
 ORDER = {"rnn": "fast", "gru": "medium", "lstm": "slow"}  # fastest first
@@ -33,9 +35,9 @@ def speed(measured: Measured) -> str | None:
         )
         for variant in timed
     ]
-    table = rows(heads, cells)
+    timings = rows(heads, cells)
     verdicts = [_verdict(measured, "training", _training), _verdict(measured, "generation", _generation)]
-    return table and "\n\n".join([table, " ".join(filter(None, verdicts))]).rstrip()
+    return timings and "\n\n".join([timings, " ".join(filter(None, verdicts))]).rstrip()
 
 
 def _device(variant: Variant) -> str:
@@ -73,3 +75,30 @@ def growth(measured: Measured) -> str | None:
         for name, speed in speeds.items()
     ]
     return rows(heads, cells)
+
+
+def directions(measured: Measured) -> str | None:
+    """Training steps with one direction and with two: what benchmarks/bidirectional.py measured."""
+    if not measured.directions:
+        return None
+    heads = ("two directions with", "hidden size", "outputs", "parameters", "ms a training step", "ratio")
+    cells = [
+        (
+            name,
+            *(_pair(row[key]) for key in ("hidden_size", "outputs", "parameters")),
+            _pair(row["milliseconds"], ".1f"),
+            number(row["ratio"], ".2f"),
+        )
+        for name, row in measured.directions["training"].items()
+    ]
+    return rows(heads, cells)
+
+
+def _pair(values: list[float], form: str = ",") -> str:
+    return " → ".join(number(value, form) for value in values)
+
+
+def claims_of_timings(measured: Measured) -> str | None:
+    """The claims about time; None on a machine that trained or ran none of these models."""
+    timed = any(_training(variant) or _generation(variant) or variant.speed for variant in measured.variants.values())
+    return table(claims.table(measured.results, timed=True)) if timed else None
