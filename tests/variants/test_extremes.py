@@ -1,0 +1,29 @@
+"""Every cell on a long text of extreme inputs: what it holds stays finite."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from configs import model_config
+
+from recurlm.model import build
+from recurlm.variants import REGISTRY
+
+STEPS, WIDTH, EXTREME = 10_000, 4, 1e3
+
+
+@pytest.mark.parametrize("cell", REGISTRY)
+@torch.no_grad()
+def test_10_000_steps_of_extreme_inputs_stay_finite(cell: str) -> None:
+    torch.manual_seed(1)
+    config = model_config(cell, embedding_size=WIDTH, hidden_size=WIDTH, layers=1)
+    recurrence = build("extreme", config, 11).recurrence
+    state = recurrence.initial_state(2)
+    x = EXTREME * torch.randn(2, STEPS, WIDTH)
+    x[:, : STEPS // 2] = x[:, :1]  # the same element again and again, then another each time
+    y, after = recurrence(x, state)
+    assert bool(y.isfinite().all())
+    assert {name: value.shape for name, value in after.items()} == {name: value.shape for name, value in state.items()}
+    assert all(bool(value.isfinite().all()) for value in after.values())
+    _, after = recurrence.step(x[:, -1], after)
+    assert all(bool(value.isfinite().all()) for value in after.values())
