@@ -31,6 +31,10 @@ CALL_SECONDS, TOKEN_SECONDS = 60.0, 1.0
 Shapes = Mapping[str, tuple[Any, ...]]  # of one row, by name
 
 
+class GraphError(InputError):
+    """A graph that was loaded does not run to its end: the bundle is at fault, not what was asked of it."""
+
+
 class GraphSession:
     """An onnxruntime session of one graph. It keeps nothing of a call: any number of threads may use it at once."""
 
@@ -83,7 +87,7 @@ class GraphSession:
             state: the state before the call; None for zeros.
 
         Raises:
-            InputError: the graph did not come to an end in a time that grows with the number of tokens.
+            GraphError: the graph did not come to an end in a time that grows with the number of tokens.
         """
         names = list(self.output_names if outputs is None else outputs)
         if state is None:
@@ -105,7 +109,7 @@ class GraphSession:
         except Exception:
             if not options.terminate:
                 raise
-            raise InputError(f"{self.path}: no result after {seconds:,.0f} s: the graph may have no end") from None
+            raise GraphError(f"{self.path}: no result after {seconds:,.0f} s: the graph may have no end") from None
 
     def _check(self, shapes: Shapes, results: Shapes, inputs: Set[str] | None, vocab_size: int | None) -> None:
         states = {name.removeprefix(STATE): shape for name, shape in shapes.items() if name.startswith(STATE)}

@@ -7,7 +7,7 @@
     completions    a request of /v1/completions     scoring      /score and /fill
     text_stream    tokens → text, stop sequences    logprobs     log-probabilities of tokens
     scheduler      continuous batching              engine       the thread that runs it
-    models         the loaded bundles
+    models         the loaded bundles               workers      threads for what is not batched
 
 It imports `recurlm.runtime` and nothing of the pipeline.
 """

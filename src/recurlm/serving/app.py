@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response, Security
@@ -19,10 +20,11 @@ from recurlm.serving.completions import CompletionJob, server_sent_events
 from recurlm.serving.errors import ApiError, add_error_handlers
 from recurlm.serving.metrics import Metrics
 from recurlm.serving.middleware import ApiKey, BodyLimit, RequestMetrics
-from recurlm.serving.models import LoadedModel, WorkerThread, choose_model
+from recurlm.serving.models import LoadedModel, choose_model
 from recurlm.serving.openapi import describe
-from recurlm.serving.scoring import fill, score
-from recurlm.serving.settings import Settings
+from recurlm.serving.scoring import fill, fill_work, score
+from recurlm.serving.settings import SMALL_TOKENS, Settings
+from recurlm.serving.workers import Worker
 
 REFUSED: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": schema.Error, "description": "Refused, and why: try a 429 again later."}
@@ -39,12 +41,14 @@ STREAMED: dict[int | str, dict[str, Any]] = {
     }
 }
 READ = ["GET", "HEAD"]
+# The size up to which a request waits for no larger one: characters to encode, tokens to score, tokens read to fill.
+SMALL = {"encoding": 1024, "scoring": SMALL_TOKENS, "filling": 1024}
 TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 
 def create_app(settings: Settings, models: dict[str, LoadedModel], metrics: Metrics) -> FastAPI:
     """The application, for models that are loaded already."""
-    scoring, filling = WorkerThread(settings.limits.queue), WorkerThread(settings.limits.queue)
+    encoding, scoring, filling = (Worker(name, settings.limits.queue, small) for name, small in SMALL.items())
     engines = [model.engine for model in models.values() if model.engine]
 
     @asynccontextmanager
@@ -54,8 +58,8 @@ def create_app(settings: Settings, models: dict[str, LoadedModel], metrics: Metr
         yield
         for engine in engines:
             engine.close()
-        scoring.close()
-        filling.close()
+        for worker in (encoding, scoring, filling):
+            worker.close()
 
     middleware = [Middleware(RequestMetrics, metrics=metrics)]
     security = []
@@ -81,11 +85,13 @@ def create_app(settings: Settings, models: dict[str, LoadedModel], metrics: Metr
         """Continue one or several prompts."""
         model = choose_model(models, request.model, "generate")
         assert model.engine is not None
-        job = await asyncio.to_thread(CompletionJob, request, model, settings.limits, scoring)
+        work = partial(CompletionJob, request, model, settings.limits, scoring)
+        job = await encoding.run(work, _size_of_prompt(request))
         if request.stream:
             events = server_sent_events(job, job.submit(model.engine))
             return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        return await _until_disconnected(http, job.completion(model.engine))
+        answer = await _until_disconnected(http, job.completion(model.engine))
+        return Response(answer, media_type="application/json") if isinstance(answer, str) else answer
 
     @router.get("/v1/models")
     async def list_models() -> schema.ModelList:
@@ -99,17 +105,20 @@ def create_app(settings: Settings, models: dict[str, LoadedModel], metrics: Metr
             raise ApiError(404, f"there is no model '{model}'", "model", "model_not_found")
         return models[model].describe()
 
-    @router.post("/score")
-    async def score_text(request: schema.ScoreRequest) -> schema.ScoreResponse:
+    @router.post("/score", response_model=schema.ScoreResponse)
+    async def score_text(request: schema.ScoreRequest, http: Request) -> Any:
         """A text's log-likelihood, each token given those before it (or, by a cloze model, those on both sides)."""
         model = choose_model(models, request.model, "score")
-        return await scoring.run(lambda: score(request, model, settings.limits))
+        ids = await encoding.run(lambda: model.bundle.vocabulary.ids(request.text, "the text"), len(request.text))
+        work = partial(score, request, model, settings.limits, len(ids))
+        return await _until_disconnected(http, scoring.run(work, len(ids)))
 
-    @router.post("/fill")
-    async def fill_text(request: schema.FillRequest) -> schema.FillResponse:
+    @router.post("/fill", response_model=schema.FillResponse)
+    async def fill_text(request: schema.FillRequest, http: Request) -> Any:
         """Mask filling: a word in place of each ___."""
         model = choose_model(models, request.model, "fill")
-        return await filling.run(lambda: fill(request, model, settings.limits))
+        work = await encoding.run(lambda: fill_work(request, model, settings.limits), len(request.text))
+        return await _until_disconnected(http, filling.run(partial(fill, request, model), work))
 
     @router.get("/metrics", response_class=Response, responses=TEXT)
     async def get_metrics() -> Response:
@@ -140,7 +149,15 @@ def create_app(settings: Settings, models: dict[str, LoadedModel], metrics: Metr
     return app
 
 
-async def _until_disconnected(http: Request, work: Coroutine[Any, Any, schema.Completion]) -> Any:
+def _size_of_prompt(request: schema.CompletionRequest) -> int:
+    """An upper bound of its tokens, nearly: of its characters, or of what its lists hold."""
+    prompt = request.prompt or ""
+    if isinstance(prompt, str) or isinstance(prompt[0], int):
+        return len(prompt)
+    return sum(map(len, prompt))
+
+
+async def _until_disconnected(http: Request, work: Coroutine[Any, Any, Any]) -> Any:
     """The result of `work`, which is cancelled if the client disconnects."""
     working = asyncio.create_task(work)
     gone = asyncio.create_task(_disconnected(http))

@@ -5,23 +5,36 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from recurlm.runtime.sampling import Sampling
 from recurlm.runtime.stop import validate_stops
 from recurlm.serving.engine import Engine
-from recurlm.serving.errors import ApiError
+from recurlm.serving.errors import ApiError, streamed_error
 from recurlm.serving.logprobs import Logprobs, TokenLogprob
-from recurlm.serving.models import LoadedModel, WorkerThread
-from recurlm.serving.scheduler import Sequence
+from recurlm.serving.models import LoadedModel
+from recurlm.serving.scheduler import Sequence as TokenSequence
+from recurlm.serving.scheduler import Share
 from recurlm.serving.schema import Choice, Completion, CompletionRequest, Usage
 from recurlm.serving.schema import Logprobs as ChoiceLogprobs
-from recurlm.serving.settings import Limits
+from recurlm.serving.settings import SMALL_TOKENS, Limits
 from recurlm.serving.text_stream import TextStream, token_text
+from recurlm.serving.workers import Worker
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
+
+
+@dataclass
+class Prompt:
+    """One prompt, and what its choices share."""
+
+    text: str
+    ids: list[int]  # `<bos>` and the prompt's tokens
+    offsets: list[int]  # where each token begins in the text, if the prompt is scored
+    logprobs: Logprobs | None  # of a text that begins with the prompt
+    scored: ChoiceLogprobs | None = None  # the prompt's own, once they are known
 
 
 @dataclass
@@ -29,41 +42,59 @@ class ChoiceJob:
     """One choice of the response."""
 
     index: int
-    prompt: str
-    ids: list[int]  # `<bos>` and the prompt's tokens
+    prompt: Prompt
     stream: TextStream
-    logprobs: Logprobs | None
+    logprobs: Logprobs | None = None  # of this choice's text, once the prompt has been read
+
+
+@dataclass
+class ChoiceParts:
+    """The pieces of one choice, to be joined at the end."""
+
+    texts: list[str] = field(default_factory=list)
+    logprobs: list[ChoiceLogprobs] = field(default_factory=list)
+    finish_reason: Any = None
+
+    def add(self, piece: Choice) -> None:
+        self.texts.append(piece.text)
+        if piece.logprobs:
+            self.logprobs.append(piece.logprobs)
+        self.finish_reason = piece.finish_reason
+
+    def choice(self, index: int) -> Choice:
+        logprobs = _joined(self.logprobs) if self.logprobs else None
+        return Choice(text="".join(self.texts), index=index, logprobs=logprobs, finish_reason=self.finish_reason)
 
 
 class CompletionJob:
     """One request: its sequences, their text streams, and its response."""
 
-    def __init__(
-        self, request: CompletionRequest, model: LoadedModel, limits: Limits, logprob_thread: WorkerThread
-    ) -> None:
+    def __init__(self, request: CompletionRequest, model: LoadedModel, limits: Limits, worker: Worker) -> None:
         """Check the request and encode its prompts; generation starts with `submit`.
+
+        Args:
+            worker: scores tokens.
 
         Raises:
             ApiError, InputError: it exceeds the limits, or a prompt or setting is invalid.
         """
         self.start_time = time.perf_counter()
-        self.request, self.model, self.logprob_thread = request, model, logprob_thread
+        self.request, self.model, self.worker = request, model, worker
         prompts, n, max_tokens = _checked(request, limits)
-        sampling = _sampling(request)
-        stops = validate_stops(request.stop)
+        sampling, stops = _sampling(request), validate_stops(request.stop)
+        encoded = [self._prompt(prompt, limits) for prompt in prompts]
+        self.prompt_tokens = sum(len(prompt.ids) - 1 for prompt in encoded)
+        # What there is to read and to generate, in tokens: decides whether the request is a small one.
+        self.size = n * sum(len(prompt.ids) - 1 + max_tokens for prompt in encoded)
+        share = Share(small=self.size <= SMALL_TOKENS)
         self.choices: list[ChoiceJob] = []
-        self.prompt_tokens = 0
-        for prompt in prompts:
-            text, ids = _encode(prompt, model, limits)
-            self.prompt_tokens += len(ids) - 1
+        for prompt in encoded:
             for _ in range(n):
                 index = len(self.choices)
-                sequence = Sequence(ids, max_tokens, sampling, None if request.seed is None else request.seed + index)
-                logprobs = None
-                if request.logprobs is not None:
-                    logprobs = Logprobs(model.step_model, ids[:1] if request.echo else ids, request.logprobs)
-                stream = TextStream(sequence, model.bundle.vocabulary, text, stops)
-                self.choices.append(ChoiceJob(index, text, ids, stream, logprobs))
+                seed = None if request.seed is None else request.seed + index
+                sequence = TokenSequence(prompt.ids, max_tokens, sampling, seed, share)
+                stream = TextStream(sequence, model.bundle.vocabulary, prompt.text, stops)
+                self.choices.append(ChoiceJob(index, prompt, stream))
         self.sequences = [choice.stream.sequence for choice in self.choices] if max_tokens else []
         self.header = Completion(
             id=f"cmpl-{uuid.uuid4().hex}",
@@ -72,6 +103,16 @@ class CompletionJob:
             system_fingerprint=model.fingerprint,
             choices=[],
         )
+
+    def _prompt(self, prompt: str | list[int], limits: Limits) -> Prompt:
+        text, ids = _encode(prompt, self.model, limits)
+        if self.request.logprobs is None:
+            return Prompt(text, ids, [], None)
+        if not self.request.echo:
+            return Prompt(text, ids, [], Logprobs(self.model.step_model, ids, self.request.logprobs))
+        logprobs = Logprobs(self.model.step_model, ids[:1], self.request.logprobs)
+        logprobs.add(ids[1:])
+        return Prompt(text, ids, _offsets(text, ids, self.model), logprobs)
 
     def usage(self) -> Usage:
         completion_tokens = sum(len(choice.stream.tokens) for choice in self.choices)
@@ -113,52 +154,71 @@ class CompletionJob:
 
         return pieces()
 
-    async def completion(self, engine: Engine) -> Completion:
-        """The whole response."""
-        choices: dict[int, Choice] = {}
+    async def completion(self, engine: Engine) -> str:
+        """The whole response, as JSON."""
+        parts = [ChoiceParts() for _ in self.choices]
         async for piece in self.submit(engine):
-            choices[piece.index] = _joined(choices.get(piece.index), piece)
-        return self.header.model_copy(
-            update={"choices": [choices[index] for index in sorted(choices)], "usage": self.usage()}
-        )
+            parts[piece.index].add(piece)
+
+        def to_json() -> str:
+            # Choice by choice, so that the event loop gets its turns in between.
+            header = self.header.model_copy(update={"usage": self.usage()}).model_dump_json(exclude={"choices"})
+            choices = ",".join(part.choice(index).model_dump_json() for index, part in enumerate(parts))
+            return f'{header[:-1]},"choices":[{choices}]}}'
+
+        return await asyncio.to_thread(to_json)
 
     async def _echo(self, choice: ChoiceJob) -> Choice:
         logprobs = None
-        if choice.logprobs and self.request.echo:
-            logprobs = await self._score(choice.logprobs, choice.ids[1:], self._prompt_offsets(choice))
-        text = choice.prompt if self.request.echo else ""
+        if choice.prompt.logprobs and self.request.echo:
+            await self._read_prompt(choice)
+            logprobs = choice.prompt.scored
+        text = choice.prompt.text if self.request.echo else ""
         return Choice(text=text, index=choice.index, logprobs=logprobs, finish_reason=choice.stream.finish_reason)
-
-    def _prompt_offsets(self, choice: ChoiceJob) -> list[int]:
-        vocabulary, ids = self.model.bundle.vocabulary, choice.ids
-        encoded = vocabulary.tokenizer.encode(choice.prompt, add_special_tokens=False)
-        if encoded.ids == ids[1:]:
-            return [begin for begin, _ in encoded.offsets]
-        # The prompt was given as token ids, and its text is encoded otherwise.
-        return [len(vocabulary.text(ids[1:end])) for end in range(1, len(ids))]
 
     async def _piece(self, choice: ChoiceJob, tokens: list[int], last: bool) -> Choice:
         stream, before = choice.stream, len(choice.stream.tokens)
         text = stream.feed(tokens, last)
         logprobs = None
-        if choice.logprobs:
-            shift = len(choice.prompt) if self.request.echo else 0
-            offsets = [shift + offset for offset in stream.offsets[before:]]
-            logprobs = await self._score(choice.logprobs, stream.tokens[before:], offsets)
+        if choice.prompt.logprobs:
+            await self._read_prompt(choice)
+            assert choice.logprobs is not None
+            choice.logprobs.add(stream.tokens[before:])
+            shift = len(choice.prompt.text) if self.request.echo else 0
+            logprobs = await self._score(choice.logprobs, [shift + offset for offset in stream.offsets[before:]])
         return Choice(text=text, index=choice.index, logprobs=logprobs, finish_reason=stream.finish_reason)
 
-    async def _score(self, logprobs: Logprobs, tokens: list[int], offsets: list[int]) -> ChoiceLogprobs:
-        scored = await self.logprob_thread.run(lambda: logprobs.feed(tokens))
+    async def _read_prompt(self, choice: ChoiceJob) -> None:
+        """Read the choice's prompt, once for all choices that share it."""
+        prompt = choice.prompt
+        assert prompt.logprobs is not None
+        if prompt.scored is None:
+            prompt.scored = await self._score(prompt.logprobs, prompt.offsets)
+        if choice.logprobs is None:
+            choice.logprobs = prompt.logprobs.fork()
+
+    async def _score(self, logprobs: Logprobs, offsets: Sequence[int]) -> ChoiceLogprobs:
+        """The log-probabilities of what `logprobs` has not read yet; `offsets`: where those tokens begin."""
+        slices = [self._described([])]
+        begin = 0
+        while logprobs.waiting:
+            part = await self.worker.run(lambda: self._described(logprobs.read_slice()), self.size)
+            part.text_offset = list(offsets[begin : begin + len(part.tokens)])
+            begin += len(part.tokens)
+            slices.append(part)
+        return _joined(slices)
+
+    def _described(self, scored: list[TokenLogprob]) -> ChoiceLogprobs:
         vocabulary = self.model.bundle.vocabulary
 
         def top(token: TokenLogprob) -> dict[str, float]:
             return {token_text(other, vocabulary): log_prob for other, log_prob in token.top}
 
         return ChoiceLogprobs(
-            tokens=[token_text(token, vocabulary) for token in tokens],
+            tokens=[token_text(token.token, vocabulary) for token in scored],
             token_logprobs=[token.log_prob for token in scored],
-            top_logprobs=[top(token) for token in scored] if logprobs.top else None,
-            text_offset=offsets,
+            top_logprobs=[top(token) for token in scored] if self.request.logprobs else None,
+            text_offset=[],
         )
 
 
@@ -208,27 +268,33 @@ def _encode(prompt: str | list[int], model: LoadedModel, limits: Limits) -> tupl
     return text, ids
 
 
-def _joined(before: Choice | None, piece: Choice) -> Choice:
-    """A choice so far with its next piece."""
-    if before is None:
-        return piece
-    logprobs = before.logprobs
-    if logprobs and piece.logprobs:
-        logprobs.tokens += piece.logprobs.tokens
-        logprobs.token_logprobs += piece.logprobs.token_logprobs
-        logprobs.text_offset += piece.logprobs.text_offset
-        if logprobs.top_logprobs is not None:
-            logprobs.top_logprobs += piece.logprobs.top_logprobs or []
-    return Choice(
-        text=before.text + piece.text,
-        index=piece.index,
-        logprobs=logprobs or piece.logprobs,
-        finish_reason=piece.finish_reason,
+def _offsets(text: str, ids: list[int], model: LoadedModel) -> list[int]:
+    """Where each token after `<bos>` begins in the prompt's text."""
+    vocabulary = model.bundle.vocabulary
+    encoded = vocabulary.tokenizer.encode(text, add_special_tokens=False)
+    if encoded.ids == ids[1:]:
+        return [begin for begin, _ in encoded.offsets]
+    # The prompt was given as token ids, and its text is encoded otherwise.
+    decoder, offsets, size = vocabulary.decoder("", vocabulary.bos), [], 0
+    for token in ids[1:]:
+        offsets.append(size)
+        size += len(decoder.feed([token]))
+    return offsets
+
+
+def _joined(parts: Sequence[ChoiceLogprobs]) -> ChoiceLogprobs:
+    """The log-probabilities of a text, from those of its parts in their order."""
+    tops = [top for part in parts for top in part.top_logprobs or []]
+    return ChoiceLogprobs(
+        tokens=[token for part in parts for token in part.tokens],
+        token_logprobs=[log_prob for part in parts for log_prob in part.token_logprobs],
+        top_logprobs=tops if any(part.top_logprobs is not None for part in parts) else None,
+        text_offset=[offset for part in parts for offset in part.text_offset],
     )
 
 
 async def server_sent_events(job: CompletionJob, pieces: AsyncIterator[Choice]) -> AsyncIterator[str]:
-    """The response as server-sent events; the last is [DONE]."""
+    """The response as server-sent events; the last is [DONE], or an error."""
     header, options = job.header, job.request.stream_options
     include_usage = options is not None and options.include_usage
     try:
@@ -241,9 +307,7 @@ async def server_sent_events(job: CompletionJob, pieces: AsyncIterator[Choice]) 
         if include_usage:
             yield f"data: {header.model_copy(update={'usage': job.usage()}).model_dump_json()}\n\n"
         yield "data: [DONE]\n\n"
-    except asyncio.CancelledError:
-        raise
-    except ApiError as error:
-        yield f"data: {error.body()}\n\n"
+    except Exception as error:
+        yield f"data: {streamed_error(error).body()}\n\n"
     finally:
         job.cancel()

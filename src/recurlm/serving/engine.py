@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import deque
 from collections.abc import Mapping
 
 from recurlm.serving.errors import busy
@@ -28,28 +27,28 @@ class Job:
         """Wait for the next tokens.
 
         Raises:
-            RuntimeError: the model's call failed, which is a bug.
+            Exception: the model's call failed: a bug, or a GraphError.
         """
         item = await self.queue.get()
         if isinstance(item, Exception):
-            raise RuntimeError("generation failed") from item
+            raise item
         return item
 
 
 class Engine:
-    """Runs a scheduler with at most `max_batch` sequences, while at most `max_queue` wait; first come, first served."""
+    """Runs a scheduler, while at most `max_queue` sequences wait, and at most as many of small requests beside them."""
 
-    def __init__(self, scheduler: Scheduler, max_batch: int, max_queue: int, metrics: ModelMetrics) -> None:
+    def __init__(self, scheduler: Scheduler, max_queue: int, metrics: ModelMetrics) -> None:
         self._scheduler = scheduler
-        self._max_batch, self._max_queue = max_batch, max_queue
+        self._max_batch, self._max_queue = scheduler.max_batch, max_queue
         self._metrics = metrics
-        self._waiting: deque[tuple[Job, int]] = deque()
+        self._arrived: list[tuple[Job, int]] = []
         self._running: dict[Sequence, tuple[Job, int]] = {}
         self._change = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
-        metrics.running.set_function(lambda: len(self._running))
-        metrics.waiting.set_function(lambda: len(self._waiting))
+        metrics.running.set_function(lambda: min(self._accepted(), self._max_batch))
+        metrics.waiting.set_function(lambda: max(0, self._accepted() - self._max_batch))
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the thread; tokens are delivered in `loop`."""
@@ -67,12 +66,20 @@ class Engine:
         """
         job = Job(sequences)
         with self._change:
-            free = max(0, self._max_batch - len(self._running))
-            if len(self._waiting) + len(sequences) > self._max_queue + free:
-                raise busy(f"{len(self._waiting)} texts wait already, and at most {self._max_queue} may")
-            self._waiting.extend((job, index) for index in range(len(sequences)))
+            of_size = {sequence.share.small for sequence in sequences}
+            accepted = sum(
+                sequence.share.small in of_size
+                for sequence in [*self._running, *(job.sequences[index] for job, index in self._arrived)]
+            )
+            if accepted + len(sequences) > self._max_batch + self._max_queue:
+                waiting = max(0, accepted - self._max_batch)
+                raise busy(f"{waiting} texts wait already, and at most {self._max_queue} may")
+            self._arrived.extend((job, index) for index in range(len(sequences)))
             self._change.notify()
         return job
+
+    def _accepted(self) -> int:
+        return len(self._arrived) + len(self._running)
 
     def close(self) -> None:
         """Stop after the current call."""
@@ -90,7 +97,7 @@ class Engine:
                 log.exception("a call of generator.onnx failed")
                 self._fail(error)
                 continue
-            self._metrics.batch_size.observe(len(self._running))
+            self._metrics.batch_size.observe(len(self._scheduler.batch))
             self._metrics.generated_tokens.inc(sum(len(tokens) for _, tokens in new_tokens))
             deliveries: dict[Job, NewTokens] = {}
             for sequence, tokens in new_tokens:
@@ -101,14 +108,14 @@ class Engine:
             self._loop.call_soon_threadsafe(_deliver, deliveries)
 
     def _admit(self) -> bool:
-        """Wait for work, and admit waiting sequences while there is room; False once the engine is closed."""
+        """Wait for work, and take what has arrived; False once the engine is closed."""
         with self._change:
             while True:
                 self._drop_cancelled()
-                while self._waiting and len(self._running) < self._max_batch:
-                    job, index = self._waiting.popleft()
+                for job, index in self._arrived:
                     self._running[job.sequences[index]] = (job, index)
                     self._scheduler.sequences.append(job.sequences[index])
+                self._arrived.clear()
                 if self._closed:
                     return False
                 if self._running:
@@ -116,16 +123,17 @@ class Engine:
                 self._change.wait()
 
     def _drop_cancelled(self) -> None:
-        if any(job.sequences[index].cancelled for job, index in self._waiting):
-            self._waiting = deque((job, index) for job, index in self._waiting if not job.sequences[index].cancelled)
+        self._arrived = [(job, index) for job, index in self._arrived if not job.sequences[index].cancelled]
         for sequence in [sequence for sequence in self._running if sequence.cancelled]:
             del self._running[sequence]
         self._scheduler.sequences = [sequence for sequence in self._scheduler.sequences if not sequence.cancelled]
 
     def _fail(self, error: Exception) -> None:
-        failed = {job: error for job, _ in self._running.values()}
-        for sequence in self._running:
-            sequence.cancelled = True
+        """Fail the requests that had a part in the call; the others go on."""
+        failed = {self._running[sequence][0]: error for sequence in self._scheduler.batch}
+        for job in failed:
+            for sequence in job.sequences:
+                sequence.cancelled = True
         self._loop.call_soon_threadsafe(_deliver, failed)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -12,7 +13,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from recurlm.errors import InputError
+from recurlm.runtime.session import GraphError
 from recurlm.runtime.stop import MAX_STOP_LENGTH, MAX_STOPS
+
+log = logging.getLogger("uvicorn.error")
 
 RETRY_AFTER = 1  # seconds
 FORMS = {
@@ -80,10 +84,27 @@ def add_error_handlers(app: FastAPI) -> None:
         response.headers.update(error.headers or {})
         return response
 
+    @app.exception_handler(GraphError)
+    async def graph_error(_: Request, error: GraphError) -> Response:
+        return _internal_error(error).response()
+
     @app.exception_handler(Exception)
     async def bug(_: Request, error: Exception) -> Response:
         # Starlette raises it again, so it is logged.
-        return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, f"a bug in recurlm ({type(error).__name__})").response()
+        return _internal_error(error, logged=True).response()
+
+
+def streamed_error(error: Exception) -> ApiError:
+    """What a stream that cannot go on ends with."""
+    return error if isinstance(error, ApiError) else _internal_error(error)
+
+
+def _internal_error(error: Exception, logged: bool = False) -> ApiError:
+    """The error for what is no fault of the request."""
+    if not logged:
+        log.error("a request failed", exc_info=error)
+    message = str(error) if isinstance(error, GraphError) else f"a bug in recurlm ({type(error).__name__})"
+    return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, message)
 
 
 def _validation_error(errors: Sequence[Any]) -> ApiError:

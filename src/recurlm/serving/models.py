@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
-from recurlm.errors import nearest
+from recurlm.errors import InputError, nearest
 from recurlm.runtime import Bundle, Filler, Generator, Scorer
 from recurlm.runtime.bundle import DESCRIPTION, Task
 from recurlm.serving.engine import Engine
-from recurlm.serving.errors import ApiError, busy
+from recurlm.serving.errors import ApiError
 from recurlm.serving.logprobs import StepModel
 from recurlm.serving.metrics import Metrics
 from recurlm.serving.scheduler import Scheduler, rows_are_independent
@@ -20,22 +17,23 @@ from recurlm.serving.schema import Model
 from recurlm.serving.settings import Settings
 from recurlm.storage import sha256_of
 
-Result = TypeVar("Result")
-
 
 class LoadedModel:
-    """One bundle, and the sessions, scheduler and thread that run it."""
+    """One bundle, and the sessions, scheduler and thread that run it.
+
+    All of it is loaded at the start: what becomes of the files later (as in a `dvc repro`) changes no answer.
+    """
 
     def __init__(self, name: str, path: Path, settings: Settings, metrics: Metrics) -> None:
         """Open a bundle.
 
         Raises:
-            InputError: it cannot be opened; see `Bundle.open`.
+            InputError: it cannot be opened (see `Bundle.open`), or it was replaced meanwhile.
         """
         self.name = name
+        self.created = int((path / DESCRIPTION).stat().st_mtime) if (path / DESCRIPTION).is_file() else 0
         self.bundle = bundle = Bundle.open(path)
-        self.created = int((path / DESCRIPTION).stat().st_mtime)
-        self.fingerprint = f"fp_{sha256_of(path / DESCRIPTION)[:12]}"
+        self.fingerprint = _fingerprint(path)
         self.scorer = Scorer(bundle, settings.threads)
         self.step_model = StepModel(bundle, settings.threads)
         self.metrics = metrics.of_model(name)
@@ -45,10 +43,14 @@ class LoadedModel:
         if "generate" in bundle.tasks:
             limits = settings.limits
             self.generator = Generator(bundle, settings.threads)
-            scheduler = Scheduler(self.generator, rows_are_independent(self.generator, limits.batch))
-            self.engine = Engine(scheduler, limits.batch, limits.queue, self.metrics)
+            scheduler = Scheduler(self.generator, rows_are_independent(self.generator, limits.batch), limits.batch)
+            self.engine = Engine(scheduler, limits.queue, self.metrics)
         if "fill" in bundle.tasks:
             self.filler = Filler(bundle, settings.threads)
+        # Each file was checked before it was loaded. This notices if another bundle took its place in between.
+        Bundle.open(path)
+        if _fingerprint(path) != self.fingerprint:
+            raise InputError(f"{path}: the bundle was replaced while it was being loaded: start the server again")
 
     def describe(self) -> Model:
         """The model's entry in /v1/models."""
@@ -59,6 +61,10 @@ class LoadedModel:
             precision=self.bundle.precision,
             does=list(self.bundle.tasks),
         )
+
+
+def _fingerprint(path: Path) -> str:
+    return f"fp_{sha256_of(path / DESCRIPTION)[:12]}"
 
 
 def load_models(settings: Settings, metrics: Metrics) -> dict[str, LoadedModel]:
@@ -86,28 +92,3 @@ def choose_model(models: Mapping[str, LoadedModel], name: str | None, task: Task
             400, f"the model '{name}' cannot {task}: it can {' and '.join(models[name].bundle.tasks)}", "model"
         )
     return models[name]
-
-
-class WorkerThread:
-    """A thread for work that is not batched, with a bounded queue."""
-
-    def __init__(self, queue: int) -> None:
-        self._pool = ThreadPoolExecutor(1, "worker")
-        self._queue, self._pending = queue, 0
-
-    async def run(self, work: Callable[[], Result]) -> Result:
-        """Do the work when its turn comes.
-
-        Raises:
-            ApiError: the queue is full.
-        """
-        if self._pending > self._queue:
-            raise busy(f"{self._queue} requests wait already")
-        self._pending += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-        finally:
-            self._pending -= 1
-
-    def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)

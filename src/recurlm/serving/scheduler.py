@@ -8,13 +8,19 @@ A sequence keeps its own state, random generator and settings, so that its text 
     sequence b                      prefill  decode
     sequence c    prefill  prefill  decode            (a long prompt in two pieces; left after one chunk)
 
+Which sequences a call has is decided anew for each: first those of small requests, then those of the others in turns,
+so that each request gets the same share however many texts it asks for. A call reads or samples `CALL_TOKENS` in all,
+so that none has to wait long for the next.
+
 On some machines and in some precisions (int4) the sums of a row depend on the batch size. There, sequences whose text
 is reproducible (a seed, or greedy) run alone, in turns.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,8 +29,9 @@ from recurlm.runtime import Generator
 from recurlm.runtime.sampling import Sampling, seeded_rng, uniforms
 from recurlm.runtime.session import State, pad_batch
 
-PREFILL_TOKENS = 64  # of a prompt in one call, so that a long one does not hold up the others
-MAX_CHUNK = 32  # tokens sampled in one call: sequences join and leave no more often
+CALL_TOKENS = 256  # of all rows of a call: with more, a small request would wait longer for its turn
+PREFILL_TOKENS = 64  # of a prompt in one call
+MAX_CHUNK = 32  # tokens sampled for a sequence in one call
 # A sequence's first chunk is one token, the next twice as long, and so on. In a shared batch it is at least this, or
 # new sequences would slow down those that are running.
 MIN_SHARED_CHUNK = 8
@@ -32,11 +39,29 @@ PROBED_BATCH_SIZES = (2, 3, 4, 5, 7, 8, 12, 16, 31, 33, 64)
 PROBED_TOKENS = 6
 
 
+@dataclass(eq=False)
+class Share:
+    """The claim that a request's sequences have together on the rows of the calls."""
+
+    small: bool = False  # whether they go first
+    served: int | None = None  # tokens read and sampled; a newcomer begins with the least that another has
+
+
 class Sequence:
     """A text that is being generated."""
 
-    def __init__(self, ids: Iterable[int], max_new_tokens: int, sampling: Sampling, seed: int | None) -> None:
+    def __init__(
+        self,
+        ids: Iterable[int],
+        max_new_tokens: int,
+        sampling: Sampling,
+        seed: int | None,
+        share: Share | None = None,
+    ) -> None:
         """Begin after the tokens `ids`, of which there is at least one.
+
+        Args:
+            share: of the request; None for one of its own.
 
         Raises:
             InputError: the seed is negative.
@@ -51,6 +76,8 @@ class Sequence:
             "min_p": np.array([sampling.min_p], np.float32),
             "repetition_penalty": np.array([sampling.repetition_penalty], np.float32),
         }
+        self.share = share or Share()
+        self.served = 0  # tokens read and sampled
         self.chunk = 1
         self.finished = False
         self.cancelled = False  # the client has gone
@@ -61,49 +88,89 @@ class Sequence:
 class Scheduler:
     """The sequences that are running, and the batches that they form."""
 
-    def __init__(self, generator: Generator, rows_are_independent: bool) -> None:
+    def __init__(self, generator: Generator, rows_are_independent: bool, max_batch: int = 64) -> None:
         """Begin with no sequences; `rows_are_independent`: see the function of that name."""
         self.generator = generator
         self.rows_are_independent = rows_are_independent
+        self.max_batch = max_batch
         self.sequences: list[Sequence] = []
+        self.batch: list[Sequence] = []  # of the last call
         vocabulary = generator.bundle.vocabulary
         self._bos = vocabulary.bos
         self._zero_state = generator.session.zero_state(1)
         self._nothing_seen = np.zeros((1, vocabulary.tokenizer.get_vocab_size()), bool)
 
     def step(self) -> list[tuple[Sequence, list[int]]]:
-        """Read a piece of each new prompt, and sample a chunk for each sequence whose prompt has been read.
+        """Make one call: read a piece of some prompts, or sample a chunk for some sequences whose prompts are read.
 
         Returns the sequences that got new tokens, without a final `<bos>`. Finished sequences are removed.
         """
-        for batch in self._batches([sequence for sequence in self.sequences if len(sequence.unread) > 1]):
-            self._prefill(batch)
-        new_tokens: list[tuple[Sequence, list[int]]] = []
-        for batch in self._batches([sequence for sequence in self.sequences if len(sequence.unread) == 1]):
-            new_tokens += zip(batch, self._decode(batch), strict=True)
+        if not self.sequences:
+            return []
+        self.batch = self._next_batch()
+        # Each row reads or samples as many tokens, of which it may need fewer.
+        most = max(1, CALL_TOKENS // len(self.batch))
+        if len(self.batch[0].unread) > 1:
+            count = self._prefill(most)
+            new_tokens = []
+        else:
+            tokens = self._decode(most)
+            count = len(tokens[0])
+            new_tokens = [
+                (sequence, self._accept(sequence, new)) for sequence, new in zip(self.batch, tokens, strict=True)
+            ]
+        for sequence in self.batch:
+            sequence.served += count
+            sequence.share.served = (sequence.share.served or 0) + count
         self.sequences = [sequence for sequence in self.sequences if not sequence.finished]
         return new_tokens
 
-    def _batches(self, sequences: list[Sequence]) -> list[list[Sequence]]:
-        """The sequences of each call."""
-        shared = [sequence for sequence in sequences if self.rows_are_independent or not sequence.reproducible]
-        alone = [[sequence] for sequence in sequences if not self.rows_are_independent and sequence.reproducible]
-        return [shared, *alone] if shared else alone
+    def _next_batch(self) -> list[Sequence]:
+        """The sequences of the next call: the one whose turn it is, and those that can share its call."""
+        ordered = self._in_turn()
+        first = ordered[0]
+        if self._alone(first):
+            return [first]
+        prefill = len(first.unread) > 1
+        batch = [each for each in ordered if (len(each.unread) > 1) == prefill and not self._alone(each)]
+        return batch[: self.max_batch]
 
-    def _prefill(self, batch: list[Sequence]) -> None:
-        pieces = [sequence.unread[: PREFILL_TOKENS + 1] for sequence in batch]
-        self._call(batch, pieces, np.zeros((len(batch), 0), np.float32))
-        for sequence, piece in zip(batch, pieces, strict=True):
+    def _in_turn(self) -> list[Sequence]:
+        """All sequences: those of small requests first, then by what their requests have been served so far."""
+        shares = {sequence.share for sequence in self.sequences}
+        least = min((share.served for share in shares if share.served is not None and not share.small), default=0)
+        rows: Counter[Share] = Counter()
+        turns: dict[Sequence, tuple[bool, int]] = {}
+        for sequence in sorted(self.sequences, key=lambda each: each.served):
+            share = sequence.share
+            if share.served is None:
+                share.served = least
+            # Each row of a request comes after the rows that others have until it would have been served as much.
+            turns[sequence] = (not share.small, share.served + rows[share] * (CALL_TOKENS // self.max_batch))
+            rows[share] += 1
+        return sorted(self.sequences, key=turns.__getitem__)
+
+    def _alone(self, sequence: Sequence) -> bool:
+        return not self.rows_are_independent and sequence.reproducible
+
+    def _prefill(self, most: int) -> int:
+        """Read up to `most` tokens of each prompt; returns how many."""
+        pieces = [sequence.unread[: min(most, PREFILL_TOKENS) + 1] for sequence in self.batch]
+        self._call(self.batch, pieces, np.zeros((len(self.batch), 0), np.float32))
+        for sequence, piece in zip(self.batch, pieces, strict=True):
             sequence.unread = sequence.unread[len(piece) - 1 :]
+        return max(map(len, pieces)) - 1
 
-    def _decode(self, batch: list[Sequence]) -> list[list[int]]:
+    def _decode(self, most: int) -> list[list[int]]:
+        """Up to `most` new tokens of each sequence."""
+        batch = self.batch
         least = 1 if len(batch) == 1 else MIN_SHARED_CHUNK
         count = min(max(least, sequence.chunk) for sequence in batch)
         # A sequence that needs fewer tokens than the others drops the rest: cheaper than calls of few tokens.
-        count = min(count, max(sequence.tokens_left for sequence in batch))
+        count = min(count, most, max(sequence.tokens_left for sequence in batch))
         uniform = np.stack([uniforms(sequence.rng, count) for sequence in batch])
-        tokens = self._call(batch, [sequence.unread for sequence in batch], uniform)
-        return [self._accept(sequence, new) for sequence, new in zip(batch, tokens.tolist(), strict=True)]
+        tokens: list[list[int]] = self._call(batch, [sequence.unread for sequence in batch], uniform).tolist()
+        return tokens
 
     def _accept(self, sequence: Sequence, tokens: list[int]) -> list[int]:
         """The tokens up to the end of the text."""

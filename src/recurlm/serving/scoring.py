@@ -14,14 +14,13 @@ from recurlm.serving.settings import Limits
 from recurlm.serving.text_stream import token_text
 
 
-def score(request: ScoreRequest, model: LoadedModel, limits: Limits) -> ScoreResponse:
-    """Score a text.
+def score(request: ScoreRequest, model: LoadedModel, limits: Limits, size: int) -> ScoreResponse:
+    """Score a text of `size` tokens.
 
     Raises:
-        ApiError, InputError: it is too long, or has lone surrogates.
+        ApiError: it is too long.
     """
     vocabulary = model.bundle.vocabulary
-    size = len(vocabulary.ids(request.text, "the text"))
     if size > limits.prompt_tokens:
         raise ApiError(400, f"text: {size} tokens, at most {limits.prompt_tokens}", "text")
     scored: list[ScoredToken] = []
@@ -38,13 +37,12 @@ def score(request: ScoreRequest, model: LoadedModel, limits: Limits) -> ScoreRes
     )
 
 
-def fill(request: FillRequest, model: LoadedModel, limits: Limits) -> FillResponse:
-    """Fill the masks of a text.
+def fill_work(request: FillRequest, model: LoadedModel, limits: Limits) -> int:
+    """The tokens that are read to fill a text.
 
     Raises:
-        ApiError, InputError: it has no `___`, or too many, or something that the vocabulary lacks.
+        ApiError, InputError: they are too many, or the text has lone surrogates.
     """
-    assert model.filler is not None
     vocabulary, words = model.bundle.vocabulary, len(MARKER.findall(request.text))
     largest = request.max_blank_tokens or MAX_WORD_TOKENS[vocabulary.kind]
     size = len(vocabulary.ids(request.text, "the text")) + words * largest
@@ -56,6 +54,16 @@ def fill(request: FillRequest, model: LoadedModel, limits: Limits) -> FillRespon
             f"text: {size} tokens with {words} blanks of up to {largest} tokens are too much: fill it in parts",
             "text",
         )
+    return work
+
+
+def fill(request: FillRequest, model: LoadedModel) -> FillResponse:
+    """Fill the masks of a text.
+
+    Raises:
+        InputError: it has no `___`, or something that the vocabulary lacks.
+    """
+    assert model.filler is not None
     filled = model.filler.fill(
         request.text, request.temperature, request.top_k, request.top_p, request.seed, request.max_blank_tokens
     )

@@ -9,6 +9,8 @@ from pathlib import Path
 from recurlm.errors import InputError
 from recurlm.runtime.session import check_threads
 
+# A request of so many tokens, read and generated, is a small one: none larger holds it up.
+SMALL_TOKENS = 64
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -23,7 +25,7 @@ class Limits:
     prompt_tokens: int = 8192  # of one prompt, or of a text to score
     max_tokens: int = 4096  # of one completion
     batch: int = 64  # the largest batch of a model, and so the most texts of one request
-    queue: int = 256  # texts that may wait to be generated, scored or filled
+    queue: int = 256  # texts that may wait to be generated, scored or filled; as many small ones beside them
     body_bytes: int = 1 << 20
     fill_work: int = 50_000  # tokens read to fill a text: its own, times its masked words, times their lengths
 
