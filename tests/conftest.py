@@ -10,18 +10,29 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Models this small only lose by a second thread, and torch reads this when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import xdist.scheduler
-from tiny_bundles import TinyBundles
+from shared import made_once, shared_root
 from tiny_project import CHECKOUT, Project, clone_of_this_checkout
+
+if TYPE_CHECKING:
+    from tiny_bundles import TinyBundles
 
 # pytest's temporary folders stay in the checkout, like everything else.
 os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(CHECKOUT / ".cache"))
 (CHECKOUT / ".cache").mkdir(exist_ok=True)
+
+
+# Compiled modules are imported in a third of the time, by each of the hundreds of processes that the tests start. Many
+# containers forbid to write them; here they lie in one folder of the checkout, and in no project that a test looks at.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ["PYTHONPYCACHEPREFIX"] = str(CHECKOUT / ".cache/pycache")
+sys.dont_write_bytecode, sys.pycache_prefix = False, os.environ["PYTHONPYCACHEPREFIX"]
 
 
 # Files that share what takes minutes to make run in one process: the tiny project, and the tiny bundles.
@@ -70,28 +81,42 @@ def own_modules() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def cloned(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The tiny project before anything ran."""
-    return clone_of_this_checkout(tmp_path_factory.mktemp("tiny"))
+    root = made_once(shared_root(tmp_path_factory) / "tiny", clone_of_this_checkout)
+    return Project(root / "project", root / "outside")
 
 
 @pytest.fixture(scope="session")
-def reproduced(cloned: Project) -> Project:
-    """The tiny project after one `dvc repro`. Tests read it; those that change something take `project`."""
-    cloned.repro()
-    cloned.commit()
+def finished(cloned: Project) -> Project:
+    """A copy of the tiny project after one `dvc repro`, to copy from: nobody runs anything in it."""
+
+    def repro(root: Path) -> None:
+        cloned.repro()
+        cloned.commit()
+        cloned.copy(root)
+
+    root = made_once(cloned.folder.parents[1] / "finished", repro)
+    return Project(root / "project", root / "outside")
+
+
+@pytest.fixture(scope="session")
+def reproduced(cloned: Project, finished: Project) -> Project:
+    """The tiny project after one `dvc repro`. The tests of the group "project" read it; others take `project`."""
     return cloned
 
 
 @pytest.fixture
-def project(reproduced: Project, tmp_path: Path) -> Iterator[Project]:
+def project(finished: Project, tmp_path: Path) -> Iterator[Project]:
     """A copy of the reproduced project, for one test alone."""
-    yield reproduced.copy(tmp_path)
+    yield finished.copy(tmp_path)
     shutil.rmtree(tmp_path)
 
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> TinyBundles:
     """`bundles(variant, kind of tokenizer)` is the folder of a tiny bundle."""
-    return TinyBundles(tmp_path_factory.mktemp("bundles"))
+    from tiny_bundles import TinyBundles  # and torch, which takes seconds, and only who makes one needs it
+
+    return TinyBundles(shared_root(tmp_path_factory) / "bundles")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from configs import PARAMS, model_config
+from shared import made_once
 
 from recurlm.config import Export, Precision, Tokenize
 from recurlm.export.bundle import write_bundle, write_graphs
@@ -47,12 +48,10 @@ class TinyBundles:
     ) -> Path:
         """The folder of a bundle."""
         folder = self.root / f"opset{settings.opset}" / kind / variant / precision
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            graphs, tokenizer = self._graphs(variant, precision, settings), folder.parents[1] / "tokenizer.json"
-            learned = TOKENIZERS[kind]
+
+        def make(folder: Path) -> None:
+            graphs, learned, tokenizer = self._graphs(variant, precision, settings), TOKENIZERS[kind], self._file(kind)
             assert learned.get_vocab_size() == VOCABULARY
-            tokenizer.write_text(learned.to_str(), encoding="utf-8")
             facts = {
                 "tokenizer_kind": kind,
                 "special": special_ids(learned),
@@ -62,12 +61,19 @@ class TinyBundles:
                 "verification": {},
             }
             write_bundle(folder, graphs, tokenizer, facts)
-        return folder
+
+        return made_once(folder, make)
+
+    def _file(self, kind: str) -> Path:
+        def write(folder: Path) -> None:
+            (folder / "tokenizer.json").write_text(TOKENIZERS[kind].to_str(), encoding="utf-8")
+
+        return made_once(self.root / "tokenizers" / kind, write) / "tokenizer.json"
 
     def _graphs(self, variant: str, precision: Precision, settings: Export) -> Path:
         folder = self.root / f"graphs{settings.opset}" / variant / precision
-        if not folder.exists():
-            folder.mkdir(parents=True)
+
+        def make(folder: Path) -> None:
             model = self.models.setdefault(variant, random_model(variant))
             # Whatever the tokenizer, tokens 0 and 1 are `<bos>` and `<mask>`.
             special = {"bos": 0, "mask": 1, "unk": None, "eol": None}
@@ -75,7 +81,8 @@ class TinyBundles:
             text = np.random.default_rng(0).integers(0, VOCABULARY, 500)
             cache = self.caches.setdefault((variant, settings.opset), ExportCache())
             write_graphs(folder, variant, model, manifest, settings, precision, text, cache)
-        return folder
+
+        return made_once(folder, make)
 
 
 def random_model(variant: str) -> LanguageModel:

@@ -55,8 +55,8 @@ class Project:
         self.folder = folder
         self.home = outside / "home"
         self.temporary = outside / "tmp"
-        self.home.mkdir(parents=True)
-        self.temporary.mkdir()
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.temporary.mkdir(exist_ok=True)
         foreign = ("DVC_", "GIT_", "HF_", "MAKE", "MFLAGS", "MLFLOW_", "XDG_", "VIRTUAL_ENV")
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith(foreign)} | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -84,8 +84,8 @@ class Project:
 
     def keep_notes_inside(self) -> None:
         """What `make` sets: DVC's own notes about files stay in the checkout."""
-        result = self.run("dvc", "config", "--local", "core.site_cache_dir", str(self.folder / ".cache/dvc"))
-        assert result.returncode == 0, result.stderr
+        text = f"[core]\n    site_cache_dir = {self.folder / '.cache/dvc'}\n"
+        (self.folder / ".dvc/config.local").write_text(text, encoding="utf-8")
 
     def git(self, *arguments: str) -> str:
         result = self.run("git", *arguments)
