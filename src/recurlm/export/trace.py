@@ -6,11 +6,17 @@ import inspect
 import logging
 import warnings
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+# What torch translates to: the same in each export, for each of which it parses the source of five hundred operators.
+_operators = staticmethod(cache(ONNXRegistry.from_torchlib))
 
 
 def trace(
@@ -31,7 +37,7 @@ def trace(
     batch = torch.export.Dim("batch")
     second = {name: {1: torch.export.Dim(dimension)} for name, dimension in (wide or {}).items()}
     shapes = tuple(({0: batch} if value.ndim else {}) | second.get(name, {}) for name, value in inputs.items())
-    with warnings.catch_warnings(), _Quiet("torch.onnx"):
+    with warnings.catch_warnings(), _Quiet("torch.onnx"), patch.object(ONNXRegistry, "from_torchlib", _operators):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module,
