@@ -31,6 +31,7 @@ const measured = new Map<string, number>(); // tokens a second, by bundle
 let form: Form;
 let units = 0;
 let running = false;
+let greeting = true; // the first model that is loaded generates at once, with what the form or the address holds
 let progress = { tokens: 0, timed: 0, milliseconds: 0, chunks: 0 };
 
 startScheme(() => strip.redraw());
@@ -71,6 +72,7 @@ function choose(bundle: Description): void {
 }
 
 function begin(): void {
+  greeting = false;
   problem("");
   text.clear();
   strip.clear(units);
@@ -92,7 +94,8 @@ function onAnswer(role: Role, answer: Answer): void {
       if (role === "scorer") return;
       loading.hidden = true;
       if (units === 0) strip.clear((units = answer.units));
-      if (!running) element("status").textContent = "The model is ready";
+      if (greeting) begin();
+      else if (!running) element("status").textContent = "The model is ready";
       return;
     case "prompt":
       if (!running) return;

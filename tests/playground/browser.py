@@ -56,9 +56,9 @@ class Browser:
         self.closed = False
 
     def show(self, query: str | dict[str, Any] = "") -> None:
-        """Open the page and wait until its model is loaded, or it says why not."""
+        """Open the page, and wait until the text that it generates at once is complete, or it says why not."""
         self.driver.get(self.address + (query if isinstance(query, str) else f"?{urlencode(query)}"))
-        self.wait(lambda: self.text("status") == "The model is ready" or self.text("problem"))
+        self.wait(lambda: self.text("problem") or (self.is_idle() and self.all_are_scored()))
 
     def submit(self) -> None:
         """Press the button, and wait until the text is complete and every token has its score."""

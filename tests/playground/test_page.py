@@ -74,6 +74,21 @@ def test_a_person_chooses_types_and_generates_again(open_page: Any, bundles: Tin
     assert page.console() == []
 
 
+def test_it_opens_in_int8_with_a_text(open_page: Any, bundles: TinyBundles) -> None:
+    page: Browser = open_page(QUERY | {"text": PROMPT, "count": 30}, alone=True)
+    variant, precision = (
+        page.driver.execute_script(f"return document.querySelector('#{group} input:checked').value")
+        for group in ("variant", "precision")
+    )
+    assert precision == "int8"
+    generator = Generator.from_bundle(bundles(variant, "bpe", "int8"))
+    assert page.shown_text() == PROMPT + generator.generate(PROMPT, 30, **SETTINGS)
+    page.choose("variant", next(each for each in LESSON if each != variant))  # another model waits to be asked
+    page.wait(lambda: page.text("status") == "The model is ready")
+    assert page.shown_text() == ""
+    assert not any("/fp32/" in url for url in page.requests())
+
+
 def test_all_requests_go_to_the_pages_own_host(open_page: Any) -> None:
     page: Browser = open_page({"count": 20}, alone=True)
     page.submit()
@@ -154,7 +169,8 @@ def test_pointing_at_a_token_shows_what_else_was_likely(open_page: Any) -> None:
 
 
 def test_the_state_is_drawn_cell_by_cell(open_page: Any) -> None:
-    page: Browser = open_page({"count": 25})
+    page: Browser = open_page({"count": 25, "variant": "gru"})
+    page.choose("variant", "rnn")
     colours = """
         const canvas = document.getElementById("strip");
         const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -165,7 +181,8 @@ def test_the_state_is_drawn_cell_by_cell(open_page: Any) -> None:
 
 
 def test_stop_stops_and_the_page_generates_again(open_page: Any) -> None:
-    page: Browser = open_page({"count": 1_000_000, "temperature": 1, "topK": 0, "topP": 1, "seed": 5, "variant": "rnn"})
+    page: Browser = open_page({"count": 5, "temperature": 1, "topK": 0, "topP": 1, "seed": 5, "variant": "rnn"})
+    page.type("count", "1000000")
     page.element("go").click()
     page.wait(lambda: len(page.ids("generated")) > 0)
     page.element("stop").click()
