@@ -20,15 +20,24 @@ ANNOUNCED = re.compile(r"recurlm: http://127\.0\.0\.1:(\d+) serves ")
 class Server:
     """Starts on entering, and is killed on leaving if it still runs."""
 
-    def __init__(self, *arguments: str | Path, port: int = 0, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str | Path,
+        port: int = 0,
+        environment: dict[str, str] | None = None,
+        open_files: int | None = None,
+    ) -> None:
+        """`open_files`: the most that the process may have, as by `ulimit -n`."""
         self.command = [sys.executable, "-m", "recurlm.cli", "serve", *map(str, arguments), "--port", str(port)]
+        if open_files is not None:
+            self.command = ["sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh", *self.command]
         self.environment = os.environ | (environment or {})
         # Without a certificate store, which takes longer to load than a tiny model draws.
         self.http = httpx.Client(verify=False, timeout=60)
 
     def __enter__(self) -> Server:
         self.process = subprocess.Popen(self.command, stderr=subprocess.PIPE, text=True, env=self.environment)
-        lines = []
+        lines = self.first_lines = list[str]()
         for line in self._stderr():
             lines.append(line)
             if match := ANNOUNCED.match(line):

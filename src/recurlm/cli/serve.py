@@ -38,6 +38,9 @@ def add(commands: Commands) -> None:
         "--max-batch": (64, "the largest batch of a model, and the most texts of one request"),
         "--max-queue": (256, "texts that may wait; beyond that the answer is 429"),
         "--max-body-bytes": (1 << 20, "of a request"),
+        "--max-connections": (1000, "open at once; beyond that, who has waited longest without a request is dropped"),
+        "--header-seconds": (10, "for a request's headers to arrive"),
+        "--body-seconds": (30, "for a request's body to arrive"),
         "--grace": (30, "seconds for running requests to finish after SIGTERM"),
     }
     for name, (default, what) in limits.items():
@@ -58,6 +61,9 @@ def run(arguments: argparse.Namespace) -> None:
         batch=arguments.max_batch,
         queue=arguments.max_queue,
         body_bytes=arguments.max_body_bytes,
+        connections=arguments.max_connections,
+        header_seconds=arguments.header_seconds,
+        body_seconds=arguments.body_seconds,
     )
     settings = Settings(
         bundles=_bundles(arguments),

@@ -8,6 +8,7 @@
     text_stream    tokens → text, stop sequences    logprobs     log-probabilities of tokens
     scheduler      continuous batching              engine       the thread that runs it
     models         the loaded bundles               workers      threads for what is not batched
+    connections    deadlines, a bound, log limits
 
 It imports `recurlm.runtime` and nothing of the pipeline.
 """

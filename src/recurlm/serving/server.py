@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 import uvicorn
 
 from recurlm.errors import InputError
 from recurlm.serving.app import create_app
+from recurlm.serving.connections import ACCEPTED_AT_ONCE, Bounds, Connection, LogLimit
 from recurlm.serving.metrics import Metrics
 from recurlm.serving.models import load_models
 from recurlm.serving.settings import Settings
 
+BACKLOG = 2048
 LOCAL = {"127.0.0.1", "::1", "localhost"}
 
 
@@ -31,15 +35,23 @@ def serve(settings: Settings) -> None:
     with listening:
         metrics = Metrics()
         models = load_models(settings, metrics)
+        bounds = Bounds(settings.limits)
         config = uvicorn.Config(
             create_app(settings, models, metrics),
+            http=partial(Connection, bounds=bounds),  # type: ignore[arg-type]
+            ws="none",
+            backlog=ACCEPTED_AT_ONCE,
             log_level="info" if settings.access_log else "warning",
             access_log=settings.access_log,
             timeout_graceful_shutdown=settings.grace,
             server_header=False,
             lifespan="on",
         )
-        server = uvicorn.Server(config)
+        for name in ("uvicorn.error", "asyncio"):
+            logging.getLogger(name).addFilter(LogLimit())
+        server = _Server(config)
+        if bounds.most < settings.limits.connections:
+            sys.stderr.write(f"recurlm: the limit on open files leaves room for {bounds.most} connections\n")
         _announce(settings, listening, list(models))
         with _signals_stop(server):
             server.run(sockets=[listening])
@@ -47,10 +59,18 @@ def serve(settings: Settings) -> None:
         raise RuntimeError("the server did not start")
 
 
+class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # asyncio accepts as many connections at once as its backlog says. Many more may wait for that.
+        for listening in sockets or []:
+            listening.listen(BACKLOG)
+
+
 def _listen(settings: Settings) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         raise InputError(f"cannot listen at {settings.host}, port {settings.port}: {error.strerror}") from None
 

@@ -29,6 +29,10 @@ class Limits:
     body_bytes: int = 1 << 20
     fill_work: int = 50_000  # tokens read to fill a text: its own, times its masked words, times their lengths
 
+    connections: int = 1000  # that are open at once
+    header_seconds: int = 10  # for a request's headers to arrive
+    body_seconds: int = 30  # for its body
+
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
