@@ -36,6 +36,8 @@ class Files(Section):
     """A person's own text files."""
 
     path: str
+    name: str | None  # of the text, as bundles and reports tell it; None: the path
+    licence: str | None  # of the text: bundles name it
     field: str
     split: Literal["documents", "position", "explicit"]
     validation_path: str | None

@@ -46,6 +46,13 @@ def test_files_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
     assert [text(tmp_path, split) for split in ("train", "validation", "test")] == ["ZZZaaa", "bbb", "ddd"]
 
 
+def test_a_text_has_the_name_and_the_licence_that_it_is_given(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"abc " * 100)
+    given = {"name": "My letters", "licence": "CC-BY-4.0"}
+    manifest = fetch(tmp_path, path=str(tmp_path / "a.txt"), split="position", **given)
+    assert {key: manifest[key] for key in given} == given
+
+
 def test_documents_of_every_kind_are_dealt_whole(tmp_path: Path) -> None:
     (tmp_path / "1.txt").write_bytes(b"one\r\n")
     (tmp_path / "2.jsonl").write_bytes(b'{"body": "two"}\n\n{"body": "three\\n"}\n')

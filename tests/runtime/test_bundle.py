@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from typing import Any
 import onnx
 import pytest
 from tiny_bundles import TinyBundles
+from tiny_project import CHECKOUT
 
+import recurlm
 from recurlm import runtime
 from recurlm.errors import InputError
+from recurlm.export.provenance import made_by
 from recurlm.runtime import Bundle, Filler, Generator, Scorer
 from recurlm.storage import sha256_of, write_sealed_json
 
@@ -185,3 +189,27 @@ def test_an_opened_bundle_says_what_it_is(bundles: TinyBundles) -> None:
     assert bundle.tasks == ("generate", "score")
     assert bundle.state_spec == {"layer0.h": (12,), "layer0.c": (12,), "layer1.h": (12,), "layer1.c": (12,)}
     assert Filler.from_bundle(str(bundles("bilstm"))).bundle.objective == "cloze"
+
+
+@pytest.mark.parametrize("variant", ["lstm", "bilstm"])
+def test_a_bundle_names_its_making_and_its_sampling_defaults(bundles: TinyBundles, variant: str) -> None:
+    description = json.loads((bundles(variant) / "bundle.json").read_text())
+    made = description["recurlm"]
+    assert made["version"] == recurlm.__version__
+    code = ["src", "pipelines", "params.yaml", "dvc.yaml"]
+    log = ["git", "log", "-1", "--format=%H", "--", *code]
+    assert made["commit"] == subprocess.run(log, cwd=CHECKOUT, capture_output=True, text=True).stdout.strip()
+    assert isinstance(made["modified"], bool)
+    defaults = description["sampling_defaults"]
+    assert {"temperature", "top_k", "top_p"} <= defaults.keys()
+    if variant == "lstm":
+        generator = Generator.from_bundle(bundles(variant))
+        assert generator.generate("king", 30, seed=1, **defaults) == generator.generate("king", 30, seed=1)
+    else:
+        assert Filler.from_bundle(bundles(variant)).fill("to ___ or", **defaults)
+
+
+def test_outside_of_git_a_bundle_names_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert made_by() == {"version": recurlm.__version__, "commit": None, "modified": None}

@@ -28,8 +28,8 @@ def source(params: Fetch) -> Source:
     else:
         parts = (Part(_dataset(files.path, files.field), _deal(files)),)
     # Where the files lie on one machine is not part of the result.
-    name = Path(files.path).name if Path(files.path).is_absolute() else files.path
-    return Source(kind="files", name=name, revision=None, licence=None, parts=parts)
+    name = files.name or (Path(files.path).name if Path(files.path).is_absolute() else files.path)
+    return Source(kind="files", name=name, revision=None, licence=files.licence, parts=parts)
 
 
 def _deal(files: Files) -> Deal:

@@ -17,6 +17,7 @@ from recurlm.config import Export, Precision
 from recurlm.export.assemble import to_model
 from recurlm.export.graphs import Builder, ExportCache
 from recurlm.export.precision import quantizer_for
+from recurlm.export.provenance import made_by, sampling_defaults
 from recurlm.export.quantize import ACTIVATIONS, count_products
 from recurlm.export.sampler import traced_beside
 from recurlm.model import LanguageModel
@@ -133,4 +134,6 @@ def write_bundle(folder: Path, graphs: Path, tokenizer: Path, facts: dict[str, A
     for source in [*sorted(graphs.glob("*.onnx")), tokenizer]:
         shutil.copyfile(source, folder / source.name)
     files = {file.name: {"sha256": sha256_of(file), "bytes": file.stat().st_size} for file in sorted(folder.iterdir())}
-    write_sealed_json(folder / "bundle.json", read_json(graphs / "graphs.json") | {"files": files} | facts)
+    description = read_json(graphs / "graphs.json")
+    made = {"recurlm": made_by(), "sampling_defaults": sampling_defaults(description["objective"])}
+    write_sealed_json(folder / "bundle.json", description | made | {"files": files} | facts)
