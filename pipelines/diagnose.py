@@ -3,7 +3,6 @@
 Inputs:  data/models/<variant>/, data/tokens/, data/corpus/, sections `diagnose`, `evaluate`, `train` of params.yaml
 Outputs: data/metrics/perplexity/<variant>.json, data/metrics/diagnostics/<variant>.json,
          data/metrics/samples/<variant>.json
-         data/timings/diagnose-<variant>.json (a measurement of this machine: DVC does not hash it)
 Command: python pipelines/diagnose.py <variant>
 """
 
@@ -13,7 +12,7 @@ from recurlm import model
 from recurlm.config import Params
 from recurlm.diagnostics.diagnose import diagnose
 from recurlm.stage import DATA, make_deterministic, run_variant
-from recurlm.storage import sha256_of, write_json
+from recurlm.storage import write_json
 
 
 def main(name: str, params: Params) -> None:
@@ -23,8 +22,6 @@ def main(name: str, params: Params) -> None:
     write_json(DATA / "metrics/perplexity" / f"{name}.json", results.perplexity)
     write_json(DATA / "metrics/diagnostics" / f"{name}.json", results.diagnostics)
     write_json(DATA / "metrics/samples" / f"{name}.json", results.samples)
-    stamp = {"model_sha256": sha256_of(DATA / "models" / name / "model.safetensors")}
-    write_json(DATA / "timings" / f"diagnose-{name}.json", stamp | results.timings)
 
 
 if __name__ == "__main__":

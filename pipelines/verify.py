@@ -5,7 +5,8 @@ Inputs:  data/graphs/<variant>/, data/models/<variant>/, data/tokens/, data/metr
 Outputs: data/onnx/<variant>/<precision>/ (verified bundles),
          data/metrics/verification/<variant>.json (kept by git alone),
          data/metrics/summary/<variant>.json (the row of `dvc metrics show`)
-         data/timings/generate-<variant>.json (a measurement of this machine: DVC does not hash it)
+         data/timings/generate-<variant>.json, data/timings/length-<variant>.json
+         (measurements of this machine: DVC does not hash them)
 Command: python pipelines/verify.py <variant>
 """
 
@@ -15,6 +16,7 @@ from recurlm.config import Params
 from recurlm.stage import DATA, run_variant
 from recurlm.storage import whole_folder, write_json
 from recurlm.verify.bundles import summary, verify_variant
+from recurlm.verify.length import time_by_length
 
 
 def main(name: str, params: Params) -> None:
@@ -23,6 +25,8 @@ def main(name: str, params: Params) -> None:
     write_json(DATA / "metrics" / "verification" / f"{name}.json", results)
     write_json(DATA / "metrics" / "summary" / f"{name}.json", summary(name, DATA, results))
     write_json(DATA / "timings" / f"generate-{name}.json", timings)
+    # Here and not in stage diagnose, which a fresh clone skips: its results are in git.
+    write_json(DATA / "timings" / f"length-{name}.json", time_by_length(name, params, DATA))
 
 
 if __name__ == "__main__":

@@ -287,7 +287,7 @@ def write_diagnosis(data: Path, name: str) -> None:
     rows = [{"tokens": tokens, "rows": 1, "seconds": tokens / 100} for tokens in (4, 16)]
     speed = {"device": "cpu", "precision_of_training": "bf16", "training_step": rows, "training_growth": 1.0}
     speed |= {"generation": [] if cloze else rows, "generation_growth": None if cloze else 1.0}
-    write(data / "timings" / f"diagnose-{name}.json", {"model_sha256": sha(weights)} | speed)
+    write(data / "timings" / f"length-{name}.json", {"model_sha256": sha(weights)} | speed)
 
 
 def scored(pseudo: str, loss: float) -> dict[str, Any]:

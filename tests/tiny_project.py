@@ -30,6 +30,7 @@ TINY: dict[str, Any] = {
     "verify": {
         "num_tokens": 40,
         "sampling": [{"temperature": 0.7, "top_k": 0, "top_p": 1.0}, {"temperature": 1.2, "top_k": 20, "top_p": 0.9}],
+        "speed": {"training_tokens": [4, 16], "generated_tokens": [4, 16], "repeats": 1},
     },
     "diagnose": {
         "bootstrap_samples": 50,
@@ -40,7 +41,6 @@ TINY: dict[str, Any] = {
         "context": {"windows": 8, "tokens": 32, "cut": [1, 5, 20], "beyond": [5]},
         "gates": {"windows": 4, "tokens": 32},
         "overfitting": {"train_tokens": 1000, "validation_tokens": 500, "epochs": 2, "hidden_size": 16, "num_evals": 2},
-        "speed": {"training_tokens": [4, 16], "generated_tokens": [4, 16], "repeats": 1},
         "text": {"temperatures": [0.8, 1.3], "num_samples": 3, "num_tokens": 30, "prompt_tokens": 4},
     },
     "report": {"prompt": "KING.\n", "max_new_tokens": 40},

@@ -191,12 +191,20 @@ class MaxPerplexityIncrease(Section):
     int4: Annotated[float, Field(ge=0)]
 
 
+class Speed(Section):
+    training_tokens: Annotated[tuple[Count, ...], Field(min_length=1)]
+    generated_tokens: Annotated[tuple[Count, ...], Field(min_length=1)]
+    batch_size: Count  # sequences read side by side; what is generated is one
+    repeats: Count
+
+
 class Verify(Section):
     num_tokens: Count
     logit_tolerance: Annotated[float, Field(gt=0)]
     nats_tolerance: Annotated[float, Field(gt=0)]
     max_perplexity_increase: MaxPerplexityIncrease
     sampling: tuple[Sampling, ...]
+    speed: Speed
 
 
 class Report(Section):
@@ -266,13 +274,6 @@ class Overfitting(Section):
     num_evals: Count
 
 
-class Speed(Section):
-    training_tokens: Annotated[tuple[Count, ...], Field(min_length=1)]
-    generated_tokens: Annotated[tuple[Count, ...], Field(min_length=1)]
-    batch_size: Count  # sequences read side by side; what is generated is one
-    repeats: Count
-
-
 class Text(Section):
     temperatures: Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], Field(min_length=1)]
     num_samples: Count  # at each temperature
@@ -293,7 +294,6 @@ class Diagnose(Section):
     context: Context
     gates: Gates
     overfitting: Overfitting
-    speed: Speed
     text: Text
 
 

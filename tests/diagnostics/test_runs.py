@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from configs import PARAMS, train_config
 from tiny_bundles import TOKENIZERS
-from tiny_models import CAUSAL, CLOZE, make, small_config
+from tiny_models import CLOZE, small_config
 
-from recurlm.config import Overfitting, Speed, override
-from recurlm.diagnostics import overfitting, speed
+from recurlm.config import Overfitting, override
+from recurlm.diagnostics import overfitting
 from recurlm.diagnostics.subset import Subset, count_text, head, sum_counts
 from recurlm.errors import InputError
 from recurlm.tokens.pieces import safe_pieces
@@ -69,28 +68,6 @@ def test_the_gap_of_a_learning_curve_is_validation_less_training(tmp_path: Path)
     (point,) = overfitting.learning_curve(path, "pseudo_")
     assert point["gap"] == 0.5
     assert (point["pseudo_train_nats_per_token"], point["pseudo_validation_nats_per_token"]) == (3.0, 3.5)
-
-
-@pytest.mark.parametrize("name", [*CAUSAL, *CLOZE])
-def test_speed_is_measured_at_each_length_and_leaves_no_trace(name: str) -> None:
-    model = make(name)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    settings = Speed(training_tokens=(2, 8), generated_tokens=(2, 8), batch_size=2, repeats=1)
-    timings = speed.measure(model, TRAIN, settings)
-    assert [row["tokens"] for row in timings["training_step"]] == [2, 8]
-    assert all(row["seconds"] > 0 for row in timings["training_step"] + timings["generation"])
-    assert (timings["generation_growth"] is None) == (name in CLOZE)
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert not model.training
-    assert not any(parameter.requires_grad for parameter in model.parameters())
-    assert all(parameter.grad is None for parameter in model.parameters())
-
-
-@pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
-def test_growth_is_the_exponent_of_the_length(power: float) -> None:
-    rows = [{"tokens": n, "seconds": 3 * n**power} for n in (4, 16, 100)]
-    assert speed.growth(rows) == pytest.approx(power, abs=1e-9)
-    assert speed.growth(rows[:1]) is None
 
 
 class Corpus:

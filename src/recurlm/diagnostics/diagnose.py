@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -11,7 +10,7 @@ from tqdm import tqdm
 
 from recurlm.config import Params
 from recurlm.corpus.reader import CorpusSplit, open_split
-from recurlm.diagnostics import samples, speed
+from recurlm.diagnostics import samples
 from recurlm.diagnostics.model_diagnostics import ModelDiagnostics
 from recurlm.diagnostics.passages import passages
 from recurlm.diagnostics.perplexity import ModelPerplexity, Splits
@@ -21,31 +20,27 @@ from recurlm.objective import objective_of
 from recurlm.tokens.files import open_tokens
 from recurlm.tokens.tokenizer import load_tokenizer
 
-PARTS = 10
+PARTS = 9
 Result = TypeVar("Result")
 
 
 class Diagnosis(NamedTuple):
-    """The stage's outputs: three files of results, and timings of this machine."""
+    """The stage's three outputs."""
 
     perplexity: dict[str, Any]
     diagnostics: dict[str, Any]
     samples: dict[str, Any]
-    timings: dict[str, Any]
 
 
 class Progress:
-    """A progress bar over the parts of the stage, and the seconds of each."""
+    """A progress bar over the parts of the stage."""
 
     def __init__(self, name: str) -> None:
         self.bar = tqdm(total=PARTS, desc=f"diagnose {name}", unit="part")
-        self.seconds: dict[str, float] = {}
 
     def __call__(self, part: str, work: Callable[[], Result]) -> Result:
         self.bar.set_postfix_str(part)
-        started = time.perf_counter()
         result = work()
-        self.seconds[part] = time.perf_counter() - started
         self.bar.update()
         return result
 
@@ -68,16 +63,14 @@ def open_splits(data: Path, name: str, trained: LanguageModel) -> Splits:
 
 
 def diagnose(name: str, trained: LanguageModel, params: Params, data: Path) -> Diagnosis:
-    """Perplexities, diagnostics, samples and timings of a trained model."""
+    """Perplexities, diagnostics and samples of a trained model."""
     splits, progress = open_splits(data, name, trained), Progress(name)
     head = {"variant": name, "objective": objective_of(trained).name}
     perplexities = _perplexity(trained, splits, params, progress)
     diagnostics = _diagnostics(name, trained, splits, params, data, progress)
     sampled = progress("texts", lambda: _samples(trained, splits, params, data))
-    timings = progress("speed", lambda: speed.measure(trained, params.train, params.diagnose.speed))
     progress.bar.close()
-    timings |= {"seconds_of_the_stage": progress.seconds}
-    return Diagnosis(head | perplexities, head | diagnostics, head | sampled, timings)
+    return Diagnosis(head | perplexities, head | diagnostics, head | sampled)
 
 
 def _perplexity(trained: LanguageModel, splits: Splits, params: Params, progress: Progress) -> dict[str, Any]:

@@ -51,7 +51,7 @@ DIAGNOSTIC_FILES = {
     "perplexity": "data/metrics/perplexity/{}.json",
     "diagnostics": "data/metrics/diagnostics/{}.json",
     "samples": "data/metrics/samples/{}.json",
-    "timings": "data/timings/diagnose-{}.json",
+    "timings": "data/timings/length-{}.json",
 }
 
 

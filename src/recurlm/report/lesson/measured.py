@@ -22,7 +22,7 @@ class Variant:
     perplexity: JsonObject | None
     diagnostics: JsonObject | None
     samples: JsonObject | None
-    speed: JsonObject | None  # data/timings/diagnose-<variant>.json
+    speed: JsonObject | None  # data/timings/length-<variant>.json
 
     @property
     def name(self) -> str:
@@ -72,7 +72,7 @@ def _variant(data: Path, result: Result) -> Variant:
     perplexity, diagnostics, samples = (
         _read(data / "metrics" / part / f"{result.name}.json") for part in ("perplexity", "diagnostics", "samples")
     )
-    speed = _read(data / "timings" / f"diagnose-{result.name}.json")
+    speed = _read(data / "timings" / f"length-{result.name}.json")
     # Timings of another model do not count.
     if speed and speed.get("model_sha256") != result.model.get("sha256"):
         speed = None

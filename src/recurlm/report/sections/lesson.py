@@ -15,7 +15,7 @@ SOURCES = (
     "data/metrics/diagnostics/<variant>.json",
     "data/timings/train-<variant>.json",
     "data/timings/generate-<variant>.json",
-    "data/timings/diagnose-<variant>.json",
+    "data/timings/length-<variant>.json",
 )
 
 

@@ -71,7 +71,7 @@ def by_length(results: Results) -> Section:
         charts=speed.by_length(timed.rows, list(results.params.variants)),
         tables=(("Slope of log seconds over log length", _growth_table(list(growth.rows))),) if growth.rows else (),
         gaps=timed.gaps,
-        sources=("data/timings/diagnose-<variant>.json",),
+        sources=("data/timings/length-<variant>.json",),
     )
 
 

@@ -5,17 +5,26 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from recurlm import config
-from recurlm.config import TrainConfig
+from recurlm import config, model
+from recurlm.config import Params, TrainConfig
 from recurlm.model import LanguageModel
 from recurlm.objective import objective_of
+from recurlm.storage import sha256_of
 from recurlm.training.loop import cross_entropy
 from recurlm.training.optimizer import precision
+
+
+def time_by_length(name: str, params: Params, data: Path) -> dict[str, Any]:
+    """The timings of a trained model, with the hash of its weights."""
+    trained = model.load(data / "models" / name).to(model.best_device("auto"))
+    stamp = {"model_sha256": sha256_of(data / "models" / name / "model.safetensors")}
+    return stamp | measure(trained, params.train, params.verify.speed)
 
 
 def measure(model: LanguageModel, train_config: TrainConfig, settings: config.Speed) -> dict[str, Any]:
