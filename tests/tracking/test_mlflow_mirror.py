@@ -1,19 +1,17 @@
-"""The MLflow mirror, on a real SQLite store and a real server: each result once, whole, and back when deleted."""
+"""The MLflow mirror, on a real SQLite store: each result once, whole, and back when deleted."""
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fabricated_results import VARIANTS, write_results
-from mlflow_project import pipelines, plan, report, runs, serving, versions
+from fabricated_results import VARIANTS
+from mlflow_project import plan, report, runs, versions
 
 from recurlm.errors import InputError
 from recurlm.storage import read_sealed_json, write_sealed_json
@@ -145,53 +143,3 @@ def test_a_deleted_store_comes_back_once_even_from_two_reports_at_once(root: Pat
         assert database.execute("select name, status from runs order by name").fetchall() == [
             (name, "FINISHED") for name in sorted([*VARIANTS, PIPELINE_NAME])
         ]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[str]:
-    """A tracking server of one's own, which keeps the files that it is sent."""
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copy(empty_store, folder / "mlflow.db")
-    places = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "files")]
-    where = ["--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
-    with serving(folder, "server", *where, *places, ready="/health") as address:
-        yield address
-
-
-def test_a_server_gets_each_result_once_with_its_files(
-    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_results(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    assert report(tmp_path) == list(VARIANTS)
-    assert report(tmp_path) == []
-    run = runs(tmp_path)["lstm"]
-    assert run.data.metrics["test_bits_per_byte"] == 1.875
-    with connected(store.find(tmp_path)) as client:
-        champion = client.get_model_version_by_alias("recurlm-lstm", "champion")
-        model = champion.source.removeprefix("models:/")
-        files = {file.path for file in client.list_logged_model_artifacts(model, "artifacts/fp32")}
-        assert files == {"artifacts/fp32/bundle.json", "artifacts/fp32/generator.onnx"}
-        (above,) = pipelines(tmp_path)
-        assert "report/index.html" in {file.path for file in client.list_artifacts(above.info.run_id, "report")}
-    assert not (tmp_path / ".mlflow/mlflow.db").exists()
-
-
-@pytest.mark.parametrize(
-    ("uri", "problem"),
-    [
-        ("http://somebody:secret@127.0.0.1:9", "http://127.0.0.1:9: out of reach"),
-        ("sqlite:////dev/null/mlflow.db", "/dev/null"),
-        ("carrierpigeon://loft", "carrierpigeon"),
-    ],
-)
-def test_a_store_out_of_reach_is_one_line_and_costs_no_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, problem: str
-) -> None:
-    write_results(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(InputError, match=re.escape(problem)) as refused:
-        report(tmp_path)
-    assert "secret" not in str(refused.value)
-    assert (tmp_path / "data/report/index.html").is_file()

@@ -28,13 +28,14 @@ def connected(store: Store) -> Iterator[MlflowClient]:
     """A client of the store.
 
     Raises:
-        InputError: the store is out of reach, or refuses the connection.
+        InputError: the store is out of reach, refuses, is damaged, or went away in the middle.
     """
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield _client(store)
-    except (MlflowException, SQLAlchemyError) as error:
+    except (MlflowException, SQLAlchemyError, RequestException) as error:
+        store.check()
         raise InputError(
             f"MLflow at {without_password(store.uri)}: {_problem(error)}; the results in data/ are complete: "
             "bring the store up, or unset MLFLOW_TRACKING_URI, and run it again"
@@ -62,7 +63,7 @@ def _create(database: Path) -> None:
 
 def _problem(error: Exception) -> str:
     """MLflow's error in one line; its own messages have many lines, and may contain a password."""
-    if isinstance(error.__context__, RequestException):
+    if isinstance(error, RequestException) or isinstance(error.__context__, RequestException):
         return "out of reach"
     return str(error).splitlines()[0].partition(". ")[0][:300]
 

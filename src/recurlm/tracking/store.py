@@ -5,11 +5,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
+
+from recurlm.errors import InputError
 
 KEY = "recurlm.key"  # tag of a run: the key of its result
 REPORT = "recurlm.report"  # tag of a pipeline's run: the hash of the report in it
@@ -17,6 +21,16 @@ LOGGED = "recurlm.logged"  # tag of a run: when logging began, in ms
 PARENT = "mlflow.parentRunId"
 BUNDLE = "recurlm.bundle"  # tag of a model and of a registered version: the key of its bundle
 PROMOTION_DECIDED = "recurlm.promotion_decided"  # tag of a version whose aliases are decided
+
+
+class DamagedStoreError(InputError):
+    """The SQLite file of a store is no database any more; no result is in it alone."""
+
+    def __init__(self, path: Path, problem: object) -> None:
+        super().__init__(
+            f"{path}: a damaged database ({problem}); the results in data/ are complete: "
+            f"move it away (mv '{path}' '{path}.damaged'), then recurlm sync fills a new one"
+        )
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,30 @@ class Store:
         """The file behind `sqlite:///relative` or `sqlite:////absolute`; None for any other store."""
         path = self.uri.removeprefix("sqlite:///")
         return Path(path) if path != self.uri and path and "?" not in path else None
+
+    def check(self) -> None:
+        """Read through a database of SQLite.
+
+        Raises:
+            DamagedStoreError: it is there, and damaged.
+        """
+        path = self.sqlite
+        if path is None or not path.is_file():
+            return
+        try:
+            with closing(sqlite3.connect(read_only(path), uri=True)) as database:
+                (answer,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.OperationalError:  # locked, or not to be read by this user
+            return
+        except sqlite3.DatabaseError as error:
+            raise DamagedStoreError(path, error) from None
+        if answer != "ok":
+            raise DamagedStoreError(path, answer.splitlines()[-1])
+
+
+def read_only(path: Path) -> str:
+    """The URI by which sqlite3 opens a file without writing to it."""
+    return f"file:{quote(str(path))}?mode=ro"
 
 
 def find(root: Path, uri: str | None = None) -> Store:

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from recurlm.report.sync_plan import SyncPlan
-from recurlm.tracking.store import BUNDLE, KEY, PARENT, PROMOTION_DECIDED, REPORT, Store
+from recurlm.tracking.store import BUNDLE, KEY, PARENT, PROMOTION_DECIDED, REPORT, DamagedStoreError, Store, read_only
 
 # Finished runs that are not deleted.
 RUNS = f"""
@@ -65,7 +65,7 @@ def read_store(store: Store, plan: SyncPlan) -> StoreContents:
     """The contents of the plan's experiment.
 
     Raises:
-        InputError: the store is out of reach.
+        InputError: the store is out of reach, or damaged.
     """
     if store.sqlite:
         return _read_sqlite(store, store.sqlite, plan.experiment)
@@ -78,11 +78,13 @@ def read_store(store: Store, plan: SyncPlan) -> StoreContents:
 
 def _read_sqlite(store: Store, path: Path, experiment: str) -> StoreContents:
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as database:
+        with closing(sqlite3.connect(read_only(path), uri=True)) as database:
             rows = database.execute(RUNS, (experiment,)).fetchall()
             versions = database.execute(VERSIONS).fetchall()
     except sqlite3.OperationalError:  # no store yet, or one without tables
         return StoreContents({}, frozenset())
+    except sqlite3.DatabaseError as error:
+        raise DamagedStoreError(path, error) from None
     intact = {(name, bundle) for name, bundle, uri in versions if is_own(store, uri) and _exists(uri)}
     tags = ((run, key, value) for run, uri, location, key, value in rows if _is_intact(store, uri, location))
     return StoreContents(logged_runs(tags), frozenset(intact))

@@ -1,0 +1,203 @@
+"""Stores that are served, out of reach, damaged or go away in the middle: one line, no result lost, all of it later."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection, HTTPException
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from subprocess import CompletedProcess, run
+from threading import Thread
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+from fabricated_results import VARIANTS, write_lock, write_results
+from mlflow_project import finish, pipelines, plan, report, runs, serving, start
+
+from recurlm.errors import InputError
+from recurlm.tracking import store
+from recurlm.tracking.client import connected, versions_of
+from recurlm.tracking.store import DamagedStoreError
+from recurlm.tracking.sync import sync
+
+Refuses = Callable[[CompletedProcess[str], str], None]
+
+
+def garbage(content: bytes) -> bytes:
+    return b"no database" * 1000
+
+
+def truncated(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def lost_pages(content: bytes) -> bytes:
+    """As a disk leaves it that lost what was written to it: the head stands, the rest is zeros."""
+    return content[:4096] + bytes(len(content) - 4096)
+
+
+@pytest.mark.parametrize("damage", [garbage, truncated, lost_pages])
+def test_a_damaged_database_is_named_as_such(root: Path, damage: Callable[[bytes], bytes]) -> None:
+    database = root / ".mlflow/mlflow.db"
+    whole = damage(database.read_bytes())
+    database.write_bytes(whole)
+    with pytest.raises(
+        DamagedStoreError, match=r"mlflow\.db: a damaged database .* results in data/ are complete: move"
+    ):
+        sync(root)
+    assert database.read_bytes() == whole, "it is left as it was found"
+
+
+def test_a_damaged_database_fails_no_pipeline_and_is_filled_again_once_it_is_away(
+    root: Path, empty_store: Path, refuses: Refuses
+) -> None:
+    database = root / ".mlflow/mlflow.db"
+    database.write_bytes(garbage(b""))
+    (line,) = [line for line in finish(start(root)) if "damaged" in line]
+    assert f"mv '{database}' '{database}.damaged'" in line
+    assert (root / "data/report/index.html").is_file()
+    command = [sys.executable, "-m", "recurlm.cli", "sync"]
+    refuses(run(command, cwd=root, capture_output=True, text=True), "a damaged database")
+    database.rename(f"{database}.damaged")
+    shutil.copy(empty_store, database)  # MLflow takes some seconds to make one
+    assert "logged lstm" in sync(root)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[str]:
+    """A tracking server of one's own, which keeps the files that it is sent."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    places = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "files")]
+    where = ["--host", "127.0.0.1", "--port", "{port}", "--workers", "1"]
+    with serving(folder, "server", *where, *places, ready="/health") as address:
+        yield address
+
+
+def test_a_server_gets_each_result_once_with_its_files(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_results(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    assert report(tmp_path) == list(VARIANTS)
+    assert report(tmp_path) == []
+    run = runs(tmp_path)["lstm"]
+    assert run.data.metrics["test_bits_per_byte"] == 1.875
+    with connected(store.find(tmp_path)) as client:
+        champion = client.get_model_version_by_alias("recurlm-lstm", "champion")
+        model = champion.source.removeprefix("models:/")
+        files = {file.path for file in client.list_logged_model_artifacts(model, "artifacts/fp32")}
+        assert files == {"artifacts/fp32/bundle.json", "artifacts/fp32/generator.onnx"}
+        (above,) = pipelines(tmp_path)
+        assert "report/index.html" in {file.path for file in client.list_artifacts(above.info.run_id, "report")}
+    assert not (tmp_path / ".mlflow/mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("uri", "problem"),
+    [
+        ("http://somebody:secret@127.0.0.1:9", "http://127.0.0.1:9: out of reach"),
+        ("sqlite:////dev/null/mlflow.db", "/dev/null"),
+        ("carrierpigeon://loft", "carrierpigeon"),
+    ],
+)
+def test_a_store_out_of_reach_is_one_line_and_costs_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, problem: str
+) -> None:
+    write_results(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(InputError, match=re.escape(problem)) as refused:
+        report(tmp_path)
+    assert "secret" not in str(refused.value)
+    assert (tmp_path / "data/report/index.html").is_file()
+
+
+class Link(ThreadingHTTPServer):
+    """A connection to a server that breaks for good after some requests."""
+
+    left: int | None = None
+
+    def __init__(self, target: str) -> None:
+        self.target = urlsplit(target).netloc
+        super().__init__(("127.0.0.1", 0), Relay)
+
+
+class Relay(BaseHTTPRequestHandler):
+    server: Link
+
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        """`do_GET`, `do_POST` and the like."""
+        if name.startswith("do_"):
+            return self.relay
+        raise AttributeError(name)
+
+    def relay(self) -> None:
+        if self.server.left is not None:
+            self.server.left -= 1
+            if self.server.left < 0:
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        connection = HTTPConnection(self.server.target)
+        try:
+            connection.request(self.command, self.path, body, dict(self.headers))
+            answer = connection.getresponse()
+            content = answer.read()
+        except (HTTPException, OSError):
+            return
+        finally:
+            connection.close()
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.getheader("Content-Type") or "text/plain")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def link(server: str) -> Iterator[Link]:
+    """A way to the tracking server."""
+    with Link(server) as link:
+        thread = Thread(target=link.serve_forever)
+        thread.start()
+        yield link
+        link.shutdown()
+        thread.join()
+
+
+def test_a_server_that_dies_in_the_middle_gets_the_rest_later_and_nothing_twice(
+    tmp_path: Path, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "project"
+    root.mkdir()
+    write_results(root, ["rnn"])
+    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    params["report"]["experiment"] = "relayed"
+    (root / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    write_lock(root)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{link.server_port}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr("recurlm.tracking.mirror.ABANDONED", 0)  # a run that was left counts as that of a dead process
+    made = plan(root)
+    for after in (20, 60):
+        link.left = after
+        with pytest.raises(InputError, match="out of reach; the results in data/ are complete"):
+            sync(root, plan=made)
+    link.left = None
+    sync(root, plan=made)
+    assert sync(root, plan=made) == []
+    with connected(store.find(root)) as client:
+        experiment = client.get_experiment_by_name("relayed")
+        found = client.search_runs([experiment.experiment_id])
+        assert sorted(run.info.run_name for run in found) == ["pipeline, bpe 300, 1 epoch", "rnn"]
+        assert [len(versions_of(client, name)) for name in ("relayed", "relayed-rnn")] == [1, 1]
