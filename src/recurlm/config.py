@@ -12,6 +12,7 @@ from recurlm.errors import InputError, nearest
 from recurlm.strict_yaml import first_misfit, load_yaml
 
 Count = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=2**20)]  # of a layer
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Drop = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(gt=0, le=1)]
@@ -88,7 +89,7 @@ class Tokenize(Section):
 class TrainData(Section):
     """Which windows of the text a step reads, and what is reset or masked in them."""
 
-    epochs: Annotated[float, Field(gt=0)]
+    epochs: Annotated[float, Field(gt=0, le=1_000_000)]
     batch_size: Count  # rows of the stream
     sequence_length: Annotated[int, Field(ge=2)]  # tokens
     random_offset: bool
@@ -303,9 +304,9 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     cell: str
-    embedding_size: Count
-    hidden_size: Count
-    layers: Count
+    embedding_size: Size
+    hidden_size: Size
+    layers: Annotated[int, Field(ge=1, le=10_000)]
     concat_layers: bool
     bidirectional: bool
     block: Literal["none", "residual"]

@@ -16,9 +16,15 @@ def progress_bar(
     """A bar that moves on a terminal; elsewhere a line every `seconds`, and none for what is quicker."""
     terminal = sys.stderr.isatty()
     interval, delay = (0.1, 0.0) if terminal else (seconds, seconds)
-    return tqdm(desc=desc, total=total, unit=unit, unit_scale=True, mininterval=interval, delay=delay, **more)
+    # miniters: tqdm's own choice follows the pace so far, and misses what comes after a sudden slow-down.
+    return tqdm(
+        desc=desc, total=total, unit=unit, unit_scale=True, mininterval=interval, miniters=1, delay=delay, **more
+    )
 
 
 def say(line: str) -> None:
-    """Write a line to stderr, above a bar that moves there."""
-    tqdm.write(line, file=sys.stderr)
+    """Write a line to stderr; on a terminal above a bar that moves there."""
+    if sys.stderr.isatty():
+        tqdm.write(line, file=sys.stderr)
+    else:
+        sys.stderr.write(f"{line}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,7 @@ def test_an_unknown_key_is_named_with_the_nearest(raw: dict[str, Any], write: Wr
     [
         ("train.data.batch_size", 0),
         ("train.data.epochs", 0),
+        ("train.data.epochs", 1e300),
         ("train.data.epochs", float("inf")),
         ("train.data.epochs", float("nan")),
         ("train.schedule.warmup_ratio", 1),
@@ -137,12 +139,14 @@ def test_an_unknown_key_is_named_with_the_nearest(raw: dict[str, Any], write: Wr
         ("verify.sampling.0.top_p", 0),
         ("variants.lstm.dropout", 1.0),
         ("variants.lstm.hidden_size", -3),
+        ("variants.lstm.hidden_size", 1_000_000_000),
+        ("variants.lstm.layers", 1_000_000_000),
         ("variants.lstm.muon_lr", float("inf")),
     ],
 )
 def test_a_value_out_of_range_is_named(raw: dict[str, Any], write: Write, place: str, value: object) -> None:
     set_at(raw, place, value)
-    with pytest.raises(InputError, match=rf"'{place}' is {value!r}: Input should be"):
+    with pytest.raises(InputError, match=rf"'{place}' is {re.escape(repr(value))}: Input should be"):
         config.load(write(raw))
 
 

@@ -12,17 +12,18 @@ import torch
 
 import recurlm
 from recurlm import model
-from recurlm.config import Params
+from recurlm.config import Params, TrainConfig
 from recurlm.errors import InputError
 from recurlm.evaluation.perplexity import score
 from recurlm.model import LanguageModel
-from recurlm.progress import progress_bar
-from recurlm.storage import sha256_of, whole_folder, write_json
+from recurlm.progress import progress_bar, say
+from recurlm.storage import read_json, sha256_of, whole_folder, write_json
 from recurlm.tokens.files import TokenFile, open_tokens
 from recurlm.training.batches import Stream
 from recurlm.training.checkpoint import Checkpoint, run_key
+from recurlm.training.estimate import TimeLeft, Work, check_memory, say_before, work_of
 from recurlm.training.loop import count_tokens, train
-from recurlm.training.machine import SystemMetrics
+from recurlm.training.machine import SystemMetrics, out_of_memory_is_bad_input
 from recurlm.training.optimizer import precision
 from recurlm.training.state import EvalPoint, TrainResult
 
@@ -40,23 +41,33 @@ def train_variant(name: str, params: Params, data: Path, stop: Callable[[], bool
         raise InputError("data/tokens: the validation split has no tokens: add text, or give it a larger share")
     seed = config.seed if config.data.random_offset else None
     stream = Stream(training.ids, config.data.batch_size, config.data.sequence_length, seed=seed)
-    torch.manual_seed(config.seed)
     device = model.best_device(config.device)
-    network = model.build(name, model_config, training.manifest["vocab_size"]).to(device)
-    path = checkpoint_path(name, data)
-    checkpoint = Checkpoint(path, key_of(name, params, device, data), config.checkpoint.every_seconds)
+    vocab_size = training.manifest["vocab_size"]
+
+    def work(variant: str) -> Work | None:
+        tokens = validation.counts["tokens"]
+        return work_of(variant, params.variant(variant), config, vocab_size, stream, tokens)
+
+    own = work(name)
+    if own is not None:
+        check_memory(name, own, device)
+        say_before(name, own, device, precision(config.precision, device))
+    torch.manual_seed(config.seed)
+    with out_of_memory_is_bad_input(config.data.batch_size):
+        network = model.build(name, model_config, vocab_size).to(device)
+    path, key = checkpoint_path(name, data), key_of(name, params, device, data)
+    checkpoint = Checkpoint(path, key, config.checkpoint.every_seconds)
     system = SystemMetrics()
-    with progress_bar(
-        f"train {name}", count_tokens(config, stream), "token", seconds=config.machine.progress_seconds
-    ) as bar:
+
+    def waiting() -> dict[str, Work]:
+        names = [other for other in params.variants if other != name and not _is_trained(other, params, device, data)]
+        return {other: size for other in names if (size := work(other)) is not None}
+
+    with TrainingBar(name, config, stream, TimeLeft(name, own, waiting) if own else None) as bar:
 
         def on_step(tokens: int, loss: float) -> None:
             system.sample()
-            if math.isnan(loss):  # a checkpoint was loaded
-                bar.initial = bar.n = tokens
-                return
-            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
-            bar.update(tokens - bar.n)
+            bar.update(tokens, loss)
 
         result = train(
             network,
@@ -72,9 +83,49 @@ def train_variant(name: str, params: Params, data: Path, stop: Callable[[], bool
     with whole_folder(data / "models" / name) as folder:
         model.save(folder, network, name, model_config)
         _write_curve(folder / "curve.csv", result.curve)
-    timings = _timings(data / "models" / name, result, device) | {"system": system.samples}
+    timings = _timings(data / "models" / name, result, device) | {"run_key": key, "system": system.samples}
     write_json(data / "timings" / f"train-{name}.json", timings)
     checkpoint.remove()
+
+
+class TrainingBar:
+    """The bar of a run; it begins where the run does, which may be in its middle, and ends at its end."""
+
+    def __init__(self, name: str, config: TrainConfig, stream: Stream, time_left: TimeLeft | None) -> None:
+        self.name, self.seconds, self.time_left = name, config.machine.progress_seconds, time_left
+        self.total = count_tokens(config, stream)
+        self.bar: Any = None
+
+    def __enter__(self) -> TrainingBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def update(self, tokens: int, loss: float) -> None:
+        """Take note of `tokens` read since the run began; a loss of NaN means that a checkpoint was loaded."""
+        tokens = min(tokens, self.total)  # the last window is read whole
+        loaded = math.isnan(loss)
+        if self.bar is None:
+            if loaded:
+                say(f"train {self.name}: goes on from its checkpoint, {tokens / self.total:.0%} of the run")
+            begun = tokens if loaded else 0
+            self.bar = progress_bar(f"train {self.name}", self.total, "token", self.seconds, initial=begun)
+        if loaded:
+            return
+        self.bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+        self.bar.update(tokens - self.bar.n)
+        if self.time_left:
+            self.time_left.after_step(tokens / self.total)
+
+
+def _is_trained(name: str, params: Params, device: torch.device, data: Path) -> bool:
+    """Whether a variant's model is that of the present parameters, tokens and code."""
+    timings = data / "timings" / f"train-{name}.json"
+    if not (data / "models" / name).is_dir() or not timings.is_file():
+        return False
+    return bool(read_json(timings).get("run_key") == key_of(name, params, device, data))
 
 
 def validation_loss(network: LanguageModel, validation: TokenFile, params: Params) -> float:

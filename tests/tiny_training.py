@@ -1,0 +1,54 @@
+"""A tiny project's data/tokens, made within the test's process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from configs import PARAMS, merged
+
+from recurlm.config import Params
+from recurlm.tokens.encode import write_tokens
+
+
+class Texts:
+    """A split of a corpus, held in memory."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = texts
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def pieces(self, document: int) -> Iterator[str]:
+        yield self.texts[document]
+
+
+TINY = {
+    "tokenize": {"kind": "char"},
+    "train": {
+        "precision": "fp32",
+        "data": {"epochs": 1, "batch_size": 4, "sequence_length": 16},
+        "evaluation": {"num_evals": 1, "batch_size": 4, "window_tokens": 64, "context_tokens": 8},
+    },
+    "model": {"embedding_size": 6, "hidden_size": 8, "layers": 1},
+    "variants": {name: {"embedding_size": 6, "hidden_size": 8} for name in PARAMS.variants},
+}
+
+
+def tiny_params(**changes: object) -> Params:
+    """The project's parameters made small, with some values replaced, section by section."""
+    raw = PARAMS.model_dump()
+    raw["variants"] = {name: block.model_dump() | TINY["model"] for name, block in PARAMS.variants.items()}
+    return Params.model_validate(merged(merged(raw, TINY), changes))
+
+
+def write_tiny_tokens(
+    data: Path, params: Params, line: str = "KING. The ships of {} lords come home, and sing.\n"
+) -> None:
+    """Tokens of a few made-up lines in `data / "tokens"`."""
+    texts = {
+        split: Texts("".join(line.format(number * 7 % 31) for number in range(lines)))
+        for split, lines in {"train": 80, "validation": 8, "test": 8}.items()
+    }
+    write_tokens(data / "tokens", params.tokenize, texts, {"name": "a test", "licence": None, "revision": None})
