@@ -24,7 +24,7 @@ def test_its_first_40_lines_show_what_recurlm_is() -> None:
     screen = "\n".join(LINES[:40])
     assert screen.startswith("# recurlm\n\nrecurlm ")
     assert len(re.findall(r"^!\[.+\]\(docs/plots/\w+\.png\)$", screen, re.MULTILINE)) == 1
-    assert re.search(r"```sh\nmake repro\b.*\nrecurlm generate .+\n```\n\n```text\n.+\n", screen)
+    assert re.search(r"```sh\nmake repro\b.*\nrecurlm generate .+\n```\n\n(<!-- .+ -->\n)?```text\n.+\n", screen)
     assert all(f"\n| {variant} |" in screen for variant in VARIANTS)
 
 

@@ -40,8 +40,13 @@ def png(chart: Chart, title: str) -> bytes:
         return file.getvalue()
 
 
-def main() -> None:
-    root, folder = Path(), Path(sys.argv[1] if len(sys.argv) > 1 else "docs/plots")
+def draw(root: Path, folder: Path) -> list[str]:
+    """Draw all pictures; one line a file.
+
+    Raises:
+        InputError: there are no results to draw one from.
+    """
+    lines = []
     results = load_results(root, config.load(root / "params.yaml"))
     sections = page_sections.sections(results, (), EMPTY)
     charts = {chart.file: chart for section in sections for chart in section.charts}
@@ -50,7 +55,13 @@ def main() -> None:
             raise InputError(f"data: nothing to draw {name} from: run dvc repro first")
         with whole_file(folder / name) as partial:
             partial.write_bytes(png(charts[file], title))
-        sys.stderr.write(f"wrote {folder / name}, {(folder / name).stat().st_size / 1000:.0f} kB\n")
+        lines.append(f"wrote {folder / name}, {(folder / name).stat().st_size / 1000:.0f} kB")
+    return lines
+
+
+def main() -> None:
+    for line in draw(Path(), Path(sys.argv[1] if len(sys.argv) > 1 else "docs/plots")):
+        sys.stderr.write(f"{line}\n")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from recurlm.report.lesson import flow, generation, learning, memory, speeds
+from recurlm.report.lesson import flow, generation, learning, memory, scores, speeds
 from recurlm.report.lesson.measured import Measured
 
 Block = Callable[[Measured], str | None]  # None: not measured yet
@@ -27,6 +27,12 @@ TEXTS: dict[str, Block] = {
     "adaptive": learning.adaptive,
     "directions": speeds.directions,
     "claims": memory.claims_of_metrics,
+    "overview": scores.overview,
+    "results": scores.results,
+    "intervals": scores.intervals,
+    "interval sentence": scores.interval_sentence,
+    "precisions": scores.precisions,
+    "diagnostics": scores.diagnostics,
 }
 
 TIMINGS: dict[str, Block] = {
