@@ -9,7 +9,7 @@ ACTIVATE := . .venv/bin/activate
 INSTALLED := .venv/installed
 
 help:    ## list the targets
-	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:[^#]*## /|/' | awk -F'|' '{ printf "make %-11s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:[^#]*## /|/' | awk -F'|' '{ printf "make %-11s %s\n", $$1, $$2 }'
 
 setup: $(INSTALLED)  ## make .venv with the pinned packages of requirements.lock
 
@@ -18,6 +18,9 @@ repro: setup  ## run what is stale of the pipeline: corpus → models → ONNX �
 
 test: setup  ## run the tests, in two processes (TESTERS=…)
 	$(ACTIVATE) && pytest -n $(TESTERS) --dist loadscope
+
+test-fast: setup  ## run those that need no DAG, server or browser
+	$(ACTIVATE) && pytest -n $(TESTERS) --dist loadscope -m "not system and not slow"
 
 lint: setup  ## check format, style and types
 	$(ACTIVATE) && ruff format --check && ruff check && mypy
@@ -59,4 +62,4 @@ $(INSTALLED): requirements.lock pyproject.toml
 	.venv/bin/dvc config --local core.site_cache_dir "$(CURDIR)/.cache/dvc"
 	@touch $@
 
-.PHONY: help setup repro test lint ui playground serve bench
+.PHONY: help setup repro test test-fast lint ui playground serve bench

@@ -35,17 +35,24 @@ os.environ["PYTHONPYCACHEPREFIX"] = str(CHECKOUT / ".cache/pycache")
 sys.dont_write_bytecode, sys.pycache_prefix = False, os.environ["PYTHONPYCACHEPREFIX"]
 
 
-# Files that share what takes minutes to make run in one process: the tiny project, and the tiny bundles.
-BUNDLES = ("cli", "playground", "runtime", "serving")
+# A folder whose tests share a server, a built page or browsers: they run in one process.
+TOGETHER = ("playground", "serving")
+# The groups that take longest begin first, so that neither process waits for the other at the end.
+LONGEST = ("project", "serving", "playground", "tests/export/test_precisions.py", "tests/export/test_graphs.py")
+
+# `make test-fast` leaves out the tests with these fixtures, and those of modules that use these helpers.
+SYSTEM_FIXTURES = {"cloned", "npm"}
+SYSTEM_HELPERS = {"browser", "mlflow_project", "node_process", "server_process"}
 
 
 def group_of(nodeid: str) -> str:
-    """The files that a test runs beside: a mark's group, those that use bundles, or its own file alone."""
+    """The files that a test runs beside: those of its mark's group, of its folder, or its own file alone."""
     file = nodeid.partition("::")[0]
     marked = re.search(r'^pytestmark = pytest\.mark\.xdist_group\("(\w+)"\)', _text_of(file), re.MULTILINE)
     if marked:
         return marked[1]
-    return "bundles" if Path(file).parent.name in BUNDLES else file
+    folder = Path(file).parent.name
+    return folder if folder in TOGETHER else file
 
 
 @cache
@@ -64,10 +71,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Grouped:
     return Grouped(config, log)
 
 
+def needs_a_system(item: pytest.Item) -> bool:
+    """Whether a test runs the DAG, a server, node, a browser or MLflow."""
+    assert isinstance(item, pytest.Function)
+    uses = {getattr(value, "__module__", None) for value in vars(item.module).values()}
+    return bool(SYSTEM_FIXTURES & set(item.fixturenames) or SYSTEM_HELPERS & uses)
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest groups begin first, so that neither process waits for the other at the end."""
-    first = {"project": 0, "bundles": 1}
-    items.sort(key=lambda item: first.get(group_of(item.nodeid), 2))
+    for item in items:
+        if needs_a_system(item):
+            item.add_marker(pytest.mark.system)
+    order = {group: number for number, group in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(group_of(item.nodeid), len(order)))
 
 
 @pytest.fixture(autouse=True)

@@ -41,6 +41,7 @@ print(json.dumps([onnxruntime.__version__, texts, refusal]))
 """
 
 
+@pytest.mark.system
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason=f"onnxruntime {OLDEST} has no wheel for this Python")
 def test_the_oldest_onnxruntime_gives_the_same_text(bundles: TinyBundles, tmp_path: Path) -> None:
     folders = [str(bundles(name, "bpe", precision)) for name in CAUSAL for precision in PRECISIONS]
