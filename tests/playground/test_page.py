@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from browser import Browser
+from browser import Browser, Select
 from configs import LESSON
 from conftest import PLAYGROUND, PRECISIONS, run
 from selenium.webdriver import ActionChains, Keys
@@ -87,6 +87,29 @@ def test_it_opens_in_int8_with_a_text(open_page: Any, bundles: TinyBundles) -> N
     page.wait(lambda: page.text("status") == "The model is ready")
     assert page.shown_text() == ""
     assert not any("/fp32/" in url for url in page.requests())
+
+
+def test_two_models_answer_side_by_side_with_the_same_seed(open_page: Any, bundles: TinyBundles) -> None:
+    page: Browser = open_page(QUERY | {"variant": "gru", "precision": "int8", "text": PROMPT, "count": 30})
+    second = "return document.getElementById('tokens-2').textContent"
+    assert not page.element("pane-2").is_displayed()
+    Select(page.element("beside")).select_by_value("lstm/int8")
+    page.submit()
+    gru, lstm = (Generator.from_bundle(bundles(variant, "bpe", "int8")) for variant in ("gru", "lstm"))
+    expected = [PROMPT + each.generate(PROMPT, 30, **SETTINGS) for each in (gru, lstm)]
+    assert [page.shown_text(), page.driver.execute_script(second)] == expected
+    assert (page.text("heading"), page.text("heading-2")) == ("gru, int8", "lstm, int8")
+    left, right = (page.element(id).rect for id in ("tokens", "tokens-2"))
+    assert left["x"] + left["width"] <= right["x"]
+    assert left["y"] == right["y"]
+    page.driver.get(page.driver.current_url)  # the link shows both again
+    page.wait(lambda: page.is_idle() and page.all_are_scored())
+    assert [page.shown_text(), page.driver.execute_script(second)] == expected
+    page.choose("variant", "bilstm")  # nothing that generates stands beside a model that fills masks
+    assert not page.element("pane-2").is_displayed()
+    page.submit()
+    assert page.ids("filled")
+    assert page.console() == []
 
 
 def test_all_requests_go_to_the_pages_own_host(open_page: Any) -> None:

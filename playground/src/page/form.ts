@@ -32,13 +32,23 @@ export class Form {
   private readonly address = new URLSearchParams(location.search);
   private mode: "generate" | "fill";
 
-  constructor(bundles: Description[], chosen: (bundle: Description) => void) {
+  constructor(
+    bundles: Description[],
+    chosen: (bundle: Description) => void,
+    chosenOther: (bundle: Description | null) => void,
+  ) {
     this.bundles = bundles;
     const start = this.first();
     this.radios("variant", unique(bundles.map((each) => each.variant)), start.variant);
     this.radios("precision", unique(bundles.map((each) => each.precision)), start.precision);
-    element("variant").addEventListener("change", () => chosen(this.shown()));
-    element("precision").addEventListener("change", () => chosen(this.shown()));
+    for (const group of ["variant", "precision"]) {
+      element(group).addEventListener("change", () => {
+        const before = this.other;
+        chosen(this.shown());
+        if (this.other !== before) chosenOther(this.other);
+      });
+    }
+    element("beside").addEventListener("change", () => chosenOther(this.other));
     element("settings").append(...SETTINGS.map(field));
     this.mode = taskOf(start);
     this.typed[this.mode] = this.address.get("text") ?? this.typed[this.mode];
@@ -52,13 +62,21 @@ export class Form {
     return of.find((each) => each.precision === checked("precision")) ?? of[0]!;
   }
 
+  /** The bundle beside it, which does the same; null for none. */
+  get other(): Description | null {
+    const { value } = element<HTMLSelectElement>("beside");
+    return this.bundles.find((each) => `${each.variant}/${each.precision}` === value) ?? null;
+  }
+
   /** The form as a task; the page's address follows it. */
   task(): Task {
     const { variant, precision } = this.bundle;
     const text = element<HTMLTextAreaElement>("text").value;
     const shown = SETTINGS.filter((setting) => setting[this.mode] !== null);
     const settings = shown.map(({ name }) => [name, input(name).value] as [string, string]);
-    const address = new URLSearchParams([["variant", variant], ["precision", precision], ["text", text], ...settings]);
+    const beside = element<HTMLSelectElement>("beside").value;
+    const models = [["variant", variant], ["precision", precision], ...(beside ? [["beside", beside]] : [])];
+    const address = new URLSearchParams([...models, ["text", text], ...settings]);
     history.replaceState(null, "", `?${address}`);
     // An empty field is no number, and not 0.
     const value = (name: Setting["name"]) => (input(name).value.trim() === "" ? NaN : Number(input(name).value));
@@ -88,6 +106,7 @@ export class Form {
       for (const setting of SETTINGS) input(setting.name).value = setting[mode] ?? setting.generate;
     }
     this.mode = mode;
+    this.offerOthers(bundle);
     for (const setting of SETTINGS) input(setting.name).closest("label")!.hidden = setting[mode] === null;
     element("text-label").textContent = mode === "generate" ? "Prompt" : "Text with blanks";
     element("text-hint").textContent = mode === "generate"
@@ -95,6 +114,16 @@ export class Form {
       : "Write ___ where a word is missing. This model reads both sides.";
     element("go").textContent = mode === "generate" ? "Generate" : "Fill in";
     return bundle;
+  }
+
+  /** The bundles that may stand beside one: those that do the same with the same text. */
+  private offerOthers(bundle: Description): void {
+    const select = element<HTMLSelectElement>("beside");
+    const chosen = select.options.length ? select.value : this.address.get("beside");
+    const others = this.bundles.filter((each) => taskOf(each) === taskOf(bundle));
+    const options = others.map(({ variant, precision }) => new Option(`${variant}, ${precision}`, `${variant}/${precision}`));
+    select.replaceChildren(new Option("no other", ""), ...options);
+    select.value = options.some((each) => each.value === chosen) ? chosen! : "";
   }
 
   /** The bundle of the address; without one the best variant, and of each variant int8: a quarter of fp32's download. */

@@ -9,14 +9,20 @@ const CELL = 6;
 type Colour = [number, number, number];
 
 export class Strip {
-  private readonly canvas = element<HTMLCanvasElement>("strip");
+  private readonly canvas: HTMLCanvasElement;
+  private readonly caption: HTMLElement;
   private readonly columns: Float32Array[] = [];
   private active = -1;
   private end = 0; // the column after the last that is shown
   private frame = 0;
 
-  /** @param pointed called with the column under the pointer, or −1 */
-  constructor(pointed: (column: number) => void) {
+  /**
+   * @param suffix of the ids of its elements
+   * @param pointed called with the column under the pointer, or −1
+   */
+  constructor(suffix: string, pointed: (column: number) => void) {
+    this.canvas = element<HTMLCanvasElement>(`strip${suffix}`);
+    this.caption = element(`strip-caption${suffix}`);
     new ResizeObserver(() => this.redraw()).observe(this.canvas);
     this.canvas.addEventListener("pointermove", (event) => {
       const place = Math.floor(event.offsetX / PITCH) + this.first();
@@ -30,7 +36,7 @@ export class Strip {
     this.columns.length = 0;
     this.end = 0;
     this.active = -1;
-    element("strip-caption").textContent =
+    this.caption.textContent =
       `Hidden state: ${Math.min(UNITS, units)} of the last layer's ${units.toLocaleString("en")} units, a column for each token; blue below zero, orange above.`;
     this.redraw();
   }

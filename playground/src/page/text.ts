@@ -15,7 +15,8 @@ export interface Cell {
 
 export class TokenText {
   readonly cells: Cell[] = [];
-  private readonly box = element("tokens");
+  private readonly box: HTMLElement;
+  private readonly suffix: string;
   private readonly looked: (cell: Cell | null, at: number) => void;
   private waiting: number[] = []; // tokens of a character that is not whole yet
   private readonly owners: Cell[] = []; // by token, the cell it stands in
@@ -23,7 +24,10 @@ export class TokenText {
   private active = -1;
   private pinned = false; // by keyboard or touch: the pointer's leaving does not end it
 
-  constructor(looked: (cell: Cell | null, at: number) => void) {
+  /** @param suffix of the ids of its elements */
+  constructor(suffix: string, looked: (cell: Cell | null, at: number) => void) {
+    this.suffix = suffix;
+    this.box = element(`tokens${suffix}`);
     this.looked = looked;
     const at = (event: Event) => this.cells.findIndex((cell) => cell.span === event.target);
     this.box.addEventListener("pointerover", (event) => at(event) >= 0 && this.look(at(event), event.pointerType !== "mouse"));
@@ -48,7 +52,7 @@ export class TokenText {
       const text = texts[at]!;
       if (text === "") return;
       const span = Object.assign(document.createElement("span"), { className: `token ${kind(at)}`, textContent: text });
-      span.id = `token-${this.cells.length}`;
+      span.id = `token${this.suffix}-${this.cells.length}`;
       span.role = "option";
       span.ariaSelected = "false";
       span.dataset.ids = this.waiting.join(" ");
