@@ -76,6 +76,23 @@ def test_stop_sequences_at_their_limits_hold_nothing_up(usual: Server) -> None:
     assert "1 to 1024 characters" in beyond.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/v1/completions", {"prompt": [[]] * 250_000}, "prompt: a string, a list of strings"),
+        ("/v1/completions", {"prompt": [*[1] * 300_000, "a"]}, "prompt: a string, a list of strings"),
+        ("/v1/completions", {"prompt": "a" * 1_000_000}, "tokens or more, at most 8192"),
+        ("/v1/completions", {f"field{number}": 1 for number in range(60_000)}, "unrecognized request argument"),
+        ("/score", {"text": "storm " * 170_000}, "tokens or more, at most 8192"),
+    ],
+)
+def test_a_body_of_the_largest_size_holds_nothing_up(usual: Server, path: str, body: Any, message: str) -> None:
+    with running(usual, (path, {"model": "lstm", **body})) as responses:
+        assert slowest_health(usual, lambda: bool(responses)) < 2
+    assert responses[0].status_code == 400
+    assert message in responses[0].json()["error"]["message"]
+
+
 def test_log_probabilities_of_the_longest_prompt_hold_nothing_up(usual: Server, bundles: TinyBundles) -> None:
     prompt = [7, 200, 13, 255] * 2048  # the tokenizer would encode its text otherwise
     request = {"model": "lstm", "prompt": prompt, "max_tokens": 2, "n": 2, "seed": 1, "echo": True, "logprobs": 5}

@@ -27,6 +27,7 @@ KINDS = {
 SPECIAL = {"bos": "<bos>", "mask": "<mask>", "unk": "<unk>", "eol": "<eol>"}  # role → token
 MAX_TOKENIZER_BYTES = 64 << 20
 NAMED = 10  # missing characters or words that a message names
+LONG_TEXT = 1 << 14  # characters
 BLOCK = 1 << 13  # bytes of a file read at once
 
 # No tokenizer of this project merges across the end of a word before a space or a line end. The greedy dot finds the
@@ -94,7 +95,12 @@ class Vocabulary:
             text.encode()
         except UnicodeEncodeError:
             raise InputError(f"{what} is not UTF-8 text") from None
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        if len(text) > LONG_TEXT:
+            # Lets other threads run meanwhile, as `encode` does not.
+            (encoding,) = self.tokenizer.encode_batch([text], add_special_tokens=False)
+        else:
+            encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        ids: list[int] = encoding.ids
         return ids
 
     def known_ids(self, text: str, what: str) -> list[int]:

@@ -22,7 +22,7 @@ from recurlm.serving.metrics import Metrics
 from recurlm.serving.middleware import ApiKey, BodyLimit, RequestMetrics
 from recurlm.serving.models import LoadedModel, choose_model
 from recurlm.serving.openapi import describe
-from recurlm.serving.scoring import fill, fill_work, score
+from recurlm.serving.scoring import fill, fill_work, score, score_tokens
 from recurlm.serving.settings import SMALL_TOKENS, Settings
 from recurlm.serving.workers import Worker
 
@@ -109,9 +109,8 @@ def create_app(settings: Settings, models: dict[str, LoadedModel], metrics: Metr
     async def score_text(request: schema.ScoreRequest, http: Request) -> Any:
         """A text's log-likelihood, each token given those before it (or, by a cloze model, those on both sides)."""
         model = choose_model(models, request.model, "score")
-        ids = await encoding.run(lambda: model.bundle.vocabulary.ids(request.text, "the text"), len(request.text))
-        work = partial(score, request, model, settings.limits, len(ids))
-        return await _until_disconnected(http, scoring.run(work, len(ids)))
+        size = await encoding.run(partial(score_tokens, request, model, settings.limits), len(request.text))
+        return await _until_disconnected(http, scoring.run(partial(score, request, model), size))
 
     @router.post("/fill", response_model=schema.FillResponse)
     async def fill_text(request: schema.FillRequest, http: Request) -> Any:

@@ -255,6 +255,7 @@ def _encode(prompt: str | list[int], model: LoadedModel, limits: Limits) -> tupl
     """A prompt's text, and its tokens after `<bos>`."""
     vocabulary = model.bundle.vocabulary
     if isinstance(prompt, str):
+        model.check_length(prompt, "prompt", limits)
         ids = [vocabulary.bos, *vocabulary.known_ids(prompt, "the prompt")]
         text = prompt
     else:

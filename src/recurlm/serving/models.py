@@ -14,7 +14,7 @@ from recurlm.serving.logprobs import StepModel
 from recurlm.serving.metrics import Metrics
 from recurlm.serving.scheduler import Scheduler, rows_are_independent
 from recurlm.serving.schema import Model
-from recurlm.serving.settings import Settings
+from recurlm.serving.settings import Limits, Settings
 from recurlm.storage import sha256_of
 
 
@@ -37,6 +37,7 @@ class LoadedModel:
         self.scorer = Scorer(bundle, settings.threads)
         self.step_model = StepModel(bundle, settings.threads)
         self.metrics = metrics.of_model(name)
+        self._longest_token = max(map(len, bundle.vocabulary.tokenizer.get_vocab()))  # in characters
         self.generator: Generator | None = None
         self.filler: Filler | None = None
         self.engine: Engine | None = None
@@ -51,6 +52,17 @@ class LoadedModel:
         Bundle.open(path)
         if _fingerprint(path) != self.fingerprint:
             raise InputError(f"{path}: the bundle was replaced while it was being loaded: start the server again")
+
+    def check_length(self, text: str, what: str, limits: Limits) -> None:
+        """Refuse a text that has too many tokens for certain, before it is encoded.
+
+        Raises:
+            ApiError: it has.
+        """
+        # A word tokenizer has one token for a word of any length that it lacks.
+        least = len(text.split()) if self.bundle.vocabulary.kind == "word" else len(text) // self._longest_token
+        if least > limits.prompt_tokens:
+            raise ApiError(400, f"{what}: {least} tokens or more, at most {limits.prompt_tokens}", what)
 
     def describe(self) -> Model:
         """The model's entry in /v1/models."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 from recurlm.runtime.bundle import Task
 from recurlm.runtime.masked_text import MARKER
@@ -20,9 +20,11 @@ def _whole(value: object) -> object:
 
 # In JSON 4.0 is an integer too.
 WHOLE = BeforeValidator(_whole)
-Tokens = list[Annotated[int, Field(ge=0), WHOLE]]
-Prompt = str | Annotated[list[str], Field(min_length=1)] | Annotated[Tokens, Field(min_length=1)]
-Prompts = Prompt | Annotated[list[Annotated[Tokens, Field(min_length=1)]], Field(min_length=1)]
+# One error of a list is enough: a body may hold hundreds of thousands.
+FULL_LIST = Field(min_length=1, fail_fast=True)
+Tokens = Annotated[list[Annotated[int, Field(ge=0), WHOLE]], FULL_LIST]
+Prompt = str | Annotated[list[str], FULL_LIST] | Tokens
+Prompts = Prompt | Annotated[list[Tokens], FULL_LIST]
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED), WHOLE]
 Temperature = Annotated[float, Field(ge=0, le=100)]
@@ -31,6 +33,15 @@ TopP = Annotated[float, Field(gt=0, le=1)]
 
 class _Request(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_one_unknown(cls, data: object) -> object:
+        """Keep one unknown field, which is refused: each would be an error of its own."""
+        if not isinstance(data, dict):
+            return data
+        unknown = next((key for key in data if key not in cls.model_fields), None)
+        return {key: value for key, value in data.items() if key in cls.model_fields or key == unknown}
 
     model: str | None = Field(None, description="Its name in /v1/models; may be left out where only one can do this.")
 
@@ -62,7 +73,7 @@ class CompletionRequest(_Request):
         None, description="Only 1: no text is generated to be dropped."
     )
     seed: Seed | None = Field(None, description="Choice i has the seed + i.")
-    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     echo: bool | None = None

@@ -14,15 +14,22 @@ from recurlm.serving.settings import Limits
 from recurlm.serving.text_stream import token_text
 
 
-def score(request: ScoreRequest, model: LoadedModel, limits: Limits, size: int) -> ScoreResponse:
-    """Score a text of `size` tokens.
+def score_tokens(request: ScoreRequest, model: LoadedModel, limits: Limits) -> int:
+    """The number of tokens that are to be scored.
 
     Raises:
-        ApiError: it is too long.
+        ApiError, InputError: they are too many, or the text has lone surrogates.
     """
-    vocabulary = model.bundle.vocabulary
+    model.check_length(request.text, "text", limits)
+    size = len(model.bundle.vocabulary.ids(request.text, "the text"))
     if size > limits.prompt_tokens:
         raise ApiError(400, f"text: {size} tokens, at most {limits.prompt_tokens}", "text")
+    return size
+
+
+def score(request: ScoreRequest, model: LoadedModel) -> ScoreResponse:
+    """Score a text."""
+    vocabulary = model.bundle.vocabulary
     scored: list[ScoredToken] = []
 
     def on_tokens(tokens: Sequence[int], log_probs: Any) -> None:
@@ -43,6 +50,7 @@ def fill_work(request: FillRequest, model: LoadedModel, limits: Limits) -> int:
     Raises:
         ApiError, InputError: they are too many, or the text has lone surrogates.
     """
+    model.check_length(request.text, "text", limits)
     vocabulary, words = model.bundle.vocabulary, len(MARKER.findall(request.text))
     largest = request.max_blank_tokens or MAX_WORD_TOKENS[vocabulary.kind]
     size = len(vocabulary.ids(request.text, "the text")) + words * largest
