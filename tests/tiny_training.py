@@ -51,4 +51,6 @@ def write_tiny_tokens(
         split: Texts("".join(line.format(number * 7 % 31) for number in range(lines)))
         for split, lines in {"train": 80, "validation": 8, "test": 8}.items()
     }
-    write_tokens(data / "tokens", params.tokenize, texts, {"name": "a test", "licence": None, "revision": None})
+    corpus = {"name": "a test", "licence": None, "revision": None}
+    earlier = params.train.init_from
+    write_tokens(data / "tokens", params.tokenize, texts, corpus, init_from=None if earlier is None else Path(earlier))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from recurlm.errors import InputError, nearest
 from recurlm.strict_yaml import first_misfit, load_yaml
+from recurlm.strict_yaml import override as override
 
 Count = Annotated[int, Field(ge=1)]
 Size = Annotated[int, Field(ge=1, le=2**20)]  # of a layer
@@ -148,6 +148,7 @@ class TrainConfig(Section):
     seed: Seed
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16"]
+    init_from: Annotated[str, Field(min_length=1)] | None  # a folder that holds a model of the same shape
     sampled_softmax: Annotated[int, Field(ge=0)]  # negatives; 0: the full softmax
     data: TrainData
     optimizer: TrainOptimizer
@@ -378,25 +379,3 @@ def load(path: Path = Path("params.yaml")) -> Params:
         return Params.model_validate(raw)
     except ValidationError as error:
         raise InputError(f"{path}: {first_misfit(error, Params)}") from None
-
-
-S = TypeVar("S", bound=BaseModel)
-
-
-def override(section: S, changes: Mapping[str, Any]) -> S:
-    """A section with some values replaced, by dotted keys: `override(params.train, {"data.epochs": 3})`.
-
-    Raises:
-        InputError: a key is unknown, or a value does not fit.
-    """
-    values = section.model_dump()
-    for key, value in changes.items():
-        *parents, last = key.split(".")
-        place = values
-        for parent in parents:
-            place = place[parent]
-        place[last] = value
-    try:
-        return type(section).model_validate(values)
-    except ValidationError as error:
-        raise InputError(f"{type(section).__name__}: {first_misfit(error, type(section))}") from None

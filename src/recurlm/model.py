@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -187,8 +188,10 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def save(folder: Path, model: LanguageModel, name: str, config: ModelConfig) -> None:
-    """Write `model.safetensors` and `model.json` into an existing folder."""
+def save(
+    folder: Path, model: LanguageModel, name: str, config: ModelConfig, origin: Mapping[str, Any] | None = None
+) -> None:
+    """Write `model.safetensors` and `model.json` into an existing folder; `origin` is what model.json says beyond."""
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     if model.decoder.weight is model.embedding.weight:
         del weights["decoder.weight"]  # tied: safetensors holds it once
@@ -203,7 +206,7 @@ def save(folder: Path, model: LanguageModel, name: str, config: ModelConfig) -> 
         "config": config.model_dump(),
         "sha256": sha256_of(path),
     }
-    write_json(folder / "model.json", description)
+    write_json(folder / "model.json", description | dict(origin or {}))
 
 
 def load(folder: Path) -> LanguageModel:

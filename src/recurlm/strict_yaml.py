@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -83,3 +84,25 @@ def _known_keys(parents: list[int | str], section: type[BaseModel]) -> list[str]
             annotation = annotation.__args__[0]
         section = annotation
     return list(section.model_fields)
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def override(section: S, changes: Mapping[str, Any]) -> S:
+    """A section with some values replaced, by dotted keys: `override(params.train, {"data.epochs": 3})`.
+
+    Raises:
+        InputError: a key is unknown, or a value does not fit.
+    """
+    values = section.model_dump()
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        place = values
+        for parent in parents:
+            place = place[parent]
+        place[last] = value
+    try:
+        return type(section).model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{type(section).__name__}: {first_misfit(error, type(section))}") from None

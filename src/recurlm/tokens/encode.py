@@ -15,7 +15,7 @@ from recurlm.storage import sha256_of, whole_folder, write_json
 from recurlm.tokens.counts import Counts
 from recurlm.tokens.pieces import PIECE, safe_pieces
 from recurlm.tokens.special import special_ids
-from recurlm.tokens.tokenizer import KINDS, learn_tokenizer
+from recurlm.tokens.tokenizer import KINDS, learn_tokenizer, tokenizer_of_model
 
 BATCH = 1 << 18  # characters encoded in one call
 
@@ -36,17 +36,23 @@ def write_tokens(
     splits: Mapping[str, Documents],
     corpus: Mapping[str, Any],
     progress: Progress = lambda doing, size: None,
+    init_from: Path | None = None,
 ) -> None:
     """Fill `folder` with tokenizer.json, the ids of every split and manifest.json.
 
     Args:
         splits: one of them is called "train".
         corpus: what the manifest says about the text: name, licence, revision.
+        init_from: a folder with an earlier model, whose tokenizer is taken in place of a new one.
 
     Raises:
         InputError: the train split holds nothing to learn from, or a parameter does not fit the kind.
     """
-    tokenizer = learn_tokenizer(_text_of(splits["train"], KINDS[section.kind].cut, progress), section)
+    initial = {}
+    if init_from is None:
+        tokenizer = learn_tokenizer(_text_of(splits["train"], KINDS[section.kind].cut, progress), section)
+    else:
+        tokenizer, initial["init_from"] = tokenizer_of_model(init_from, section)
     with whole_folder(folder) as partial:
         # The library's own `save` would report a full disk as an error without a number.
         (partial / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
@@ -65,6 +71,7 @@ def write_tokens(
             "corpus": {key: corpus[key] for key in ("name", "licence", "revision")},
             "splits": written,
         }
+        manifest |= initial
         write_json(partial / "manifest.json", manifest)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -52,3 +53,24 @@ def load_tokenizer(path: Path, sha256: str | None = None) -> Tokenizer:
     if not isinstance(parts, dict) or "model" not in parts:
         raise InputError(f"{path}: not a file of Hugging Face tokenizers")
     return Tokenizer.from_file(str(path))
+
+
+def tokenizer_of_model(folder: Path, section: Tokenize) -> tuple[Tokenizer, dict[str, Any]]:
+    """The tokenizer of an earlier model, and what a manifest says about the model.
+
+    Raises:
+        InputError: there is no such model, it has no tokenizer beside it, or params.yaml asks for another kind.
+    """
+    description = read_json(folder / "model.json")
+    kept = description.get("tokenizer") if isinstance(description, dict) else None
+    if not isinstance(kept, dict):
+        raise InputError(f"{folder}: no model with a tokenizer beside it: train it again with this recurlm")
+    wanted = {"kind": section.kind, "lowercase": section.lowercase}
+    for key, value in wanted.items():
+        if kept.get(key) != value:
+            raise InputError(
+                f"params.yaml: tokenize.{key} is {value!r}, and the model of train.init_from, {folder}, was trained "
+                f"with {kept.get(key)!r}: a model keeps its tokenizer"
+            )
+    tokenizer = load_tokenizer(folder / "tokenizer.json", kept["sha256"])
+    return tokenizer, {"variant": description["variant"], "model_sha256": description["sha256"]}

@@ -117,6 +117,8 @@ def tags(root: Path, results: Results, result: Result) -> dict[str, str]:
         "tokenizer_sha256": tokens.get("tokenizer_sha256"),
         "protocol": (result.metrics or {}).get("protocol"),
         "model_sha256": (result.bundle or {}).get("model_sha256"),
+        "init_from_variant": (result.model.get("init_from") or {}).get("variant"),
+        "init_from_model_sha256": (result.model.get("init_from") or {}).get("model_sha256"),
         "mlflow.runColor": colour(results, result),
         "dvc_stage": f"train@{result.name}",
         "dvc_lock_model": result.locked.get(f"data/models/{result.name}"),

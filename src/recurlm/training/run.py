@@ -22,6 +22,7 @@ from recurlm.tokens.files import TokenFile, open_tokens
 from recurlm.training.batches import Stream
 from recurlm.training.checkpoint import Checkpoint, run_key
 from recurlm.training.estimate import TimeLeft, Work, check_memory, say_before, work_of
+from recurlm.training.initial import check_folder, copy_tokenizer, load_initial_weights
 from recurlm.training.loop import count_tokens, train
 from recurlm.training.machine import SystemMetrics, out_of_memory_is_bad_input
 from recurlm.training.optimizer import precision
@@ -52,9 +53,15 @@ def train_variant(name: str, params: Params, data: Path, stop: Callable[[], bool
     if own is not None:
         check_memory(name, own, device)
         say_before(name, own, device, precision(config.precision, device))
+    earlier = None if config.init_from is None else Path(config.init_from)
+    if earlier is not None:
+        check_folder(earlier, data)
     torch.manual_seed(config.seed)
     with out_of_memory_is_bad_input(config.data.batch_size):
-        network = model.build(name, model_config, vocab_size).to(device)
+        network = model.build(name, model_config, vocab_size)
+        if earlier is not None:
+            load_initial_weights(earlier, network, name, training.manifest)
+        network.to(device)
     path, key = checkpoint_path(name, data), key_of(name, params, device, data)
     checkpoint = Checkpoint(path, key, config.checkpoint.every_seconds)
     system = SystemMetrics()
@@ -81,7 +88,7 @@ def train_variant(name: str, params: Params, data: Path, stop: Callable[[], bool
             stop,
         )
     with whole_folder(data / "models" / name) as folder:
-        model.save(folder, network, name, model_config)
+        model.save(folder, network, name, model_config, copy_tokenizer(data / "tokens", folder))
         _write_curve(folder / "curve.csv", result.curve)
     timings = _timings(data / "models" / name, result, device) | {"run_key": key, "system": system.samples}
     write_json(data / "timings" / f"train-{name}.json", timings)

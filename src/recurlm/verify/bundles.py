@@ -28,6 +28,7 @@ def verify_variant(name: str, params: Params, data: Path, folder: Path) -> tuple
     verified = verify_all(data, name, params.export.precisions, metrics["test"], params.verify, params.evaluate)
     results: dict[str, Any] = {}
     timings: dict[str, Any] = {}
+    described = read_json(data / "models" / name / "model.json")
     for precision in params.export.precisions:
         graphs, bundle = data / "graphs" / name / precision, folder / precision
         facts = {
@@ -36,6 +37,8 @@ def verify_variant(name: str, params: Params, data: Path, folder: Path) -> tuple
             "metrics": {"protocol": metrics["protocol"], **metrics["test"]},
             "verification": verified[precision],
         }
+        if "init_from" in described:
+            facts["init_from"] = described["init_from"]
         bundle.mkdir()
         write_bundle(bundle, graphs, data / "tokens" / "tokenizer.json", facts)
         size = sum(file.stat().st_size for file in bundle.iterdir())
