@@ -44,9 +44,9 @@ PRINTS = [
     r"lstm +3 gates +526,336 weights +\d+ µs a token\n",
     "h: (2, 128) c: (2, 128)\nforward and step agree: True\n",
     r"(?s)KING\.\n.+KING\.\n.+",
-    r"To be or .* to be, that is the question:\n",
     "bidirectional=False  y (4, 10, 32)  h (2, 4, 32)  c (2, 4, 32)\n"
     "bidirectional=True   y (4, 10, 64)  h (4, 4, 32)  c (4, 4, 32)\n",
+    r"To be or .* to be, that is the question:\n",
     "16 numbers from the left, 32 in all\ntoken 5 is another; predictions that changed: 0 1 2 3 4 6 7 8 9 10 11\n",
     r"RNN  U × 0\.5 .+49 back: \d\.\de-1\d\n(RNN  U × [12]\.0 .+\n){2}LSTM U × 0\.1 .+49 back: \d\.\de[+-]0[01]\n",
     "",

@@ -33,7 +33,8 @@ def cold(measured: Measured) -> str | None:
         return None
     spans = []
     for variant in scored:
-        first, *_, last = (row for row in (variant.perplexity or {})["by_position"] if row["from"] in POSITIONS)
+        shown = [row for row in (variant.perplexity or {})["by_position"] if row["from"] in POSITIONS]
+        first, last = shown[0], shown[-1]
         losses = (number(row["nats_per_token"], ".2f") for row in (first, last))
         spans.append(f"{variant.name} {' against '.join(losses)}")
     return (
