@@ -10,9 +10,10 @@ from recurlm.cli.progress import Progress
 from recurlm.cli.streams import write
 
 EXAMPLE = """\
-Every token is scored once. A causal model predicts it from <bos> and all tokens before it. A cloze model (bilstm)
-predicts it from both sides, 512 tokens at a time, with 256 tokens of context on either side: these
-pseudo-log-likelihoods compare only with one another.
+Every token is scored once. A causal model predicts it from <bos> and all tokens before it; a long file is read in
+windows of 2048 tokens, side by side, each after the 256 tokens before it. A cloze model (bilstm) predicts it from both
+sides, 512 tokens at a time, with 256 tokens of context on either side: these pseudo-log-likelihoods compare only with
+one another.
 
   recurlm score --variant lstm --text "To be or not to be"
   recurlm score --variant lstm --file my_text.txt --json

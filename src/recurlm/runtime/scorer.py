@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,17 +13,17 @@ import numpy as np
 
 from recurlm.errors import InputError
 from recurlm.runtime.bundle import Bundle
-from recurlm.runtime.session import State
+from recurlm.runtime.session import State, pad_batch
 from recurlm.runtime.tokenizer import Vocabulary, read_blocks, split_at_words
 
 INPUTS = {"tokens", "length"}
 CHUNK = 1024  # tokens of a call where the text is one stream
-WINDOW = 512  # tokens that a call scores where each token is predicted from both sides,
-CONTEXT = 256  # and tokens of context on either side of them
+CONTEXT = 256  # tokens of context on either side of a window, or before it
+WINDOW, ROWS = 512, 4  # tokens of a window where each is predicted from both sides, and windows of a call
+FILE_WINDOW, FILE_ROWS = 2048, 32  # where each is predicted from the left and the text is a file
 
-PROTOCOLS: dict[str, Literal["streamed", "cloze"]] = {"causal": "streamed", "cloze": "cloze"}  # by objective
-
-Progress = Callable[[int], None]  # bytes of text read so far
+Protocol = Literal["streamed", "windowed", "cloze"]
+Progress = Callable[[int], None]  # bytes of text scored so far
 OnTokens = Callable[[Sequence[int], Any], None]  # tokens in their order, and the log-probability of each
 
 
@@ -30,7 +31,7 @@ OnTokens = Callable[[Sequence[int], Any], None]  # tokens in their order, and th
 class Score:
     """A text's negative log-likelihood, and the counts that its rates divide by."""
 
-    protocol: Literal["streamed", "cloze"]  # "cloze": a negative pseudo-log-likelihood
+    protocol: Protocol  # "cloze": a negative pseudo-log-likelihood
     nats: float
     tokens: int  # without `<bos>`, which is read and not scored
     words: int  # separated by white space
@@ -77,8 +78,9 @@ class Score:
 class Scorer:
     """Scores text with scorer.onnx.
 
-    A causal model predicts each token from all tokens before it, in one stream from `<bos>`. A cloze model predicts
-    each token from both sides: `WINDOW` tokens at a time, with `CONTEXT` tokens of context on either side.
+    A causal model predicts each token from all tokens before it, in one stream from `<bos>`. A long file is cut into
+    windows of `FILE_WINDOW` tokens, which are read side by side, each after `CONTEXT` tokens before it. A cloze model
+    predicts each token from both sides: `WINDOW` tokens at a time, with `CONTEXT` tokens of context on either side.
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
@@ -102,28 +104,39 @@ class Scorer:
         return self._score([text], "the text", None, on_tokens)
 
     def score_file(self, path: str | Path, progress: Progress | None = None) -> Score:
-        """Score a file of UTF-8 text of any length.
+        """Score a file of UTF-8 text of any length; its protocol is "windowed" where it is longer than a window.
 
         Raises:
             InputError: the file is missing, empty, or not UTF-8.
         """
-        return self._score(read_blocks(Path(path)), str(path), progress)
+        return self._score(read_blocks(Path(path)), str(path), progress, file=True)
 
     def _score(
-        self, texts: Iterable[str], what: str, progress: Progress | None, on_tokens: OnTokens | None = None
+        self,
+        texts: Iterable[str],
+        what: str,
+        progress: Progress | None,
+        on_tokens: OnTokens | None = None,
+        file: bool = False,
     ) -> Score:
-        protocol = PROTOCOLS[self.bundle.objective]
-        counts = _Counts(self.bundle.vocabulary, what, progress)
-        pieces = counts.encode(split_at_words(texts))
-        nats = 0.0
-        for tokens, log_prob in self._streamed(pieces) if protocol == "streamed" else self._windowed(pieces):
-            nats -= float(log_prob.sum(dtype=np.float64))
-            if on_tokens is not None:
-                on_tokens(tokens, log_prob)
+        counts = _Counts(self.bundle.vocabulary, what)
+        cloze = self.bundle.objective == "cloze"
+        score = self._both_sides if cloze else self._side_by_side if file else self._streamed
+        nats, scored, shown = 0.0, 0, 0
+        for call in score(counts.encode(split_at_words(texts))):
+            for tokens, log_prob in call:
+                nats -= float(log_prob.sum(dtype=np.float64))
+                scored += len(tokens)
+                if on_tokens is not None:
+                    on_tokens(tokens, log_prob)
+            if progress is not None:
+                # More is read than is scored.
+                shown = max(shown, counts.bytes * scored // counts.tokens)
+                progress(shown)
         if counts.tokens == 0:
             raise InputError(f"{what} is empty: there is nothing to score")
         return Score(
-            protocol=protocol,
+            protocol="cloze" if cloze else "windowed" if file and counts.tokens > FILE_WINDOW else "streamed",
             nats=nats,
             tokens=counts.tokens,
             words=counts.words,
@@ -133,40 +146,60 @@ class Scorer:
             out_of_vocabulary_words=counts.out_of_vocabulary_words,
         )
 
-    def _streamed(self, pieces: Iterable[list[int]]) -> Iterator[tuple[list[int], Any]]:
+    def _streamed(self, pieces: Iterable[list[int]]) -> Iterator[Scored]:
         last = self.bundle.vocabulary.bos
         state: State | None = None
         for ids in pieces:
             for begin in range(0, len(ids), CHUNK):
                 # The state has not read the last token yet.
                 chunk = ids[begin : begin + CHUNK]
-                results, state = self.session.run(["log_prob"], _feeds([last, *chunk]), state)
-                yield chunk, results["log_prob"][0]
+                results, state = self.session.run(["log_prob"], _feeds([[last, *chunk]]), state)
+                yield [(chunk, results["log_prob"][0])]
                 last = chunk[-1]
 
-    def _windowed(self, pieces: Iterable[list[int]]) -> Iterator[tuple[list[int], Any]]:
-        for tokens, scored in windows(self.bundle.vocabulary.bos, pieces):
-            results, _ = self.session.run(["log_prob"], _feeds(tokens))
-            yield tokens[scored], results["log_prob"][0, scored]
+    def _side_by_side(self, pieces: Iterable[list[int]]) -> Iterator[Scored]:
+        """As `_streamed`, but each window begins with a zero state, and its context fills it."""
+        for rows in _batches(windows(self.bundle.vocabulary.bos, pieces, FILE_WINDOW, CONTEXT, 0), FILE_ROWS):
+            results, _ = self.session.run(["log_prob"], _feeds([tokens for tokens, _ in rows]))
+            # A causal model's first log-probability is that of the second token.
+            yield [
+                (tokens[scored], log_prob[scored.start - 1 : scored.stop - 1])
+                for (tokens, scored), log_prob in zip(rows, results["log_prob"], strict=True)
+            ]
+
+    def _both_sides(self, pieces: Iterable[list[int]]) -> Iterator[Scored]:
+        for rows in _batches(windows(self.bundle.vocabulary.bos, pieces, WINDOW, CONTEXT, CONTEXT), ROWS):
+            results, _ = self.session.run(["log_prob"], _feeds([tokens for tokens, _ in rows]))
+            yield [
+                (tokens[scored], log_prob[scored])
+                for (tokens, scored), log_prob in zip(rows, results["log_prob"], strict=True)
+            ]
 
 
-def windows(bos: int, pieces: Iterable[list[int]]) -> Iterator[tuple[list[int], slice]]:
-    """Yield overlapping windows of a text's tokens, `<bos>` first, and the slice of each window that is scored."""
+Scored = list[tuple[list[int], Any]]  # by one call: tokens, and the log-probability of each
+Window = tuple[list[int], slice]  # tokens with their context, and which of them are scored
+
+
+def windows(bos: int, pieces: Iterable[list[int]], size: int, before: int, after: int) -> Iterator[Window]:
+    """Cut a text's tokens, `<bos>` first, into windows of `size` tokens to score, with context before and after."""
     held, first = [bos], 1
     for ids in pieces:
         held += ids
-        while len(held) - first >= WINDOW + CONTEXT:
-            yield held[: first + WINDOW + CONTEXT], slice(first, first + WINDOW)
-            passed = max(0, first + WINDOW - CONTEXT)
+        while len(held) - first >= size + after:
+            yield held[: first + size + after], slice(first, first + size)
+            passed = max(0, first + size - before)
             del held[:passed]
-            first += WINDOW - passed
+            first += size - passed
     while first < len(held):
-        end = min(first + WINDOW, len(held))
-        yield (
-            held[max(0, first - CONTEXT) : end + CONTEXT],
-            slice(min(first, CONTEXT), min(first, CONTEXT) + end - first),
-        )
+        end = min(first + size, len(held))
+        yield held[max(0, first - before) : end + after], slice(min(first, before), min(first, before) + end - first)
         first = end
+
+
+def _batches(windows: Iterable[Window], rows: int) -> Iterator[list[Window]]:
+    remaining = iter(windows)
+    while batch := list(islice(remaining, rows)):
+        yield batch
 
 
 @dataclass
@@ -175,7 +208,6 @@ class _Counts:
 
     vocabulary: Vocabulary
     what: str
-    progress: Progress | None
     tokens: int = field(default=0, init=False)
     words: int = field(default=0, init=False)
     characters: int = field(default=0, init=False)
@@ -197,12 +229,11 @@ class _Counts:
             self.bytes += len(piece.encode())
             self.unknown_tokens += unknown
             yield ids
-            if self.progress is not None:
-                self.progress(self.bytes)
 
 
-def _feeds(ids: list[int]) -> dict[str, Any]:
-    return {"tokens": np.array([ids], np.int64), "length": np.array([len(ids)], np.int64)}
+def _feeds(rows: Sequence[Sequence[int]]) -> dict[str, Any]:
+    tokens, length = pad_batch(rows)
+    return {"tokens": tokens, "length": length}
 
 
 def _exp(nats: float) -> float | None:
