@@ -16,6 +16,10 @@ setup: $(INSTALLED)  ## make .venv with the pinned packages of requirements.lock
 repro: setup  ## run what is stale of the pipeline: corpus → models → ONNX → data/report
 	$(ACTIVATE) && dvc repro
 
+zoo: setup  ## add variants of zoo.yaml to params.yaml, and run what is stale (VARIANTS="mamba2 kda")
+	$(ACTIVATE) && python pipelines/zoo.py $(VARIANTS)
+	$(ACTIVATE) && dvc repro
+
 test: setup  ## run the tests, in two processes (TESTERS=…)
 	$(ACTIVATE) && pytest -n $(TESTERS) --dist loadscope
 
@@ -62,4 +66,4 @@ $(INSTALLED): requirements.lock pyproject.toml
 	.venv/bin/dvc config --local core.site_cache_dir "$(CURDIR)/.cache/dvc"
 	@touch $@
 
-.PHONY: help setup repro test test-fast lint ui playground serve bench
+.PHONY: help setup repro zoo test test-fast lint ui playground serve bench

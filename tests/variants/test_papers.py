@@ -35,6 +35,10 @@ class Weights:
             return part.weight.detach().numpy()
         return part.detach().numpy()
 
+    def blocks(self, name: str) -> list[Array]:
+        """The blocks of a block-diagonal matrix."""
+        return [block.detach().numpy() for block in getattr(self.cell, name).blocks]
+
     def heads(self, name: str) -> Array:
         """One matrix, or one vector, for each head."""
         whole = getattr(self, name)
@@ -92,8 +96,8 @@ def rglru(w: Weights, xs: Array) -> Iterator[Array]:
         u = w.Wu @ x
         parts = u.reshape(HEADS, -1)
         r, i = (
-            σ(np.concatenate([part @ block for part, block in zip(parts, W, strict=True)]) + b)
-            for W, b in ((w.Wr, w.br), (w.Wi, w.bi))
+            σ(np.concatenate([block @ part for part, block in zip(parts, w.blocks(W), strict=True)]) + b)
+            for W, b in (("Wr", w.br), ("Wi", w.bi))
         )
         a = σ(-w.L) ** (8 * r)  # the paper's a = σ(Λ), whose Λ is −Λ here: exp(−softplus(Λ))
         h = a * h + np.sqrt(1 - a**2) * (i * u)
@@ -123,7 +127,7 @@ def slstm(w: Weights, xs: Array) -> Iterator[Array]:
     h, c, n = (np.zeros((HEADS, VALUE)) for _ in range(3))
     for x in xs:
         for head in range(HEADS):
-            i, f, z, o = np.split(W[head] @ x + b[head] + h[head] @ w.R[head], 4)
+            i, f, z, o = np.split(W[head] @ x + b[head] + w.blocks("R")[head] @ h[head], 4)
             c[head] = σ(f) * c[head] + np.exp(i) * np.tanh(z)
             n[head] = σ(f) * n[head] + np.exp(i)
             h[head] = σ(o) * c[head] / n[head]
@@ -297,7 +301,7 @@ def m2rnn(w: Weights, xs: Array) -> Iterator[Array]:
         for head in range(HEADS):
             v = silu(w.heads("Wv")[head] @ x)
             f = np.exp(-np.exp(w.decay__A[head]) * softplus(w.decay__product[head] @ x + w.decay__b[head]))
-            H[head] = f * H[head] + (1 - f) * np.tanh(H[head] @ w.W[head] + np.outer(k, v))
+            H[head] = f * H[head] + (1 - f) * np.tanh(H[head] @ w.blocks("W")[head].T + np.outer(k, v))
             outputs.append(rms(H[head].T @ q + w.D[head] * v))
         yield np.concatenate(outputs) * w.norm__weight * silu(w.Wg @ x)
 

@@ -263,6 +263,18 @@ def linear(input_size: int, *sizes: int) -> nn.Module:
     return nn.Sequential(*(nn.Linear(a, b, bias=False) for a, b in zip(widths, sizes, strict=False)))
 
 
+class BlockDiagonal(nn.Module):
+    """A product whose matrix has a block a head: each head reads its own part of x. Graphs get a product a head."""
+
+    def __init__(self, heads: int, size: int, output_size: int) -> None:
+        """`size` and `output_size` are those of one head."""
+        super().__init__()
+        self.blocks = nn.ParameterList(torch.randn(output_size, size) * size**-0.5 for _ in range(heads))
+
+    def forward(self, x: Float[Tensor, "*batch heads size"]) -> Float[Tensor, "*batch heads output"]:
+        return torch.stack([torch.matmul(part, W.T) for part, W in zip(x.unbind(-2), self.blocks, strict=True)], dim=-2)
+
+
 def unit(x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
     """x / ‖x‖."""
     return x / torch.sqrt((x * x).sum(dim=-1, keepdim=True) + EPSILON)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recurlm.variants.base import Recurrence, State
-from recurlm.variants.linear import Decay, HeadNorm, linear, read, split
+from recurlm.variants.linear import BlockDiagonal, Decay, HeadNorm, linear, read, split
 from recurlm.variants.loop import over_time
 
 
@@ -29,7 +29,9 @@ class M2RNN(Recurrence):
         self.Wq, self.Wk = (linear(input_size, self.key_size) for _ in range(2))
         self.Wv, self.Wg = (linear(input_size, hidden_size) for _ in range(2))
         self.decay = Decay(linear(input_size, heads), heads)
-        self.W = nn.Parameter(torch.eye(value).repeat(heads, 1, 1))
+        self.W = BlockDiagonal(heads, value, value)
+        for block in self.W.blocks:
+            nn.init.eye_(block)
         self.D = nn.Parameter(torch.ones(heads))
         self.norm = HeadNorm(hidden_size)
 
@@ -51,7 +53,7 @@ class M2RNN(Recurrence):
         H = state["H"]
         q, k, v, f = torch.split(a, self.sizes, dim=-1)
         q, k, v, f = q[:, None, :], k[:, None, :, None], torch.unflatten(v, -1, (self.heads, -1)), f[..., None, None]
-        H = f * H + (1 - f) * torch.tanh(torch.matmul(H, self.W) + k * v[..., None, :])
+        H = f * H + (1 - f) * torch.tanh(self.W(H.transpose(1, 2)).transpose(1, 2) + k * v[..., None, :])
         return read(H, q.expand(-1, self.heads, -1)) + self.D[:, None] * v, {"H": H}
 
     def _output(self, y: Float[Tensor, "*batch heads value"], x: Float[Tensor, "*batch input"]) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recurlm.variants.base import Recurrence, State
-from recurlm.variants.linear import linear, scan, split
+from recurlm.variants.linear import BlockDiagonal, linear, scan, split
 
 C = 8.0
 SMALLEST = 1e-6  # of 1 − a², so that the slope of its root stays below 500
@@ -27,7 +27,7 @@ class RGLRU(Recurrence):
         self.output_size = hidden_size
         self.state_spec = {"h": (hidden_size,)}
         self.Wu, self.Wg = linear(input_size, hidden_size), linear(input_size, hidden_size)
-        self.Wr, self.Wi = (nn.Parameter(torch.randn(heads, size, size) * size**-0.5) for _ in range(2))
+        self.Wr, self.Wi = (BlockDiagonal(heads, size, size) for _ in range(2))
         self.br, self.bi = (nn.Parameter(torch.zeros(hidden_size)) for _ in range(2))
         a = torch.empty(hidden_size).uniform_(0.9**2, 0.999**2).sqrt()  # of an open gate r, to the power 1 / c
         self.L = nn.Parameter(torch.log(torch.expm1(-torch.log(a))))
@@ -45,10 +45,7 @@ class RGLRU(Recurrence):
         return h * F.silu(self.Wg(x)), {"h": h}
 
     def _gated(self, u: Float[Tensor, "*batch hidden"]) -> tuple[Tensor, Tensor]:
-        r, i = torch.sigmoid(self._blocks(u, self.Wr) + self.br), torch.sigmoid(self._blocks(u, self.Wi) + self.bi)
+        parts = torch.unflatten(u, -1, (self.heads, -1))
+        r, i = torch.sigmoid(self.Wr(parts).flatten(-2) + self.br), torch.sigmoid(self.Wi(parts).flatten(-2) + self.bi)
         a = torch.exp(-C * F.softplus(self.L) * r)
         return a, torch.sqrt((1 - a * a).clamp(min=SMALLEST)) * (i * u)
-
-    def _blocks(self, u: Float[Tensor, "*batch hidden"], W: Float[Tensor, "heads size size"]) -> Tensor:
-        u = torch.unflatten(u, -1, (self.heads, 1, -1))
-        return torch.matmul(u, W).flatten(-3)

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from recurlm.variants.base import Recurrence, State
-from recurlm.variants.linear import split
+from recurlm.variants.linear import BlockDiagonal, split
 from recurlm.variants.loop import over_time
 
 
@@ -24,7 +24,9 @@ class SLSTM(Recurrence):
         self.output_size = hidden_size
         self.state_spec = dict.fromkeys(("h", "c", "n", "m"), (hidden_size,))
         self.W = nn.Linear(input_size, 4 * hidden_size)
-        self.R = nn.Parameter(torch.zeros(heads, size, 4 * size))
+        self.R = BlockDiagonal(heads, size, 4 * size)
+        for block in self.R.blocks:
+            nn.init.zeros_(block)
         nn.init.zeros_(self.W.bias)
         with torch.no_grad():  # forget gates between 0.007 and 0.999
             self.W.bias.view(heads, 4, size)[:, 1] = -(5 - 12 * torch.linspace(0, 1, size) ** 0.3)
@@ -39,8 +41,7 @@ class SLSTM(Recurrence):
 
     def _cell(self, Wx: Float[Tensor, "batch gates"], state: State) -> tuple[Tensor, State]:
         h, c, n, m = (torch.unflatten(part, -1, (self.heads, -1)) for part in (state[name] for name in "hcnm"))
-        Rh = torch.matmul(h[..., None, :], self.R)[..., 0, :]
-        i, f, z, o = (torch.unflatten(Wx, -1, (self.heads, -1)) + Rh).chunk(4, dim=-1)
+        i, f, z, o = (torch.unflatten(Wx, -1, (self.heads, -1)) + self.R(h)).chunk(4, dim=-1)
         log_f = -nn.functional.softplus(-f) + m
         log_f = torch.where(n == 0, i, log_f)
         m = torch.maximum(log_f, i)
