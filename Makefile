@@ -1,12 +1,12 @@
 # `make` lists the targets. Every recipe is lines that a person could type.
 
 PYTHON ?= python3
-PORT ?= 5000
 TESTERS ?= 2
 CORPUS ?= data/corpus/train.txt
 BUDGET ?= 60
 ACTIVATE := . .venv/bin/activate
 INSTALLED := .venv/installed
+FREE = @$(ACTIVATE) && python -c 'import socket, sys; sys.exit("port $(PORT) is taken: make $@ PORT=…" if socket.socket().connect_ex(("127.0.0.1", $(PORT))) == 0 else 0)'
 
 help:    ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:[^#]*## /|/' | awk -F'|' '{ printf "make %-11s %s\n", $$1, $$2 }'
@@ -29,11 +29,15 @@ test-fast: setup  ## run those that need no DAG, server or browser
 lint: setup  ## check format, style and types
 	$(ACTIVATE) && ruff format --check && ruff check && mypy
 
+ui: PORT ?= 5000
 ui: setup  ## compare the runs in MLflow, on http://127.0.0.1:5000 (PORT=…)
+	$(FREE)
 	@echo 'All variants side by side: http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey=comparison'
 	$(ACTIVATE) && MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///.mlflow/mlflow.db
 
-playground: setup playground/node_modules/.package-lock.json  ## the bundles in a browser, on http://127.0.0.1:5000 (PORT=…)
+playground: PORT ?= 5002
+playground: setup playground/node_modules/.package-lock.json  ## the bundles in a browser, on http://127.0.0.1:5002 (PORT=…)
+	$(FREE)
 	$(ACTIVATE) && npm --prefix playground run build
 	$(ACTIVATE) && python playground/gather.py data/onnx playground/dist
 	@echo 'http://127.0.0.1:$(PORT)/  (playground/dist may be put on any static host)'
@@ -44,8 +48,9 @@ playground/node_modules/.package-lock.json: playground/package-lock.json | $(INS
 	$(ACTIVATE) && npm --prefix playground ci --no-audit --no-fund
 	@touch $@
 
-serve: PORT = 5001
+serve: PORT ?= 5001
 serve: setup  ## answer prompts with the registry's champion, on http://127.0.0.1:5001 (PORT=…)
+	$(FREE)
 	$(ACTIVATE) && MLFLOW_DISABLE_TELEMETRY=true MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false MLFLOW_TRACKING_URI=$${MLFLOW_TRACKING_URI:-sqlite:///.mlflow/mlflow.db} mlflow models serve --model-uri 'models:/recurlm@champion' --env-manager local --host 127.0.0.1 --port $(PORT)
 
 bench: setup  ## measure training: its speed, and loss against time on a text (CORPUS=…, BUDGET=… seconds)
@@ -64,6 +69,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 	# DVC's own notes about files stay in the checkout, not in /var/tmp/dvc. The path has to be absolute: experiments that
 	# are queued run in a folder of their own.
 	.venv/bin/dvc config --local core.site_cache_dir "$(CURDIR)/.cache/dvc"
+	# `dvc plots show` draws without internet.
+	.venv/bin/python -m recurlm.report.plots_page .venv/share/plots.html
+	.venv/bin/dvc config --local plots.html_template "$(CURDIR)/.venv/share/plots.html"
 	@touch $@
 
 .PHONY: help setup repro zoo test test-fast lint ui playground serve bench

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,24 @@ def test_what_is_to_be_installed_decides_when_to_install(clone: Project, name: s
     later = (clone.folder / ".venv/installed").stat().st_mtime + 10
     os.utime(clone.folder / name, (later, later))
     assert "pip install" in make(clone, "--dry-run", "test")
+
+
+SERVERS = ("ui", "playground", "serve")
+
+
+def test_each_server_has_a_port_of_its_own(clone: Project) -> None:
+    ports = re.findall(r"^make (\w+) .*http://127\.0\.0\.1:(\d+)", make(clone), re.MULTILINE)
+    assert {name for name, _ in ports} == set(SERVERS)
+    assert len({port for _, port in ports}) == len(SERVERS)
+
+
+def test_a_port_that_is_taken_is_named(clone: Project) -> None:
+    for name in (".venv/bin/activate", "playground/node_modules/.package-lock.json", ".venv/installed"):
+        (clone.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (clone.folder / name).touch()
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        for name in SERVERS:
+            refused = clone.run("make", name, f"PORT={port}")
+            assert refused.returncode == 2
+            assert f"port {port} is taken: make {name} PORT=…\n" in refused.stderr

@@ -7,11 +7,15 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from dvc_render.html import render_html
+from dvc_render.vega import VegaRenderer
 from fabricated_results import write_results
 from selenium.webdriver import Keys
 
+from recurlm.report import plots_page
 from recurlm.report.build import build
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "playground"))
@@ -28,13 +32,18 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "data/report/index.html"
 
 
-@pytest.fixture(params=[((1280, 900), False, False), ((390, 844), True, True)], ids=["desk", "dark phone"])
-def page(report: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Browser]:
+def open_in_chromium(page: Path, net_log: Path, *settings: Any) -> Browser:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None or not Path(DRIVER).exists():
         pytest.skip("no Chromium here")
-    browser = Browser(chromium, report.as_uri(), tmp_path / "net.json", *request.param)
-    browser.driver.get(report.as_uri())
+    browser = Browser(chromium, page.as_uri(), net_log, *settings)
+    browser.driver.get(page.as_uri())
+    return browser
+
+
+@pytest.fixture(params=[((1280, 900), False, False), ((390, 844), True, True)], ids=["desk", "dark phone"])
+def page(report: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Browser]:
+    browser = open_in_chromium(report, tmp_path / "net.json", *request.param)
     browser.driver.execute_script("dispatchEvent(new Event('beforeprint'))")
     browser.wait(lambda: browser.driver.execute_script(DRAWN))
     yield browser
@@ -69,3 +78,18 @@ def test_a_legend_hides_a_variant_and_a_head_sorts(page: Browser) -> None:
     head.send_keys(Keys.ENTER)
     assert page.driver.execute_script(first) == "rnn"
     assert page.console() == []
+
+
+def test_the_plots_of_dvc_are_drawn_without_a_request(tmp_path: Path) -> None:
+    (tmp_path / "template.html").write_text(plots_page.template(), encoding="utf-8")
+    points = [{"x": x, "y": x * x, "rev": "workspace"} for x in range(4)]
+    curve = VegaRenderer(points, "curve.csv", template="simple", x="x", y="y")
+    page = Path(render_html([curve], tmp_path / "index.html", tmp_path / "template.html"))
+    browser = open_in_chromium(page, tmp_path / "net.json")
+    try:
+        drawn = "return document.querySelectorAll('.vega-embed canvas, .vega-embed svg').length"
+        browser.wait(lambda: browser.driver.execute_script(drawn))
+        events = browser.requests()
+        assert [url for url in events if not url.startswith(("file:", "data:"))] == []
+    finally:
+        browser.close()

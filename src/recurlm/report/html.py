@@ -41,7 +41,7 @@ def page(lead: str, sections: tuple[Section, ...], names: Sequence[str] = ()) ->
     charted = any(section.charts for section in sections)
     # Without a snippet the bundle exports its names to `window`, which the stubs do not know.
     code = vl_convert.javascript_bundle(None, vl_version=VEGA_LITE) if charted else ""  # type: ignore[arg-type]
-    vega = f"<script>{_in_a_script(code)}</script>\n" if code else ""
+    vega = f"<script>{in_a_script(code)}</script>\n" if code else ""
     settings = {"light": config("#1f2328"), "dark": config("#e6edf3", 0.18)}
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -79,7 +79,7 @@ def _json(value: Any) -> str:
     return re.sub("[<>&\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def _in_a_script(code: str) -> str:
+def in_a_script(code: str) -> str:
     """JavaScript that cannot close its <script> element early."""
     return re.sub(r"<(?=/script|!--)", r"\\x3c", code, flags=re.IGNORECASE)
 

@@ -1,0 +1,47 @@
+"""The page of `dvc plots show` with Vega inside, which draws offline: python -m recurlm.report.plots_page FILE
+
+DVC takes it as `plots.html_template`; `make setup` sets that. DVC's own page loads Vega from a CDN.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import vl_convert
+
+from recurlm.errors import InputError, exit_cleanly
+from recurlm.report.charts.base import VEGA_LITE
+from recurlm.report.html import in_a_script
+from recurlm.storage import whole_file
+
+
+def template() -> str:
+    """The template: DVC puts the plots at `{plot_divs}`."""
+    # Without a snippet the bundle exports its names to `window`, which the stubs do not know.
+    code = in_a_script(vl_convert.javascript_bundle(None, vl_version=VEGA_LITE))  # type: ignore[arg-type]
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+{{refresh_tag}}
+<link rel="icon" href="data:,">
+<title>DVC plots</title>
+<script>{code}</script>
+</head>
+<body>
+{{plot_divs}}
+</body>
+</html>
+"""
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        raise InputError("name one file: python -m recurlm.report.plots_page .venv/share/plots.html")
+    with whole_file(Path(sys.argv[1])) as partial:
+        partial.write_text(template(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)
