@@ -20,7 +20,7 @@ INPUTS = {"tokens", "length"}
 CHUNK = 1024  # tokens of a call where the text is one stream
 CONTEXT = 256  # tokens of context on either side of a window, or before it
 WINDOW, ROWS = 512, 4  # tokens of a window where each is predicted from both sides, and windows of a call
-FILE_WINDOW, FILE_ROWS = 2048, 32  # where each is predicted from the left and the text is a file
+FILE_WINDOW, FILE_ROWS = 2048, 16  # where each is predicted from the left and the text is a file
 
 Protocol = Literal["streamed", "windowed", "cloze"]
 Progress = Callable[[int], None]  # bytes of text scored so far
