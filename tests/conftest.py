@@ -38,11 +38,21 @@ sys.dont_write_bytecode, sys.pycache_prefix = False, os.environ["PYTHONPYCACHEPR
 # A folder whose tests share a server, a built page or browsers: they run in one process.
 TOGETHER = ("playground", "serving")
 # The groups that take longest begin first, so that neither process waits for the other at the end.
-LONGEST = ("project", "serving", "playground", "tests/export/test_precisions.py", "tests/export/test_graphs.py")
+LONGEST = (
+    "project",
+    "serving",
+    "playground",
+    "tests/tracking/test_mlflow_mirror.py",
+    "tests/tracking/test_model_registry.py",
+    "tests/export/test_precisions.py",
+    "tests/export/test_graphs.py",
+    "tests/variants/test_contract.py",
+    "tests/training/test_checkpoint.py",
+)
 
-# `make test-fast` leaves out the tests with these fixtures, and those of modules that use these helpers.
+# `make test-fast` leaves out the tests with these fixtures, and the files that use these helpers.
 SYSTEM_FIXTURES = {"cloned", "npm"}
-SYSTEM_HELPERS = {"browser", "mlflow_project", "node_process", "server_process"}
+SYSTEM_HELPERS = re.compile(r"^from (browser|mlflow_project|node_process|server_process) import", re.MULTILINE)
 
 
 def group_of(nodeid: str) -> str:
@@ -71,17 +81,25 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Grouped:
     return Grouped(config, log)
 
 
-def needs_a_system(item: pytest.Item) -> bool:
-    """Whether a test runs the DAG, a server, node, a browser or MLflow."""
-    assert isinstance(item, pytest.Function)
-    uses = {getattr(value, "__module__", None) for value in vars(item.module).values()}
-    return bool(SYSTEM_FIXTURES & set(item.fixturenames) or SYSTEM_HELPERS & uses)
+@cache
+def needs_a_system(file: Path) -> bool:
+    """Whether a file's tests run a server, node, a browser or MLflow; of a folder, whether all its files' do."""
+    if file.is_dir():
+        tests = list(file.glob("test_*.py"))
+        return bool(tests) and all(map(needs_a_system, tests))
+    return file.suffix == ".py" and bool(SYSTEM_HELPERS.search(file.read_text(encoding="utf-8")))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What `make test-fast` leaves out is not even imported, which takes seconds."""
+    return ("not system" in config.option.markexpr and needs_a_system(collection_path)) or None
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if needs_a_system(item):
+        assert isinstance(item, pytest.Function)
+        if SYSTEM_FIXTURES & set(item.fixturenames) or needs_a_system(item.path):
             item.add_marker(pytest.mark.system)
     order = {group: number for number, group in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(group_of(item.nodeid), len(order)))

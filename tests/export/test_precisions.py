@@ -178,14 +178,16 @@ def test_a_product_that_was_not_seen_is_an_error_and_stays_in_fp32_never() -> No
         Builder(model, [], export_settings(), Quantizer({})).step()
 
 
-def test_a_large_table_is_quantized_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_table_is_quantized_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caches: dict[str, ExportCache]
+) -> None:
     monkeypatch.setattr("recurlm.export.quantize.SMALLEST_TABLE", 0)
     for number, settings in enumerate(
         (export_settings(group_size=16), export_settings(group_size=16, max_folded_table_mb=0))
     ):
         folder = tmp_path / str(number)
         folder.mkdir()
-        made = Made("gru", "int8", folder, ExportCache(), settings)
+        made = Made("gru", "int8", folder, ExportCache(caches["gru"].traces), settings)
         steps = quantized_steps(made.reference, made.quantized, made.graphs, text_of(300), tolerance=1e-4)
         assert steps.largest_difference < 1e-4
         assert any(key.startswith("error.") for key in made.quantized.arithmetic)

@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import httpx2 as httpx
-from openai import OpenAI
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 ANNOUNCED = re.compile(r"recurlm: http://127\.0\.0\.1:(\d+) serves ")
 
@@ -56,6 +58,8 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def client(self, api_key: str = "none", **options: Any) -> OpenAI:
+        from openai import OpenAI  # which takes a second, and test_scheduler.py needs none
+
         return OpenAI(base_url=f"{self.url}/v1", api_key=api_key, max_retries=0, **options)
 
     def get(self, path: str, **options: Any) -> httpx.Response:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from fabricated_results import VARIANTS, write_results
 from mlflow_project import report
+from shared import made_once, shared_root
 
 from recurlm.tracking import store
 from recurlm.tracking.client import connected
@@ -22,12 +23,14 @@ def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with its tables and nothing in them, which takes MLflow some seconds to make."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", "")
-        with connected(store.Store(f"sqlite:///{path}", None)) as client:
-            client.search_experiments()
-    return path
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MLFLOW_TRACKING_URI", "")
+            with connected(store.Store(f"sqlite:///{folder}/mlflow.db", None)) as client:
+                client.search_experiments()
+
+    return made_once(shared_root(tmp_path_factory) / "store", make) / "mlflow.db"
 
 
 @pytest.fixture
