@@ -17,6 +17,8 @@ from recurlm import config
 from recurlm.errors import InputError
 from recurlm.report import html, markdown, tables
 from recurlm.report.build import build
+from recurlm.report.charts import memory, speed
+from recurlm.report.charts.base import svg
 from recurlm.report.results import load_results
 from recurlm.report.samples import Sample
 from recurlm.report.section import Section
@@ -218,3 +220,23 @@ def test_nothing_is_pointed_out_where_all_are_equal(root: Path) -> None:
     ]
     assert same
     assert not any(cell.best for column in same for cell in column)
+
+
+def test_a_perplexity_that_means_nothing_is_not_shown_as_a_number() -> None:
+    assert tables.per_word(38.25) == "38.2"
+    assert tables.per_word(152_074_641.0) == "over 100,000"
+
+
+def test_the_axis_of_gates_is_as_wide_as_the_data() -> None:
+    rows = [{"variant": "gru", "gate": "layer0 update", "closed": 0.2, "open": 0.1}]
+    (chart,) = memory.gates(rows, ["gru"])
+    assert chart.spec["encoding"]["x"]["scale"]["domain"] == [-0.2, 0.2]
+
+
+def test_the_labels_of_precisions_have_sides_of_their_own() -> None:
+    row = {"variant": "gru", "objective": "causal", "bits": 2.0, "speed": 1000.0}
+    rows = [row | {"precision": name, "order": place} for place, name in enumerate(speed.PRECISIONS)]
+    (chart,) = speed.against_quality(rows, ["gru"])
+    labels = [layer["mark"] for layer in chart.spec["layer"] if layer["mark"]["type"] == "text"]
+    assert len({(mark["align"], mark.get("dy", 0)) for mark in labels}) == len(speed.PRECISIONS)
+    svg(chart)  # Vega takes it

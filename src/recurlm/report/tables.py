@@ -11,6 +11,7 @@ from recurlm.report.objectives import OBJECTIVES, Objective
 from recurlm.report.results import BundleResult, Result, Results
 
 NONE = "—"
+MOST_PER_WORD = 100_000  # more than a corpus has different words
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ def count(value: int) -> str:
 
 def decimals(digits: int) -> Callable[[float], str]:
     return lambda value: f"{value:,.{digits}f}"
+
+
+def per_word(value: float) -> str:
+    """A perplexity per word; of a model of characters that has hardly learned, it is a number that says nothing."""
+    return decimals(1)(value) if value <= MOST_PER_WORD else f"over {MOST_PER_WORD:,}"
 
 
 def percent(value: float) -> str:
@@ -105,7 +111,7 @@ def _quality(split: str, objective: Objective) -> tuple[Column, ...]:
 
     return (
         Column(objective.unit("perplexity per token"), score("perplexity_per_token"), decimals(2), min),
-        Column(objective.unit("perplexity per word"), score("perplexity_per_word"), decimals(1), min),
+        Column(objective.unit("perplexity per word"), score("perplexity_per_word"), per_word, min),
         Column(objective.unit("bits per byte"), score("bits_per_byte"), decimals(4), min),
     )
 

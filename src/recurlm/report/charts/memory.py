@@ -122,9 +122,11 @@ def gates(rows: Sequence[Row], names: Sequence[str]) -> tuple[Chart, ...]:
         for row in rows
         for side, sign in (("closed", -1), ("open", 1))
     ]
+    # As wide as the data: both sides alike, so that lengths compare, and never so narrow that noise looks like much.
+    widest = max(0.05, *(abs(row["bar"]) for row in bars))
     axis = alt.Axis(labelExpr="format(abs(datum.value), '.0%')", tickCount=5)
     chart = base(bars).encode(
-        x=alt.X("bar:Q", title="← closed · open →", axis=axis, scale=alt.Scale(domain=[-1, 1])),
+        x=alt.X("bar:Q", title="← closed · open →", axis=axis, scale=alt.Scale(domain=[-widest, widest])),
         y=alt.Y("gate:N", title=None, sort=None, axis=alt.Axis(labelLimit=220, ticks=False, domain=False)),
         color=colour(names),
         opacity=alt.condition("datum.side == 'closed'", alt.value(0.55), alt.value(1)),

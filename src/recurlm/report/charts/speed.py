@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import altair as alt
 
@@ -27,7 +28,7 @@ def against_quality(rows: Sequence[Row], names: Sequence[str]) -> tuple[Chart, .
             x=alt.X(
                 "speed:Q",
                 title=f"onnxruntime {objective.verb}, tokens/s on this machine",
-                scale=alt.Scale(zero=False, padding=25),
+                scale=alt.Scale(zero=False, padding=35),
                 axis=alt.Axis(format="~s", tickCount=5),
             ),
             y=alt.Y("bits:Q", title=f"{bits} on test (less is better)", scale=alt.Scale(zero=False, padding=20)),
@@ -37,12 +38,33 @@ def against_quality(rows: Sequence[Row], names: Sequence[str]) -> tuple[Chart, .
         points = chart.mark_point(filled=True, size=110, opacity=1).encode(
             shape=alt.Shape("precision:N", scale=scale, legend=None)
         )
-        labels = chart.mark_text(dy=-12, fontSize=11).encode(text="precision:N")
         lines = chart.mark_line(strokeWidth=1, opacity=0.5).encode(order="order:Q")
         caption = objective.caption("Quality against inference speed")
         file = "" if objective.pseudo else "speed.svg"
-        charts.append(Chart(caption, finish(lines + points + labels), drawn(bundles, names), file=file))
+        charts.append(
+            Chart(
+                caption,
+                finish(alt.LayerChart(layer=[lines, points, *_precisions(chart)])),
+                drawn(bundles, names),
+                file=file,
+            )
+        )
     return tuple(charts)
+
+
+def _precisions(chart: alt.Chart) -> list[alt.Chart]:
+    """Labels of the points, each precision's on a side of its own: points of one model may lie close together."""
+    sides: dict[str, dict[str, Any]] = {
+        "fp32": {"align": "center", "dy": -13},
+        "int8": {"align": "right", "dx": -9},
+        "int4": {"align": "left", "dx": 9},
+    }
+    return [
+        chart.transform_filter(f"datum.precision == '{precision}'")
+        .mark_text(fontSize=11, **side)
+        .encode(text="precision:N")
+        for precision, side in sides.items()
+    ]
 
 
 def training_against_quality(rows: Sequence[Row], names: Sequence[str]) -> tuple[Chart, ...]:

@@ -10,7 +10,7 @@ from recurlm.report.frames import Row, read_frame
 from recurlm.report.objectives import Objective, by_objective
 from recurlm.report.results import JsonObject, Result, Results
 from recurlm.report.section import Section
-from recurlm.report.tables import Column, Table, count, decimals, interval, percent, rows_of
+from recurlm.report.tables import Column, Table, count, decimals, interval, per_word, percent, rows_of
 
 FILES = ("data/metrics/perplexity/<variant>.json",)
 PROTOCOLS = {
@@ -97,7 +97,7 @@ def _table(rows: list[Row], objective: Objective) -> Table:
     columns = [
         Column(objective.unit("perplexity per token"), value("perplexity"), decimals(2)),
         Column("interval", value("interval"), interval),
-        Column(objective.unit("perplexity per word"), value("word"), decimals(1)),
+        Column(objective.unit("perplexity per word"), value("word"), per_word),
         Column("words out of vocabulary", value("unknown"), percent),
         Column(objective.unit("bits per byte"), value("byte"), decimals(4)),
         Column(objective.unit("bits per character"), value("character"), decimals(4)),
