@@ -6,6 +6,9 @@ CORPUS ?= data/corpus/train.txt
 BUDGET ?= 60
 ACTIVATE := . .venv/bin/activate
 INSTALLED := .venv/installed
+
+# Many containers forbid Python to keep compiled modules: then each stage would compile torch anew, for some seconds.
+unexport PYTHONDONTWRITEBYTECODE
 FREE = @$(ACTIVATE) && python -c 'import socket, sys; sys.exit("port $(PORT) is taken: make $@ PORT=…" if socket.socket().connect_ex(("127.0.0.1", $(PORT))) == 0 else 0)'
 
 help:    ## list the targets

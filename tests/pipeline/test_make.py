@@ -66,3 +66,8 @@ def test_a_port_that_is_taken_is_named(clone: Project) -> None:
             refused = clone.run("make", name, f"PORT={port}")
             assert refused.returncode == 2
             assert f"port {port} is taken: make {name} PORT=…\n" in refused.stderr
+
+
+def test_compiled_modules_are_kept_where_a_container_forbids_it(clone: Project) -> None:
+    clone.environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    assert make(clone, "--eval", "shown:;@echo =$$PYTHONDONTWRITEBYTECODE", "shown") == "=\n"
