@@ -33,18 +33,15 @@ import torch
 from common import PARAMS, add_json_option, seconds, write_figures
 from torch import nn
 
-from recurlm.config import Export, Precision, Sampling, override
+from recurlm.config import Export, Precision, Sampling
 from recurlm.export.bundle import write_graphs
 from recurlm.model import build
 from recurlm.verify.sessions import Graphs
 
-PORTABLE, FASTER = (override(PARAMS.export, {"portable": portable}) for portable in (True, False))
 BUNDLES: dict[str, tuple[Precision, Export]] = {
-    "fp32": ("fp32", PORTABLE),
-    "int8": ("int8", PORTABLE),
-    "int4": ("int4", PORTABLE),
-    "int8, portable: false": ("int8", FASTER),
-    "int4, portable: false": ("int4", FASTER),
+    "fp32": ("fp32", PARAMS.export),
+    "int8": ("int8", PARAMS.export),
+    "int4": ("int4", PARAMS.export),
 }
 FROM_SOFTMAX = Sampling(temperature=1.0, top_k=0, top_p=1.0)
 CALLED = ("loop", "exported LSTM", "step.onnx")

@@ -100,7 +100,7 @@ function finished(): void {
 
 /** Show the chosen bundle's size, quality and speed. */
 function facts(): void {
-  const { parameters, metrics, files, verification, portable } = form.bundle;
+  const { parameters, metrics, files, verification, precision } = form.bundle;
   const generates = taskOf(form.bundle) === "generate";
   const bytes = files[generates ? "generator.onnx" : "filler.onnx"]!.bytes;
   const bits = metrics[generates ? "bits_per_byte" : "pseudo_bits_per_byte"];
@@ -109,7 +109,7 @@ function facts(): void {
     `${(bytes / 1e6).toFixed(1)} MB to load`,
     typeof bits === "number" ? `${bits.toFixed(3)} ${generates ? "" : "pseudo-"}bits per byte on unseen text` : "",
     verification.verified ? "verified against PyTorch" : "",
-    portable ? "same seed, same text on every machine" : "",
+    precision !== "fp32" ? "same seed, same text on every machine" : "",
     first.rate ? `${rounded(first.rate)} tokens/s in this browser` : "",
   ];
   element("facts").textContent = `${parts.filter(Boolean).join(" · ")}.`;

@@ -175,7 +175,6 @@ class Export(Section):
     max_folded_table_mb: Annotated[float, Field(ge=0)]
     calibration_tokens: Annotated[int, Field(ge=64)]
     group_size: Literal[16, 32, 64, 128, 256]
-    portable: bool  # int8 and int4 give the same tokens on every machine
 
 
 class Sampling(Section):

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable
 
 # A full disk, a full quota and a file-size limit are no bugs of ours.
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# Nor are a folder of another user and a disk that is mounted for reading.
-NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 # numpy reports a full disk without an errno, by this message.
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 
@@ -29,16 +27,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def exit_cleanly(main: Callable[[], None]) -> None:
-    """Run `main`; bad input, a full or read-only disk end the program with one line on stderr and status 2."""
+    """Run `main`; bad input and a full disk end the program with one line on stderr and status 2."""
     try:
         main()
     except InputError as error:
         _stop(str(error))
     except OSError as error:
-        if error.errno in NOT_ALLOWED and error.filename:
-            _stop(
-                f"{error.filename}: {error.strerror}: check who owns it, its permissions, and how its disk is mounted"
-            )
         if error.errno not in NO_ROOM and not SHORT_WRITE.fullmatch(str(error)):
             raise
         where = f" {error.filename}" if error.filename else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import shutil
@@ -47,18 +46,6 @@ def test_a_bug_keeps_its_traceback(bug: Exception) -> None:
 
     with pytest.raises(type(bug)):
         exit_cleanly(main)
-
-
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
-def test_a_place_that_may_not_be_written_is_named(number: int, capsys: pytest.CaptureFixture[str]) -> None:
-    def main() -> None:
-        raise OSError(number, os.strerror(number), "data/.corpus.partial")
-
-    with pytest.raises(SystemExit) as stopped:
-        exit_cleanly(main)
-    assert stopped.value.code == 2
-    line = f"recurlm: data/.corpus.partial: {os.strerror(number)}: check who owns it"
-    assert capsys.readouterr().err.startswith(line)
 
 
 # Each way in which this project writes its outputs, half a megabyte at a time.

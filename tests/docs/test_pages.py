@@ -309,7 +309,8 @@ def test_limits_of_the_verification_are_those_of_params_yaml() -> None:
     limits = PARAMS["verify"]["max_perplexity_increase"]
     assert f"more than {100 * limits['int8']:g} % (int8) or {100 * limits['int4']:g} % (int4)" in text
     assert f"in groups of {PARAMS['export']['group_size']} (`export.group_size`)" in text
-    assert "1,000 greedy and 4 × 1,000 sampled tokens" in text
+    assert "20 × 250 greedy and 4 × 20 × 250 sampled tokens" in text
+    assert PARAMS["verify"]["num_tokens"] == 20 * 250
     assert len(PARAMS["verify"]["sampling"]) == 4
 
 

@@ -134,7 +134,7 @@ def test_what_is_covered_is_cut_like_the_whole_vocabulary(
     width = min(max(width, k), len(values))
     ranked = torch.topk(scaled, width).values
     asked = limits(top_k, top_p, torch.tensor([min_p]), len(values))
-    if bool(covered(ranked, weigh(scaled, ranked), asked.limited, asked.nucleus, asked.ranks)):
+    if bool(covered(ranked, weigh(scaled, ranked), asked.limited, asked.nucleus, asked.ranks, len(values))):
         assert torch.equal(cut_ranked(scaled, ranked, top_k, top_p, min_p), cut_all(scaled, top_k, top_p, min_p))
     else:
         assert len(values) > width

@@ -56,10 +56,11 @@ def test_a_step_stays_what_it_was(name: str, largest_table: int) -> None:
     feeds["token"] = np.array([0, 5, 12])
     for old, new in zip(run(before, feeds), run(after, feeds), strict=True):
         np.testing.assert_allclose(new, old, rtol=1e-5, atol=1e-5)
-    # Linear attention adds up no products, and those of nn.Linear (Gemm) are left as they are.
+    # Linear attention adds up no products.
     fewer = largest_table and "linear_attention" not in name
     assert products(after) < products(before) if fewer else products(after) <= products(before)
-    assert len(after.node) <= len(before.node)
+    linear = sum(node.op_type == "Gemm" for node in before.node)  # becomes a product and an addition
+    assert len(after.node) <= len(before.node) + linear
 
 
 def test_a_folded_step_reads_no_embedding_and_an_unfolded_one_still_shares_it_with_the_decoder() -> None:
@@ -75,7 +76,7 @@ def test_a_folded_step_reads_no_embedding_and_an_unfolded_one_still_shares_it_wi
 
 def test_the_products_of_a_sum_become_one_and_say_what_it_was_made_of() -> None:
     origins = simplify(traced(random_model("lstm")), 10**6)
-    assert sorted(len(parts) for parts in origins.values() if parts)[-1] == 2  # layer 1: its input's and its state's
+    assert max(len(origin.parts) for origin in origins.values()) == 2  # layer 1: its input's and its state's
 
 
 TERMS = ["product a", "product b", "row", "bias", "value"]

@@ -74,7 +74,9 @@ def test_equal_models_pass_and_the_verification_states_its_figures(exported: tup
     results = verify("v", model, folder, held_out(), metrics_of(model, held_out()), VERIFY, SCORING)
     assert results["verified"] is True
     assert 0 < results["largest_logit_difference"] < 1e-4
-    assert results["greedy_tokens_identical"] + results["sampled_tokens_identical"] + results["near_ties"] == 180
+    compared = results["greedy_tokens_identical"] + results["sampled_tokens_identical"] + results["near_ties"]
+    assert compared >= 3 * 60
+    assert len(results["near_ties_at"]) == results["near_ties"]
     assert results["scorer_nats_difference"] < 1e-5
 
 

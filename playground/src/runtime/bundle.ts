@@ -13,7 +13,6 @@ export interface Description {
   path: string; // relative to the page
   variant: string;
   precision: string;
-  portable?: boolean; // its tokens do not depend on the machine
   objective: "causal" | "cloze"; // predicts the next token, or a masked token from both sides
   parameters: number;
   vocab_size: number;

@@ -102,7 +102,6 @@ def write_graphs(
         "variant": variant,
         "objective": objective.name,
         "precision": precision,
-        "portable": quantizer is not None and settings.portable,
         "products": {kind: count for kind, count in products.items() if count},
         "vocab_size": model.vocab_size,
         "tokenizer_sha256": tokens["tokenizer_sha256"],

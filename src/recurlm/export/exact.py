@@ -22,6 +22,7 @@ V = TypeVar("V")
 LOG_2_HIGH, LOG_2_LOW = 0.693359375, -2.12194440e-4  # their sum is ln 2; the first has 10 bits, so that n · it is exact
 PI_PARTS = (3.140625, 9.67502593994140625e-4, 1.509957990978376432e-7)  # their sum is π; the first two have few bits
 SMALLEST, LARGEST = -87.0, 88.0  # exp of less is 0, of more is exp(88): no number in between is subnormal or infinite
+POWERS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 3.0, 4.0)
 SQUARINGS = 6  # exp(x) = exp(x / 64)^64
 
 # tanh(x) ≈ x (P0 + P1 x² + x⁴) / (Q0 + Q1 x² + Q2 x⁴): the least largest error up to TANH_END, where 1 is as near.
@@ -39,7 +40,6 @@ class Arithmetic(Protocol[V]):
     def div(self, a: V | float, b: V | float) -> V: ...
     def clip(self, x: V, low: float, high: float) -> V: ...
     def maximum(self, a: V, b: V | float) -> V: ...
-    def minimum(self, a: V, b: V | float) -> V: ...
     def abs(self, x: V) -> V: ...
     def neg(self, x: V) -> V: ...
     def round(self, x: V) -> V:
@@ -169,6 +169,32 @@ def mean(a: Arithmetic[V], x: V, axis: int, size: int) -> V:
     return a.div(total(a, x, axis, size), float(size))
 
 
+def sum_of_squares(a: Arithmetic[V], x: V, axis: int, size: int) -> V:
+    return total(a, a.mul(x, x), axis, size)
+
+
+def length(a: Arithmetic[V], x: V, axis: int, size: int) -> V:
+    """The Euclidean norm."""
+    return a.sqrt(sum_of_squares(a, x, axis, size))
+
+
+def log_sum_exp(a: Arithmetic[V], x: V, axis: int, size: int) -> V:
+    largest = a.greatest(x, axis)
+    return a.add(log(a, total(a, exp(a, a.sub(x, largest)), axis, size)), largest)
+
+
+def power(a: Arithmetic[V], x: V, exponent: float) -> V:
+    """x to one of POWERS."""
+    if exponent < 0:
+        return a.div(1.0, power(a, x, -exponent))
+    if exponent == 0.5:
+        return a.sqrt(x)
+    y = x
+    for _ in range(int(exponent) - 1):
+        y = a.mul(y, x)
+    return y
+
+
 def running_total(a: Arithmetic[V], x: V, axis: int, size: int) -> V:
     """The cumulative sum: each number plus that 1, 2, 4, … places before it."""
     shift = 1
@@ -216,9 +242,6 @@ class TorchArithmetic:
 
     def maximum(self, a: Tensor, b: Tensor | float) -> Tensor:
         return torch.maximum(a, torch.as_tensor(b, dtype=torch.float32))
-
-    def minimum(self, a: Tensor, b: Tensor | float) -> Tensor:
-        return torch.minimum(a, torch.as_tensor(b, dtype=torch.float32))
 
     def abs(self, x: Tensor) -> Tensor:
         return x.abs()

@@ -18,13 +18,13 @@ from torch import Tensor
 from recurlm.config import Export
 from recurlm.export.assemble import Carried, Graph, Trip
 from recurlm.export.calibrate import Inputs
+from recurlm.export.exact_graph import rewrite
 from recurlm.export.generator import GeneratorGraph, next_state, prefixed
 from recurlm.export.quantize import Quantizer
 from recurlm.export.sampler import Parts, Sampler, traced_parts
 from recurlm.export.steps import Decode, LogProb, Read, Score, SideStep, Step
 from recurlm.export.sums import simplify
 from recurlm.export.trace import trace
-from recurlm.export.upcast import upcast
 from recurlm.model import LanguageModel
 from recurlm.objective import bidirectional, objective_of
 
@@ -78,8 +78,7 @@ class Builder:
         origins = simplify(graph, int(self.settings.max_folded_table_mb * 1e6))
         if self.quantizer is not None:
             self.quantizer.write(graph, origins)
-            if self.settings.portable:
-                upcast(graph)
+            rewrite(graph, inexact=frozenset({"log_prob"}))
         return graph
 
     def _traced(self, module: torch.nn.Module, inputs: dict[str, Tensor], outputs: list[str]) -> onnx.GraphProto:

@@ -24,6 +24,11 @@ class Int8Weights:
     def dequantized(self) -> Weights:
         return np.asarray(self.weights * self.scale, np.float32)
 
+    @property
+    def back(self) -> Float[np.ndarray, "outputs"]:
+        """What a sum of whole numbers is multiplied with."""
+        return np.asarray(self.scale * self.input_scale, np.float32)
+
 
 @dataclass(frozen=True)
 class Int4Weights:
@@ -37,6 +42,11 @@ class Int4Weights:
     scale: Float[np.ndarray, "outputs"]
     input_scale: np.float32
     group_size: int
+
+    @property
+    def back(self) -> Float[np.ndarray, "outputs"]:
+        """What a sum of whole numbers is multiplied with."""
+        return np.asarray(self.scale * self.input_scale, np.float32)
 
     def to_int8(self) -> Int8Weights:
         spread = np.repeat(self.group_scales, self.group_size, axis=0)[: len(self.weights)]

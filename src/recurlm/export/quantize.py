@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from recurlm.export.calibrate import key_of, product_weights
 from recurlm.export.quantization import Int4Weights, Int8Table, Int8Weights, quantize_table
-from recurlm.export.sums import Origins
+from recurlm.export.sums import Origin, Origins
 
 Array = np.ndarray[Any, Any]
 PRODUCTS = ("MatMul", "Gemm", "Einsum", "Conv")
@@ -34,8 +34,13 @@ class Quantizer:
     products: Mapping[str, Product]  # by the key of its weights
     tables: dict[str, Int8Table] = field(default_factory=dict)
     arithmetic: dict[str, Array] = field(default_factory=dict)
-    """What PyTorch needs to quantize in the same way (verify/quantized.py), by the keys of the model's own weights:
-    `weights.<key>` [in, out] and `scale.<key>` of the inputs; `error.<key>` [vocabulary, width] of a table's rows."""
+    """What PyTorch needs to compute the very same (verify/quantized.py), by the keys of the model's own weights:
+
+    - `weights.<key>` [in, out]: their quantized form, whole numbers; `scale.<key>` of the inputs, `back.<key>` [out] of
+      the sums; `group.<key>`: a number that weights share whose products are added up before they are scaled,
+    - `table.<key>` [vocabulary, width]: what stands in place of a product of these weights with a token's embedding, or
+      of the embedding itself, and `steps.<key>`: after how many constants.
+    """
 
     def write(self, graph: onnx.GraphProto, origins: Origins) -> None:
         """Quantize a graph in place.
@@ -56,26 +61,39 @@ class Quantizer:
                 if quantized is None:
                     raise ValueError(f"the product {node.output[0]} was not seen while the model read text")
                 writer.product(node, quantized)
-                self._note_product(quantized, origins.get(node.input[1], [product]))
-            elif table is not None and table.nbytes >= SMALLEST_TABLE:
-                quantized_table = self.tables.setdefault(key_of(table), quantize_table(table))
-                writer.table(node, quantized_table)
-                origin = origins.get(node.input[0], [table])[0]
-                self.arithmetic[f"error.{key_of(origin)}"] = quantized_table.dequantized() - table
+                self._note_product(product, quantized, origins.get(node.input[1], Origin([product])).parts)
+            elif table is not None:
+                origin = origins.get(node.input[0], Origin([table]))
+                if table.nbytes >= SMALLEST_TABLE:
+                    quantized_table = self.tables.setdefault(key_of(table), quantize_table(table))
+                    writer.table(node, quantized_table)
+                    table = quantized_table.dequantized()
+                else:
+                    writer.nodes.append(node)
+                key = key_of(origin.parts[0])
+                self._note(f"table.{key}", table)
+                self._note(f"steps.{key}", np.array(origin.steps))
             elif node.op_type in PRODUCTS and not constant.isdisjoint(factors(node)):
                 raise ValueError(f"the product {node.output[0]} has weights that cannot be quantized where they stand")
             else:
                 writer.nodes.append(node)
         writer.finish(graph)
 
-    def _note_product(self, quantized: Product, parts: list[Array]) -> None:
+    def _note_product(self, whole: Array, quantized: Product, parts: list[Array]) -> None:
         int8 = quantized.to_int8() if isinstance(quantized, Int4Weights) else quantized
-        begin, dequantized = 0, int8.dequantized()
+        begin, group = 0, np.array(int(key_of(whole)[:15], 16))
         for part in parts:
             key = key_of(part)
-            self.arithmetic[f"weights.{key}"] = np.ascontiguousarray(dequantized[begin : begin + len(part)])
-            self.arithmetic[f"scale.{key}"] = np.asarray(quantized.input_scale)
+            self._note(f"weights.{key}", np.ascontiguousarray(int8.weights[begin : begin + len(part)]))
+            self._note(f"scale.{key}", np.asarray(int8.input_scale))
+            self._note(f"back.{key}", int8.back)
+            self._note(f"group.{key}", group)
             begin += len(part)
+
+    def _note(self, name: str, value: Array) -> None:
+        known = self.arithmetic.setdefault(name, value)
+        if not np.array_equal(known, value):
+            raise ValueError("the same weights are read in two forms, which int8 and int4 cannot tell apart")
 
 
 def _table(node: onnx.NodeProto, weights: Mapping[str, Array]) -> Array | None:
@@ -101,7 +119,7 @@ class _Writer:
         else:
             weight = self._weight(f"{name}.weight8", as_uint8(quantized.weights))
         total = self._node("MatMulInteger", [input_, weight, zero, zero], f"{name}.total")
-        back = self._weight(f"{name}.scale", (quantized.scale * quantized.input_scale).astype(np.float32))
+        back = self._weight(f"{name}.scale", quantized.back)
         result = f"{name}.product" if bias else name
         self._node("Mul", [self._node("Cast", [total], f"{name}.float", to=TensorProto.FLOAT), back], result)
         if bias:

@@ -19,7 +19,7 @@ from recurlm.export.assemble import Graph, Shape
 from recurlm.export.steps import Covered, Cut, Draw, Limits, Penalize, Remember, Scale, Weigh
 from recurlm.export.trace import trace
 
-FLOAT, INT, BOOL, DOUBLE = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.DOUBLE
+FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 NUCLEUS = 256  # tokens ranked at first where top-p alone is asked for; all are, if these don't hold enough
 
 
@@ -68,14 +68,14 @@ class Sampler:
         """Uniform numbers [rows, time] as what `sampling.draw` compares with."""
         below = graph.op("Min", uniform, graph.constant(sampling.LARGEST_UNIFORM, np.float32))
         numbers = graph.op("Where", settings.greedy, graph.constant(0.0, np.float32), below)
-        return graph.op("Cast", numbers, to=DOUBLE)
+        return graph.op("Cast", graph.op("Mul", numbers, graph.constant(sampling.ONE, np.float32)), to=INT)
 
     def scale(self, graph: Graph, logits: str, settings: Settings) -> str:
         return graph.inline(self._parts["scale"], {"logits": logits, "divisor": settings.divisor})["scaled"]
 
     def cut(self, graph: Graph, scaled: str, settings: Settings) -> str:
         """Top-k, top-p and min-p, where some row asks for them."""
-        kinds: list[tuple[int, Shape]] = [(FLOAT, ["rows", "width"]), (DOUBLE, ["weighed", 1])]
+        kinds: list[tuple[int, Shape]] = [(FLOAT, ["rows", "width"]), (INT, ["weighed", 1])]
 
         def ranked_by_nucleus(branch: Graph, some: str) -> list[str]:
             whole = branch.inline(self._parts["weigh"], {"scaled": scaled, "ranked": some})["whole"]
@@ -91,7 +91,7 @@ class Sampler:
             some = branch.top(scaled, settings.width)
             ranked, whole = branch.choose(
                 settings.certain,
-                lambda inner: [some, inner.constant([[1.0]], np.float64)],  # not looked at
+                lambda inner: [some, inner.constant([[1]])],  # not looked at
                 lambda inner: ranked_by_nucleus(inner, some),
                 kinds,
             )
@@ -132,7 +132,7 @@ def traced_parts(vocab_size: int, suppressed: tuple[int, ...], opset: int) -> Pa
     token = torch.zeros(2, dtype=torch.int64)
     seen = torch.zeros(2, vocab_size, dtype=torch.bool)
     mask = sampling.suppression(vocab_size, list(suppressed))
-    ranked, whole = torch.zeros(2, 3), torch.ones(2, 1, dtype=torch.float64)
+    ranked, whole = torch.zeros(2, 3), torch.ones(2, 1, dtype=torch.int64)
     asked = sampling.limits(token, one, one, vocab_size)._asdict()
     some = {name: asked[name] for name in ("limited", "nucleus", "ranks")}
     modules: list[tuple[str, torch.nn.Module, dict[str, torch.Tensor], list[str]]] = [
@@ -141,7 +141,7 @@ def traced_parts(vocab_size: int, suppressed: tuple[int, ...], opset: int) -> Pa
         ("scale", Scale(mask), {"logits": rows, "divisor": one[:, None]}, ["scaled"]),
         ("limits", Limits(vocab_size), {"top_k": token, "top_p": one, "min_p": one}, list(asked)),
         ("weigh", Weigh(), {"scaled": rows, "ranked": ranked}, ["whole"]),
-        ("covered", Covered(), {"ranked": ranked, "whole": whole, **some}, ["covered"]),
+        ("covered", Covered(vocab_size), {"ranked": ranked, "whole": whole, **some}, ["covered"]),
         ("cut", Cut(), {"scaled": rows, "ranked": ranked, "whole": whole, **asked}, ["kept"]),
         ("draw", Draw(), {"scaled": rows, "threshold": whole}, ["token"]),
     ]

@@ -5,6 +5,10 @@ So PyTorch and ONNX draw the very same tokens from the same numbers, which is ho
 away is found by a threshold on the logits, never by an index into a sorted list, so that no order of equal logits
 matters.
 
+Probabilities are whole numbers: e^(logit − largest) by exact.py, times a power of two, cut off. Their sums are exact in
+any order, so that one uniform number and one row of logits give one token in every runtime. What is less likely than a
+hundred-millionth of the likeliest token counts as 0.
+
 The order is that of most libraries: repetition penalty, temperature, top-k, top-p, min-p.
 """
 
@@ -16,6 +20,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from recurlm.export import exact
+from recurlm.export.exact import TORCH
+
+ONE = 2**24  # uniform numbers and shares of a probability are whole multiples of 1 / ONE
 LARGEST_UNIFORM = 1 - 2**-24  # the float32 next to 1
 GREEDY = 2.0**-60  # the temperature that stands for 0: a power of two, so that no two logits become one
 
@@ -41,11 +49,11 @@ def divisor(temperature: Float[Tensor, "batch"]) -> Float[Tensor, "batch 1"]:
     return torch.where(temperature > 0, temperature, torch.full_like(temperature, GREEDY))[:, None]
 
 
-def threshold(uniform: Float[Tensor, "batch"], temperature: Float[Tensor, "batch"]) -> Float[Tensor, "batch 1"]:
-    """Uniform numbers as `draw` reads them: float64, less than 1, so that some token passes them, and at temperature 0,
-    where the first of the likeliest tokens is taken, 0."""
+def threshold(uniform: Float[Tensor, "batch"], temperature: Float[Tensor, "batch"]) -> Int[Tensor, "batch 1"]:
+    """Uniform numbers as `draw` reads them: in parts of ONE, less than all, so that some token passes them, and at
+    temperature 0, where the first of the likeliest tokens is taken, 0."""
     number = torch.where(temperature > 0, uniform, torch.zeros_like(uniform))
-    return number.clamp(max=LARGEST_UNIFORM).double()[:, None]
+    return (number.clamp(max=LARGEST_UNIFORM) * ONE).long()[:, None]
 
 
 def scale(
@@ -62,7 +70,7 @@ class Limits(NamedTuple):
 
     limited: Bool[Tensor, "batch 1"]  # top_k is asked for;
     place: Int[Tensor, "batch 1"]  # then the place of the last of the likeliest tokens
-    nucleus: Float[Tensor, "batch 1"]  # float64: the share of the probability to keep; 2 where all of it is
+    nucleus: Int[Tensor, "batch 1"]  # the share of the probability to keep, in parts of ONE; 2 · ONE where all of it is
     ranks: Bool[Tensor, "batch 1"]  # top_k or top_p is asked for
     log_min_p: Float[Tensor, "batch 1"]
 
@@ -73,35 +81,48 @@ def limits(
     """top_k 0, top_p 1 and min_p 0 keep every token."""
     limited = top_k > 0
     place = top_k.clamp(1, vocab_size) - 1
-    nucleus = torch.where(top_p < 1, top_p, 2.0).double()
+    nucleus = (torch.where(top_p < 1, top_p, 2.0) * ONE).long().clamp(min=1)
     ranks = limited | (top_p < 1)
-    return Limits(limited[:, None], place[:, None], nucleus[:, None], ranks[:, None], torch.log(min_p)[:, None])
+    log_min_p = torch.where(min_p > 0, exact.log(TORCH, min_p), -torch.inf)
+    return Limits(limited[:, None], place[:, None], nucleus[:, None], ranks[:, None], log_min_p[:, None])
 
 
-def weigh(scaled: Float[Tensor, "batch vocabulary"], ranked: Float[Tensor, "batch width"]) -> Float[Tensor, "batch 1"]:
-    """The probability of the whole vocabulary, over that of the likeliest token."""
-    return torch.exp(scaled - ranked[:, :1]).double().sum(dim=-1, keepdim=True)
+def weights(
+    scaled: Float[Tensor, "batch width"], largest: Float[Tensor, "batch 1"], vocab_size: int
+) -> Int[Tensor, "batch width"]:
+    """Each token's probability over that of the likeliest one, in parts of a power of two.
+
+    Times 2 · ONE, the sum over the vocabulary fits 63 bits.
+    """
+    bits = min(30, 37 - (vocab_size - 1).bit_length())
+    return (exact.exp(TORCH, scaled - largest) * float(2**bits)).long()
+
+
+def weigh(scaled: Float[Tensor, "batch vocabulary"], ranked: Float[Tensor, "batch width"]) -> Int[Tensor, "batch 1"]:
+    """The weight of the whole vocabulary."""
+    return weights(scaled, ranked[:, :1], scaled.shape[1]).sum(dim=-1, keepdim=True)
 
 
 def covered(
     ranked: Float[Tensor, "batch width"],
-    whole: Float[Tensor, "batch 1"],
+    whole: Int[Tensor, "batch 1"],
     limited: Bool[Tensor, "batch 1"],
-    nucleus: Float[Tensor, "batch 1"],
+    nucleus: Int[Tensor, "batch 1"],
     ranks: Bool[Tensor, "batch 1"],
+    vocab_size: int,
 ) -> Bool[Tensor, "batch 1"]:
     """Whether the `width` likeliest tokens, at least as many as any top_k, are all that `cut` needs to look at."""
-    weight = torch.exp(ranked - ranked[:, :1]).double().sum(dim=-1, keepdim=True)
-    return limited | ~ranks | (weight >= nucleus * whole)
+    weight = weights(ranked, ranked[:, :1], vocab_size).sum(dim=-1, keepdim=True)
+    return limited | ~ranks | (weight * ONE >= nucleus * whole)
 
 
 def cut(
     scaled: Float[Tensor, "batch vocabulary"],
     ranked: Float[Tensor, "batch width"],
-    whole: Float[Tensor, "batch 1"],
+    whole: Int[Tensor, "batch 1"],
     limited: Bool[Tensor, "batch 1"],
     place: Int[Tensor, "batch 1"],
-    nucleus: Float[Tensor, "batch 1"],
+    nucleus: Int[Tensor, "batch 1"],
     ranks: Bool[Tensor, "batch 1"],
     log_min_p: Float[Tensor, "batch 1"],
 ) -> Float[Tensor, "batch vocabulary"]:
@@ -118,10 +139,10 @@ def cut(
     """
     largest = ranked[:, :1]
     last = torch.where(limited, torch.gather(ranked, 1, place), -torch.inf)
-    weight = torch.where(ranked >= last, torch.exp(ranked - largest).double(), 0.0)
+    weight = torch.where(ranked >= last, weights(ranked, largest, scaled.shape[1]), 0)
     whole = torch.where(limited, weight.sum(dim=-1, keepdim=True), whole)
     before = torch.cumsum(weight, dim=-1) - weight
-    inside = (ranked >= last) & (before < nucleus * whole)
+    inside = (ranked >= last) & (before * ONE < nucleus * whole)
     lowest = torch.where(inside, ranked, torch.inf).amin(dim=-1, keepdim=True)
     # What is ranked may end before a row that asks for neither does.
     lowest = torch.where(ranks, lowest, -torch.inf)
@@ -131,15 +152,13 @@ def cut(
 
 def draw(
     scaled: Float[Tensor, "batch vocabulary"],
-    threshold: Float[Tensor, "batch 1"],
+    threshold: Int[Tensor, "batch 1"],
 ) -> Int[Tensor, "batch"]:
-    """The first token at which the cumulative probability passes the threshold.
-
-    Sums are taken in float64, so that two runtimes that add in another order still agree.
-    """
-    cumulative = torch.cumsum(torch.softmax(scaled, dim=-1).double(), dim=-1)
+    """The first token at which the cumulative weight passes the threshold's share of the whole."""
+    weight = weights(scaled, scaled.amax(dim=-1, keepdim=True), scaled.shape[1])
+    cumulative = torch.cumsum(weight, dim=-1)
     total = cumulative.index_select(1, torch.tensor([scaled.shape[1] - 1]))
-    before = cumulative <= threshold * total
+    before = cumulative * ONE <= threshold * total
     # Counted in float32, which is exact up to 2^24 tokens and quicker in onnxruntime than integers.
     return before.float().sum(dim=-1).long()
 
@@ -159,8 +178,11 @@ def sample(
     if penalty is not None and seen is not None:
         logits = penalize(logits, seen, penalty)
     scaled = scale(logits, divisor(temperature), suppressed)
+    min_p = torch.zeros_like(top_p) if min_p is None else min_p
+    if not ((top_k > 0) | (top_p < 1) | (min_p > 0)).any():
+        return draw(scaled, threshold(uniform, temperature))
     ranked = torch.topk(scaled, scaled.shape[1], dim=-1).values
-    asked = limits(top_k, top_p, torch.zeros_like(top_p) if min_p is None else min_p, scaled.shape[1])
+    asked = limits(top_k, top_p, min_p, scaled.shape[1])
     kept = cut(scaled, ranked, weigh(scaled, ranked), **asked._asdict())
     return draw(kept, threshold(uniform, temperature))
 

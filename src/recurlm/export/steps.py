@@ -130,8 +130,12 @@ class Weigh(nn.Module):
 
 
 class Covered(nn.Module):
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+
     def forward(self, ranked: Tensor, whole: Tensor, limited: Tensor, nucleus: Tensor, ranks: Tensor) -> Tensor:
-        return sampling.covered(ranked, whole, limited, nucleus, ranks)
+        return sampling.covered(ranked, whole, limited, nucleus, ranks, self.vocab_size)
 
 
 class Cut(nn.Module):

@@ -11,7 +11,8 @@ in whatever order its equations have them. Here every such sum becomes
   embedding × 4 · hidden.
 - Products of one sum become one product with the weights stacked.
 
-No variant is named: the form is found in the graph.
+No variant is named: the form is found in the graph. verify/quantized.py finds the same form while PyTorch computes: a
+sum is of products, one row and one bias; whatever else is added to it is an addition of its own.
 """
 
 from __future__ import annotations
@@ -25,8 +26,20 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from recurlm.export.calibrate import product_weights
+
 Array = np.ndarray[Any, Any]
-Origins = dict[str, list[Array]]  # a new weight's name → the weights that were stacked, or met the table, to make it
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a new weight was made of."""
+
+    parts: list[Array]  # the weights that were stacked, or the one that met the embedding
+    steps: int = 0  # of a table: how many constants were multiplied with it or added to it since
+
+
+Origins = dict[str, Origin]  # by the new weight's name
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,7 @@ class Row:
     table: Array  # [vocabulary, width]
     node: onnx.NodeProto  # that makes it in the graph as it was
     product: Array | None = None  # the weights that the embedding met; without any there is nothing to save
+    steps: int = 0  # constants multiplied with it or added to it since
 
 
 @dataclass(frozen=True)
@@ -43,19 +57,11 @@ class Sum:
     """A sum whose nodes are deferred."""
 
     products: list[tuple[str, Array]] = field(default_factory=list)  # (value, weights[in, out])
-    row: Array | None = None  # table[vocabulary, out]
-    row_product: Array | None = None
+    row: Row | None = None
     bias: Array | None = None
-    others: list[str] = field(default_factory=list)
 
     def __add__(self, other: Sum) -> Sum:
-        return Sum(
-            self.products + other.products,
-            _plus(self.row, other.row),
-            other.row_product if self.row_product is None else self.row_product,
-            _plus(self.bias, other.bias),
-            self.others + other.others,
-        )
+        return Sum(self.products + other.products, self.row or other.row, _plus(self.bias, other.bias))
 
 
 def simplify(graph: onnx.GraphProto, largest_table: int) -> Origins:
@@ -108,35 +114,47 @@ class _Rewriter:
         elif node.op_type == "Mul" and (row := self._row_and_constant(node)):
             name, constant = row
             old = self.rows[name]
-            self.rows[result] = Row(old.table * constant, node, old.product)
+            self.rows[result] = Row(old.table * constant, node, old.product, old.steps + 1)
         elif node.op_type == "Add":
             return self._add(node)
+        elif node.op_type == "Gemm":
+            return self._gemm(node)
         else:
             return False
         return True
 
-    def _product(self, node: onnx.NodeProto, weights: Array) -> None:
+    def _product(self, node: onnx.NodeProto, weights: Array, bias: Array | None = None) -> None:
         value, result = node.input[0], node.output[0]
         row = self.rows.get(value)
         if row is not None and 4 * len(row.table) * weights.shape[1] <= self.largest_table:
-            self.rows[result] = Row(row.table @ weights, node, weights)
+            table = row.table @ weights
+            self.rows[result] = Row(table if bias is None else table + bias, node, weights, 0 if bias is None else 1)
         else:
             self._write(value)
-            self.sums[result] = Sum(products=[(value, weights)])
+            self.sums[result] = Sum(products=[(value, weights)], bias=bias)
+
+    def _gemm(self, node: onnx.NodeProto) -> bool:
+        """torch's form of a linear layer with a bias."""
+        weights = product_weights(node, self.weights)
+        if weights is None or len(node.input) < 3 or self._axes(node.input[2]) != 1:
+            return False
+        self._product(node, weights, self.weights[node.input[2]])
+        return True
 
     def _add(self, node: onnx.NodeProto) -> bool:
         result = node.output[0]
         if row := self._row_and_constant(node):
             name, constant = row
             old = self.rows[name]
-            self.rows[result] = Row(old.table + constant, node, old.product)
+            self.rows[result] = Row(old.table + constant, node, old.product, old.steps + 1)
             return True
-        if not any(value in self.sums for value in node.input):
-            return False
         left, right = self._term(node.input[0]), self._term(node.input[1])
-        if left.products and right.products and not self._alike(left.products[0][0], right.products[0][0]):
-            self._write(node.input[1])
-            right = Sum(others=[node.input[1]])
+        if left is None or right is None or not (left.products or right.products) or (left.row and right.row):
+            return False
+        if left.products and right.products:
+            both = (left.products[0][0], right.products[0][0])
+            if any(self.uses[value] > 1 for value in node.input) or not self._alike(*both):
+                return False
         self.sums[result] = left + right
         return True
 
@@ -149,21 +167,22 @@ class _Rewriter:
             isinstance(m, int) and isinstance(n, int) and m != n for m, n in zip(a[:-1], b[:-1], strict=True)
         )
 
-    def _term(self, value: str) -> Sum:
-        """A value as a part of a sum; what something else reads too is a part for itself."""
-        if value in self.sums and self.uses[value] == 1:
+    def _term(self, value: str) -> Sum | None:
+        """A value as a part of a sum; None for one that is none. A row that is read elsewhere too stands for itself."""
+        if value in self.sums:
             return self.sums[value]
-        if value in self.rows and self.rows[value].product is not None:
-            return Sum(row=self.rows[value].table, row_product=self.rows[value].product)
-        if self._axes(value) == 1:
-            return Sum(bias=self.weights[value])
-        self._write(value)
-        return Sum(others=[value])
+        if value in self.rows and self.rows[value].product is not None and self.uses[value] == 1:
+            return Sum(row=self.rows[value])
+        return Sum(bias=self.weights[value]) if self._axes(value) == 1 else None
 
     def _row_and_constant(self, node: onnx.NodeProto) -> tuple[str, Array] | None:
-        """The operands of a node that joins a row with a constant that is the same for each token."""
+        """The operands of a node that joins a row with a constant that is the same for each token.
+
+        What the embedding met weights for has one table: read elsewhere too, it stays as it is.
+        """
         for row, constant in (tuple(node.input), tuple(reversed(node.input))):
-            if row in self.rows and self._axes(constant) in (0, 1):
+            joined = row in self.rows and (self.rows[row].product is None or self.uses[row] == 1)
+            if joined and self._axes(constant) in (0, 1):
                 return row, self.weights[constant]
         return None
 
@@ -182,35 +201,38 @@ class _Rewriter:
 
     def _write_row(self, value: str, row: Row) -> None:
         if row.product is not None:
-            self._node("Gather", [self._weight(f"{value}.table", row.table, [row.product]), "token"], value, axis=0)
+            self._node("Gather", [self._table(value, row), "token"], value, axis=0)
         else:
             for before in row.node.input:
                 self._write(before)
             self.nodes.append(row.node)
 
     def _write_sum(self, value: str, total: Sum) -> None:
-        terms = [self._write_product(value, total.products)] if total.products else []
+        terms = [self._write_product(value, total.products)]
         if total.row is not None:
-            assert total.row_product is not None
-            whole = total.row if total.bias is None else total.row + total.bias
-            table = self._weight(f"{value}.table", whole, [total.row_product])
-            terms.append(self._node("Gather", [table, "token"], f"{value}.row", axis=0))
+            row = total.row
+            if total.bias is not None:
+                row = Row(row.table + total.bias, row.node, row.product, row.steps + 1)
+            terms.append(self._node("Gather", [self._table(value, row), "token"], f"{value}.row", axis=0))
         elif total.bias is not None:
-            terms.append(self._weight(f"{value}.bias", total.bias, []))
-        terms += total.others
-        for number, term in enumerate(terms[1:], 1):
-            terms[0] = self._node("Add", [terms[0], term], f"{value}.sum{number}")
+            terms.append(self._weight(f"{value}.bias", total.bias, Origin([])))
+        if len(terms) > 1:
+            self._node("Add", terms, f"{value}.sum")
         self.nodes[-1].output[0] = value
 
     def _write_product(self, name: str, products: list[tuple[str, Array]]) -> str:
         values, parts = [value for value, _ in products], [weights for _, weights in products]
         value = values[0] if len(values) == 1 else self._node("Concat", values, f"{name}.joined", axis=-1)
-        weight = self._weight(f"{name}.weight", np.concatenate(parts), parts)
+        weight = self._weight(f"{name}.weight", np.concatenate(parts), Origin(parts))
         return self._node("MatMul", [value, weight], f"{name}.product")
 
-    def _weight(self, name: str, value: Array, origins: list[Array]) -> str:
+    def _table(self, name: str, row: Row) -> str:
+        assert row.product is not None
+        return self._weight(f"{name}.table", row.table, Origin([row.product], row.steps))
+
+    def _weight(self, name: str, value: Array, origin: Origin) -> str:
         self.weights[name] = np.ascontiguousarray(value, np.float32)
-        self.origins[name] = origins
+        self.origins[name] = origin
         return name
 
     def _node(self, kind: str, inputs: Iterable[str], output: str, **attributes: Any) -> str:

@@ -51,7 +51,6 @@ def tags_of(results: Results, result: Result, bundle: BundleResult, key: str) ->
         KEY: result.key,
         "variant": result.name,
         "precision": bundle.precision,
-        "portable": (bundle.description or {}).get("portable"),
         "verified": str(bundle.verified).lower(),
         "verification_tokens_identical": verification.get("greedy_tokens_identical", 0)
         + verification.get("sampled_tokens_identical", 0),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
+from jaxtyping import Int
 from safetensors.torch import load_file
 from tqdm import tqdm
 
@@ -22,21 +24,27 @@ from recurlm.objective import Objective, objective_of
 from recurlm.storage import read_json
 from recurlm.tokens.files import TokenFile
 from recurlm.verify.checks import (
+    CHUNKS,
     GREEDY,
     Agreement,
     VerificationError,
     chunked_calls,
+    equal_steps,
+    extra_settings,
     filled_tokens,
     generated_tokens,
     largest_logit_difference,
     onnx_scorer,
+    scored_tokens,
+    stopped_rows,
 )
-from recurlm.verify.quantized import QuantizedProducts
-from recurlm.verify.quantized_checks import quantized_steps, quantized_tokens
+from recurlm.verify.prompts import prompts_of, texts_of
+from recurlm.verify.quantized import QuantizedArithmetic
 from recurlm.verify.reference import Reference
 from recurlm.verify.sessions import Graphs
 
-PROMPT_TOKENS = 32
+FREE = Sampling(temperature=1.0, top_k=0, top_p=1.0)
+EXTRA_TOKENS = 40  # a row, with min_p and a repetition penalty
 
 
 def verify(
@@ -51,8 +59,8 @@ def verify(
 ) -> dict[str, Any]:
     """Compare the graphs in `folder` with the model that they were made from.
 
-    fp32 graphs equal the model up to float error. int8 and int4 graphs equal the model with quantized products, and
-    raise the perplexity by no more than `settings` allows.
+    fp32 graphs equal the model up to float error. int8 and int4 graphs equal the model in their arithmetic bit for bit,
+    and raise the perplexity by no more than `settings` allows.
 
     Args:
         held_out: the test split.
@@ -60,44 +68,36 @@ def verify(
         line: of the terminal that shows the progress bar: several verifications may run in parallel.
 
     Raises:
-        VerificationError: something differs by more than float error.
+        VerificationError: something differs, in fp32 by more than float error.
     """
     description = read_json(folder / "graphs.json")
     graphs, precision = Graphs(folder, torch.get_num_threads()), description["precision"]
     objective = objective_of(model)
-    reference = Reference(model, description["suppressed_tokens"])
-    text = np.asarray(held_out.ids[: max(settings.num_tokens, 256)], np.int64)
-    numbers = np.random.default_rng(1).random((1 + len(settings.sampling), settings.num_tokens), np.float32)
+    arithmetic = None if precision == "fp32" else QuantizedArithmetic(load_file(folder / QUANTIZED), model)
+    reference = Reference(model, description["suppressed_tokens"], arithmetic)
+    text = np.asarray(held_out.ids, np.int64)
     nats = _nats_per_token(graphs, objective, held_out, scoring, f"{variant} {precision}", line)
     scorer = _check_scorer(nats, metrics[f"{objective.metric_prefix}nats_per_token"], precision, settings)
-    quantized = None if precision == "fp32" else QuantizedProducts(load_file(folder / QUANTIZED))
-    if quantized is None:
+    if arithmetic is None:
         difference = largest_logit_difference(reference, graphs, text, settings.logit_tolerance)
         steps = {}
     else:
-        compared = quantized_steps(reference, quantized, graphs, text, settings.logit_tolerance)
-        difference = compared.largest_difference
-        steps = {
-            "steps_compared": compared.compared,
-            "steps_on_a_rounding_edge": compared.compared - compared.exact,
-            "largest_difference_on_an_edge": compared.largest_on_an_edge,
-        }
+        difference = 0.0
+        steps = {"steps_equal": equal_steps(reference, graphs, text)}
     # Two tokens that lie closer than this cannot be told apart in float32: see Reference.near_tie.
-    error = max(difference, 1e-6)
-    agreements = [
-        _tokens(reference, quantized, graphs, text, numbers[index], sampling, error)
-        for index, sampling in enumerate((GREEDY, *settings.sampling))
-    ]
-    if quantized is not None and quantized.met != {key.split(".")[1] for key in quantized.arithmetic}:
+    error = max(difference, 1e-6) if arithmetic is None else None
+    agreements = _agreements(reference, graphs, text, settings, error)
+    prompts = prompts_of(text)
+    scored_tokens(reference, graphs, prompts, settings.logit_tolerance)
+    if arithmetic is not None and arithmetic.met != {key.split(".")[1] for key in arithmetic.arithmetic}:
         raise VerificationError("a matrix was quantized that PyTorch never read")
-    chunked = (
-        None
-        if objective.both_sides
-        else [
-            chunked_calls(graphs, text[:PROMPT_TOKENS], numbers[0], sampling)
-            for sampling in (GREEDY, *settings.sampling)
-        ]
-    )
+    numbers = np.random.default_rng(2).random((len(prompts), sum(CHUNKS) + CHUNKS[-1]), np.float32)
+    if not objective.both_sides:
+        stopped_rows(graphs, prompts, numbers, FREE)
+        for sampling in (GREEDY, *settings.sampling):
+            chunked_calls(graphs, prompts[-1], numbers[0], sampling)
+    ties = [tie for agreement in agreements for tie in agreement.near_ties]
+    identical = [agreement.tokens - len(agreement.near_ties) for agreement in agreements]
     return {
         "precision": precision,
         "verified": True,  # each check above raises where it fails
@@ -105,14 +105,34 @@ def verify(
         "largest_logit_difference": difference,
         **steps,
         **scorer,
-        "greedy_tokens_identical": agreements[0].tokens - agreements[0].near_ties,
-        "sampled_tokens_identical": sum(agreement.tokens - agreement.near_ties for agreement in agreements[1:]),
+        "prompts": len(prompts),
+        "greedy_tokens_identical": identical[0],
+        "sampled_tokens_identical": sum(identical[1:]),
         "sampling_settings": len(settings.sampling),
-        "near_ties": sum(agreement.near_ties for agreement in agreements),
-        "chunked_calls_identical": None if chunked is None else all(chunked),
+        "near_ties": len(ties),
+        "near_ties_at": [asdict(tie) for tie in ties],
+        "chunked_calls_identical": None if objective.both_sides else True,
         "onnxruntime": onnxruntime.__version__,
         "torch": torch.__version__.split("+")[0],
     }
+
+
+def _agreements(
+    reference: Reference, graphs: Graphs, text: Int[np.ndarray, "time"], settings: Verify, error: float | None
+) -> list[Agreement]:
+    """Tokens for each sampling setting: greedy, then those of params.yaml."""
+    fills = reference.objective.both_sides
+    rows = texts_of(text, settings.num_tokens) if fills else prompts_of(text)
+    time = max(len(row) for row in rows) if fills else math.ceil(settings.num_tokens / len(rows))
+    agreements = []
+    for index, sampling in enumerate((GREEDY, *settings.sampling)):
+        uniform = np.random.default_rng(index).random((len(rows), time), np.float32)
+        compare = filled_tokens if fills else generated_tokens
+        agreements.append(compare(reference, graphs, rows, uniform, sampling, error))
+    if not fills:
+        uniform = np.random.default_rng(len(agreements)).random((len(rows), min(time, EXTRA_TOKENS)), np.float32)
+        generated_tokens(reference, graphs, rows, uniform, FREE, error, extra_settings(len(rows)))
+    return agreements
 
 
 def _check_scorer(nats: float, expected: float, precision: Precision, settings: Verify) -> dict[str, float]:
@@ -136,24 +156,6 @@ def _check_scorer(nats: float, expected: float, precision: Precision, settings: 
             f"(verify.max_perplexity_increase.{precision})"
         )
     return {"scorer_nats_per_token": nats, "perplexity_increase": increase}
-
-
-def _tokens(
-    reference: Reference,
-    quantized: QuantizedProducts | None,
-    graphs: Graphs,
-    text: np.ndarray[Any, Any],
-    uniform: np.ndarray[Any, Any],
-    sampling: Sampling,
-    error: float,
-) -> Agreement:
-    # Held-out text may be shorter than the tokens asked for: then it is read again.
-    fills = reference.objective.both_sides
-    read = np.resize(text, len(uniform)) if fills else text[:PROMPT_TOKENS]
-    if quantized is not None:
-        return quantized_tokens(reference, quantized, graphs, read, uniform, sampling, error)
-    compare = filled_tokens if fills else generated_tokens
-    return compare(reference, graphs, read, uniform, sampling, error)
 
 
 def _nats_per_token(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +15,17 @@ from recurlm.errors import InputError
 from recurlm.evaluation.perplexity import Scorer
 from recurlm.evaluation.windows import Batch
 from recurlm.objective import Objective
-from recurlm.verify.reference import Reference
+from recurlm.verify.prompts import padded
+from recurlm.verify.reference import Extra, Reference, Rows
 from recurlm.verify.sessions import Graphs
 
 BATCHES = (1, 3)
 TIMES = (1, 7, 64)
 LEAD = 40  # tokens read first, so that the carried state is not zero
 CHUNKS = (1, 7, 64)  # new tokens of the first calls; the last call makes the rest
+STEPS = ((8, 120), (1, 40))  # (rows, steps in each) that are compared bit for bit: 1,000 in all
+FILLER = 3  # what stands behind a shorter row: a token that a graph which read it would count
+MOST_NEAR_TIES = 2e-4  # of the tokens
 GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0)
 
 
@@ -28,12 +33,22 @@ class VerificationError(InputError):
     """A bundle is not its PyTorch model: it must not ship."""
 
 
+@dataclass(frozen=True)
+class NearTie:
+    """A position at which float error decides between two tokens."""
+
+    row: int
+    position: int
+    onnxruntime: int
+    pytorch: int
+
+
 @dataclass
 class Agreement:
-    """Tokens compared, and those of near ties: where PyTorch is closer to the other token than float error."""
+    """Tokens compared, and the near ties among them."""
 
     tokens: int = 0
-    near_ties: int = 0
+    near_ties: list[NearTie] = field(default_factory=list)
 
 
 def largest_logit_difference(
@@ -93,73 +108,173 @@ def _largest(value: Float[np.ndarray, "..."], expected: Float[Tensor, "..."]) ->
 def generated_tokens(
     reference: Reference,
     graphs: Graphs,
-    prompt: Int[np.ndarray, "time"],
-    uniform: Float[np.ndarray, "new_time"],
+    prompts: Rows,
+    uniform: Float[np.ndarray, "rows new_time"],
     sampling: Sampling,
-    error: float,
+    error: float | None = None,
+    extra: Extra | None = None,
 ) -> Agreement:
-    """Compare tokens of generator.onnx and PyTorch, from the same prompt and uniform numbers.
+    """Compare tokens of generator.onnx and PyTorch, each from the same prompts and uniform numbers.
 
-    After a near tie both continue from PyTorch's token.
+    Args:
+        error: of the logits; None where there is none. After a near tie both continue from PyTorch's token.
 
     Raises:
-        VerificationError: they differ, and it is no near tie.
+        VerificationError: they differ, and it is no near tie; or the states after them differ, where there is no error.
     """
-    expected, logits = reference.generate(prompt, uniform, sampling)
-    agreement = Agreement(len(expected))
-    done = 0
-    while done < len(expected):
-        so_far = np.concatenate([prompt, expected[:done]])
-        tokens, _ = graphs.generate(so_far[None], uniform[None, done:], sampling)
-        different = np.flatnonzero(tokens[0] != expected[done:])
-        if not len(different):
-            break
-        first = int(different[0])
-        position = done + first
-        other = int(tokens[0, first])
-        _count_near_tie(reference, logits[position], uniform[position], sampling, other, error, position, agreement)
-        done = position + 1
+    expected = reference.generate(prompts, uniform, sampling, extra)
+    agreement = Agreement(expected.tokens.size)
+    done = np.zeros(len(prompts), np.int64)  # tokens that were compared
+    rows = np.arange(len(prompts))
+    while len(rows):
+        texts = [np.concatenate([prompts[row], expected.tokens[row, : done[row]]]) for row in rows]
+        left = uniform.shape[1] - done[rows]
+        numbers = np.zeros((len(rows), int(left.max())), np.float32)
+        for numbers_of_row, row in zip(numbers, rows, strict=True):
+            numbers_of_row[: uniform.shape[1] - done[row]] = uniform[row, done[row] :]
+        tokens, after = graphs.generate(
+            padded(texts, FILLER)[0],
+            numbers,
+            sampling,
+            lengths=np.array([len(text) for text in texts], np.int64),
+            more={} if extra is None else extra.feeds(rows),
+        )
+        differ = []
+        for line, row in enumerate(rows):
+            pairs = tokens[line, : left[line]] != expected.tokens[row, done[row] :]
+            if not pairs.any():
+                continue
+            position = int(done[row] + np.argmax(pairs))
+            tie = NearTie(int(row), position, int(tokens[line, np.argmax(pairs)]), int(expected.tokens[row, position]))
+            _excuse(reference, expected.logits[row, position], uniform[row, position], sampling, tie, error, agreement)
+            done[row] = position + 1
+            if done[row] < uniform.shape[1]:
+                differ.append(row)
+        if error is None:
+            _check_states(after, expected.state, sampling)
+        rows = np.array(differ, np.int64)
     return agreement
+
+
+def _check_states(after: dict[str, Any], expected: dict[str, Tensor], sampling: Sampling) -> None:
+    for name, value in expected.items():
+        if not np.array_equal(after[name], value.numpy()):
+            raise VerificationError(f"the state {name} after the last token differs from PyTorch's ({sampling})")
 
 
 def filled_tokens(
     reference: Reference,
     graphs: Graphs,
-    text: Int[np.ndarray, "time"],
-    uniform: Float[np.ndarray, "time"],
+    texts: Rows,
+    uniform: Float[np.ndarray, "rows time"],
     sampling: Sampling,
-    error: float,
+    error: float | None = None,
 ) -> Agreement:
-    """Compare tokens of filler.onnx and PyTorch at every position of a text, from the same uniform numbers.
+    """Compare tokens of filler.onnx and PyTorch at every position of some texts, from the same uniform numbers.
 
     Raises:
         VerificationError: they differ, and it is no near tie.
     """
-    logits, _ = reference.model(torch.from_numpy(text)[None], reference.model.initial_state(1))
-    expected = reference.draw(logits[0], uniform, sampling).numpy()
-    filled = graphs.fill(text[None], np.array([len(text)]), uniform[None], sampling)[0]
-    agreement = Agreement(len(expected))
-    for position in np.flatnonzero(filled != expected).tolist():
-        other = int(filled[position])
-        _count_near_tie(reference, logits[0, position], uniform[position], sampling, other, error, position, agreement)
+    tokens, lengths = padded(texts, FILLER)
+    filled = graphs.fill(tokens, lengths, uniform[:, : tokens.shape[1]], sampling)
+    agreement = Agreement(int(lengths.sum()))
+    for row, logits in enumerate(reference.logits(texts)):
+        numbers = uniform[row, : len(logits)]
+        expected = reference.draw(logits, numbers, sampling).numpy()
+        for position in np.flatnonzero(filled[row, : len(logits)] != expected).tolist():
+            tie = NearTie(row, position, int(filled[row, position]), int(expected[position]))
+            _excuse(reference, logits[position], numbers[position], sampling, tie, error, agreement)
     return agreement
 
 
-def _count_near_tie(
+def _excuse(
     reference: Reference,
     logits: Float[Tensor, "vocabulary"],
     uniform: float,
     sampling: Sampling,
-    other: int,
-    error: float,
-    position: int,
+    tie: NearTie,
+    error: float | None,
     agreement: Agreement,
 ) -> None:
-    if not reference.near_tie(logits, uniform, sampling, other, error):
+    if error is None or not reference.near_tie(logits, uniform, sampling, tie.onnxruntime, error):
         raise VerificationError(
-            f"token {position} is {other} in onnxruntime and another in PyTorch, and no near tie ({sampling})"
+            f"token {tie.position} of row {tie.row} is {tie.onnxruntime} in onnxruntime and {tie.pytorch} in PyTorch"
+            f"{'' if error is None else ', and no near tie'} ({sampling})"
         )
-    agreement.near_ties += 1
+    agreement.near_ties.append(tie)
+    if len(agreement.near_ties) > max(1, agreement.tokens * MOST_NEAR_TIES):
+        raise VerificationError(f"{len(agreement.near_ties)} of {agreement.tokens} tokens are near ties ({sampling})")
+
+
+def scored_tokens(reference: Reference, graphs: Graphs, texts: Rows, tolerance: float) -> float:
+    """Compare scorer.onnx's log-probabilities with those of PyTorch's logits; returns the largest difference.
+
+    Raises:
+        VerificationError: one differs by more than the tolerance.
+    """
+    tokens, lengths = padded(texts, FILLER)
+    found, _ = graphs.score(tokens, lengths)
+    largest = 0.0
+    for row, (text, logits) in enumerate(zip(texts, reference.logits(texts), strict=True)):
+        log_prob = torch.log_softmax(logits, dim=-1)
+        if reference.objective.both_sides:
+            expected = log_prob.gather(1, torch.from_numpy(text)[:, None])[:, 0]
+        else:
+            expected = log_prob[:-1].gather(1, torch.from_numpy(text)[1:, None])[:, 0]
+        same = found[row, : len(expected)]
+        largest = max(largest, float(np.abs(same - expected.numpy()).max(initial=0.0)))
+        if found[row, len(expected) :].any():
+            raise VerificationError("scorer.onnx scores what stands behind a text's end")
+    if not largest <= tolerance:
+        raise VerificationError(f"log-probabilities of scorer.onnx differ by {largest:.2e}, more than {tolerance:.0e}")
+    return largest
+
+
+def equal_steps(reference: Reference, graphs: Graphs, text: Int[np.ndarray, "time"]) -> int:
+    """Read text by step.onnx and by PyTorch, each from its own states, and return the number of steps: all are equal.
+
+    Raises:
+        VerificationError: a logit or a number of a state has other bits.
+    """
+    steps = 0
+    for rows, time in STEPS:
+        tokens = np.stack([np.resize(text[17 * row :], time) for row in range(rows)])
+        state = reference.model.initial_state(rows)
+        onnx_state = {name: value.numpy() for name, value in state.items()}
+        for token in tokens.T:
+            expected, state = reference.step(torch.from_numpy(np.ascontiguousarray(token)), state)
+            logits, onnx_state = graphs.step(token, onnx_state)
+            pairs = {"logits": (logits, expected)} | {name: (onnx_state[name], state[name]) for name in state}
+            for name, (found, wanted) in pairs.items():
+                if not np.array_equal(found, wanted.numpy()):
+                    worst = float(np.abs(found - wanted.numpy()).max())
+                    raise VerificationError(f"{name} after step {steps // rows} differs from PyTorch's, by {worst:.2e}")
+            steps += rows
+    return steps
+
+
+def extra_settings(rows: int) -> Extra:
+    """Values of min_p and of the repetition penalty, other ones in each row."""
+    return Extra(torch.linspace(0, 0.2, rows), torch.linspace(1, 1.5, rows).flip(0))
+
+
+def stopped_rows(
+    graphs: Graphs, prompts: Rows, uniform: Float[np.ndarray, "rows new_time"], sampling: Sampling
+) -> None:
+    """Check generator.onnx with a stop token in each row, one that it draws: nothing follows it.
+
+    Raises:
+        VerificationError: something does, or another token comes before it.
+    """
+    tokens, lengths = padded(prompts, FILLER)
+    free, _ = graphs.generate(tokens, uniform, sampling, lengths=lengths)
+    stops = free[np.arange(len(free)), np.arange(len(free)) % free.shape[1]]
+    found, _ = graphs.generate(tokens, uniform, sampling, lengths=lengths, more={"stop_token": stops})
+    for row, stop in enumerate(stops):
+        end = int(np.argmax(free[row] == stop)) + 1
+        rest = found[row, end:]
+        if not np.array_equal(found[row, :end], free[row, :end]) or (rest != -1).any():
+            raise VerificationError("generator.onnx does not end where its stop token stands")
 
 
 def chunked_calls(

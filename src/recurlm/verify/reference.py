@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -9,25 +13,63 @@ from torch import Tensor
 
 from recurlm.config import Sampling
 from recurlm.export.sampling import sample, suppression
+from recurlm.export.steps import keep_inactive
 from recurlm.model import LanguageModel
-from recurlm.objective import objective_of
+from recurlm.objective import bidirectional, objective_of
+from recurlm.variants.base import State
+from recurlm.verify.prompts import padded
+from recurlm.verify.quantized import QuantizedArithmetic
 
 SHIFTS = (-2.0, 0.0, 2.0)  # of the uniform number, in units of the float error: see `near_tie`
+Rows = list[Int[np.ndarray, "_"]]
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What a call may ask for beyond a `Sampling`, one value a row."""
+
+    min_p: Float[Tensor, "rows"]
+    penalty: Float[Tensor, "rows"]
+
+    def feeds(self, rows: Int[np.ndarray, "_"]) -> dict[str, np.ndarray[Any, Any]]:
+        """generator.onnx's optional inputs for some of the rows."""
+        return {"min_p": self.min_p.numpy()[rows], "repetition_penalty": self.penalty.numpy()[rows]}
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What PyTorch generated from several prompts, side by side."""
+
+    tokens: Int[np.ndarray, "rows new_time"]
+    logits: Float[Tensor, "rows new_time vocabulary"]  # that each was drawn from
+    state: State  # after the last but one
 
 
 class Reference:
-    """A model with sampling in torch, token by token."""
+    """A model with sampling in torch, token by token; with `arithmetic`, in the one of an int8 or int4 bundle."""
 
-    def __init__(self, model: LanguageModel, suppressed: list[int]) -> None:
+    def __init__(
+        self, model: LanguageModel, suppressed: list[int], arithmetic: QuantizedArithmetic | None = None
+    ) -> None:
         self.model = model
         self.objective = objective_of(model)
         self.suppressed = suppression(model.vocab_size, suppressed)
+        self.arithmetic = arithmetic
+
+    def _computing(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.arithmetic is None else self.arithmetic
+
+    def step(self, token: Int[Tensor, "rows"], state: State) -> tuple[Float[Tensor, "rows vocabulary"], State]:
+        with self._computing():
+            return self.model.step(token, state)
 
     def draw(
         self,
         logits: Float[Tensor, "rows vocabulary"],
         uniform: Float[np.ndarray, "rows"],
         sampling: Sampling,
+        extra: Extra | None = None,
+        seen: Tensor | None = None,
     ) -> Int[Tensor, "rows"]:
         """One token a row."""
         rows = len(logits)
@@ -36,40 +78,101 @@ class Reference:
             torch.full((rows,), sampling.temperature),
             torch.full((rows,), sampling.top_k),
             torch.full((rows,), sampling.top_p),
-            torch.from_numpy(uniform),
+            torch.from_numpy(np.ascontiguousarray(uniform)),
             self.suppressed,
+            None if extra is None else extra.min_p,
+            None if extra is None else extra.penalty,
+            seen,
         )
 
     def generate(
-        self, prompt: Int[np.ndarray, "time"], uniform: Float[np.ndarray, "new_time"], sampling: Sampling
-    ) -> tuple[Int[np.ndarray, "new_time"], Float[Tensor, "new_time vocabulary"]]:
-        """The tokens after a prompt, and the logits that each was drawn from."""
-        state = self.model.initial_state(1)
-        for token in prompt[:-1]:
-            _, state = self.model.step(torch.tensor([token]), state)
-        token = torch.tensor(prompt[-1:])
-        tokens, all_logits = [], []
-        for number in uniform:
-            logits, state = self.model.step(token, state)
-            token = self.draw(logits, np.array([number]), sampling)
-            tokens.append(token.item())
+        self,
+        prompts: Rows,
+        uniform: Float[np.ndarray, "rows new_time"],
+        sampling: Sampling,
+        extra: Extra | None = None,
+    ) -> Generated:
+        """The tokens after prompts of any lengths."""
+        state, last = self._read(prompts)
+        seen = torch.zeros(len(prompts), self.model.vocab_size, dtype=torch.bool)
+        for row, prompt in enumerate(prompts):
+            seen[row, torch.from_numpy(prompt)] = True
+        token, tokens, all_logits = last, [], []
+        for numbers in uniform.T:
+            logits, state = self.step(token, state)
+            token = self.draw(logits, numbers, sampling, extra, seen)
+            seen[torch.arange(len(token)), token] = True
+            tokens.append(token)
             all_logits.append(logits)
-        return np.array(tokens, np.int64), torch.cat(all_logits)
+        return Generated(torch.stack(tokens, dim=1).numpy(), torch.stack(all_logits, dim=1), state)
+
+    def _read(self, prompts: Rows) -> tuple[State, Int[Tensor, "rows"]]:
+        """The state after all but the last token of each prompt, and that token."""
+        tokens, lengths = (torch.from_numpy(value) for value in padded(prompts))
+        state = self.model.initial_state(len(prompts))
+        for position in range(tokens.shape[1] - 1):
+            _, after = self.step(tokens[:, position], state)
+            active = position < lengths - 1
+            state = {name: keep_inactive(active, value, state[name]) for name, value in after.items()}
+        return state, tokens.gather(1, lengths[:, None] - 1)[:, 0]
+
+    def logits(self, texts: Rows) -> list[Float[Tensor, "time vocabulary"]]:
+        """Of a model that predicts the next token: those after each token. Of a cloze model: those at each token."""
+        if not self.objective.both_sides:
+            tokens, _ = padded(texts)
+            state, steps = self.model.initial_state(len(texts)), []
+            for token in torch.from_numpy(tokens).unbind(1):
+                logits, state = self.step(token, state)
+                steps.append(logits)
+            every = torch.stack(steps, dim=1)
+            return [row[: len(text)] for row, text in zip(every, texts, strict=True)]
+        left, right = self._outputs(texts, "left"), self._outputs([text[::-1] for text in texts], "right")
+        both = torch.cat([torch.cat([a, b.flip(0)], dim=-1) for a, b in zip(left, right, strict=True)])
+        with self._computing():
+            every = self.model.decode(both)
+        return list(every.split([len(text) for text in texts]))  # type: ignore[no-untyped-call]
+
+    def _outputs(self, texts: Rows, side: str) -> list[Float[Tensor, "time output"]]:
+        """A side's output before each token, as it walks over the texts."""
+        recurrence = bidirectional(self.model.recurrence).directions[side]
+        tokens, lengths = padded(texts)
+        state = recurrence.initial_state(len(texts))
+        output, outputs = torch.zeros(len(texts), recurrence.output_size), []
+        for token in torch.from_numpy(tokens).unbind(1):
+            outputs.append(output)
+            with self._computing():
+                output, state = recurrence.step(self.model.embed(token), state)
+        every = torch.stack(outputs, dim=1)
+        return [row[:length] for row, length in zip(every, lengths, strict=True)]
 
     def near_tie(
-        self,
-        logits: Float[Tensor, "vocabulary"],
-        uniform: float,
-        sampling: Sampling,
-        other: int,
-        error: float,
+        self, logits: Float[Tensor, "vocabulary"], uniform: float, sampling: Sampling, other: int, error: float
     ) -> bool:
-        """Whether torch itself would have drawn `other`, had its logits been off by no more than `error`.
+        """Whether torch itself might have drawn `other`, had its logits been off by no more than `error`.
 
-        Raising one logit by ε moves probabilities by less than ε, so the uniform number is shifted by up to 2ε as
-        well.
+        Raising one logit by ε moves probabilities by less than ε, so the uniform number is shifted by up to 2ε: what
+        is drawn at one of them, or lies between what is drawn at the two ends, counts. A token that is less likely than
+        the error lies between its neighbours. top_p is shifted likewise, and of two logits at the end of top_k either
+        may be the larger.
         """
-        raised = logits.clone()
-        raised[other] += error
+        moved = [logits.clone(), logits.clone()]
+        moved[1][other] += 2 * error
+        if sampling.top_k and sampling.top_k < len(logits):
+            last = torch.topk(logits, sampling.top_k + 1).indices[-2:]
+            moved.append(logits.clone())
+            if logits[last[0]] - logits[last[1]] <= 2 * error:
+                moved[2][last] = logits[last.flip(0)]
+        shares = {sampling.top_p, max(sampling.top_p - 4 * error, 1e-6), min(sampling.top_p + 4 * error, 1.0)}
         numbers = np.clip([uniform + shift * error for shift in SHIFTS], 0, 1 - 2**-24).astype(np.float32)
-        return other in self.draw(raised.expand(len(SHIFTS), -1), numbers, sampling).tolist()
+        for row in moved:
+            for share in shares:
+                setting = sampling.model_copy(update={"top_p": share})
+                low, middle, high = self.draw(row.expand(len(SHIFTS), -1), numbers, setting).tolist()
+                if other in (low, middle, high) or (low < other < high and self._rare(row, sampling, other, error)):
+                    return True
+        return False
+
+    def _rare(self, logits: Tensor, sampling: Sampling, token: int, error: float) -> bool:
+        """Whether a token is less likely than the error, and none that is never drawn."""
+        probability = torch.softmax((logits + self.suppressed) / max(sampling.temperature, 1e-9), dim=-1)[token]
+        return bool(0 < probability <= 4 * error)

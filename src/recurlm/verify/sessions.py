@@ -46,15 +46,23 @@ class Graphs:
         uniform: Float[np.ndarray, "batch new_time"],
         sampling: Sampling,
         state: State | None = None,
+        lengths: Int[np.ndarray, "batch"] | None = None,
+        more: Mapping[str, np.ndarray[Any, Any]] | None = None,
     ) -> tuple[Int[np.ndarray, "batch new_time"], State]:
-        """As many new tokens as there are uniform numbers a row."""
+        """As many new tokens as there are uniform numbers a row.
+
+        Args:
+            lengths: of the prompts; left out, they fill their rows.
+            more: optional inputs.
+        """
+        full = np.full(len(prompt), prompt.shape[1], np.int64)
         feeds = {
             "prompt": prompt,
-            "prompt_length": np.full(len(prompt), prompt.shape[1], np.int64),
+            "prompt_length": full if lengths is None else lengths,
             "max_new_tokens": np.array(uniform.shape[1], np.int64),
             "uniform": uniform,
         }
-        results, after = self.call("generator", feeds | _settings(sampling, len(prompt)), state)
+        results, after = self.call("generator", feeds | _settings(sampling, len(prompt)) | dict(more or {}), state)
         return results["tokens"], after
 
     def score(

@@ -1,0 +1,330 @@
+"""Rewrite the arithmetic between a quantized graph's products to exact IEEE 754 operations, operator by operator.
+
+Integer products are exact, and so are sums and products of two numbers in fp32. What is left are functions that each
+runtime approximates in its own way, and sums over an axis, which each adds up in an order of its own. Both become the
+nodes that exact.py spells out, and verify/quantized.py does the same operations in PyTorch. An operator that is in
+neither list is an error: a bundle never holds arithmetic that differs from machine to machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from recurlm.errors import InputError
+from recurlm.export import exact
+
+# Rounded by the standard, or not arithmetic at all.
+STANDARD = """Abs Add And ArgMax ArgMin Cast CastLike Ceil Clip Concat Constant ConstantOfShape DequantizeLinear
+    Div Equal Expand Flatten Floor Gather GatherElements GatherND Greater GreaterOrEqual Identity LeakyRelu Less
+    LessOrEqual MatMulInteger Max Min Mod Mul Neg Not OneHot Or Pad QuantizeLinear Range ReduceMax ReduceMin
+    Relu Reshape Round ScatterElements ScatterND Shape Sign Size Slice Split Sqrt Squeeze Sub Tile TopK
+    Transpose Trilu Unsqueeze Where Xor"""
+APPROXIMATED = """Cos CumSum Einsum Exp Gemm InstanceNormalization LayerNormalization Log LogSoftmax MatMul Pow
+    Reciprocal ReduceL2 ReduceLogSumExp ReduceMean ReduceSum ReduceSumSquare Sigmoid Sin Softmax Softplus Tanh"""
+EXACT = frozenset(STANDARD.split())
+# Not folded by the exporter, which would compute them by numpy: weights pass through the exact functions as well.
+REWRITTEN = frozenset(APPROXIMATED.split())
+HINT = "docs/extending.md lists the operations that int8 and int4 have an exact form of"
+
+
+def rewrite(graph: onnx.GraphProto, inexact: frozenset[str] = frozenset()) -> None:
+    """Rewrite a graph in place.
+
+    Args:
+        inexact: outputs whose log-softmax stays the runtime's own, where no other output hangs on it.
+
+    Raises:
+        InputError: an operator has no exact form.
+    """
+    _Rewriter(graph, inexact).run()
+
+
+class _Rewriter(exact.Arithmetic[str]):
+    """Writes nodes; itself an `exact.Arithmetic` on names of values."""
+
+    def __init__(self, graph: onnx.GraphProto, inexact: frozenset[str]) -> None:
+        self.graph = graph
+        self.kinds, self.shapes = _types(graph)
+        self.weights = {weight.name: weight for weight in graph.initializer}
+        self.made = {output: node for node in graph.node for output in node.output}
+        self.needed = _ancestors(graph, {output.name for output in graph.output} - inexact)
+        self.nodes: list[onnx.NodeProto] = []
+        self.name = ""
+        self.rules: dict[str, Callable[[onnx.NodeProto], str]] = {
+            "Tanh": self._of_one(exact.tanh),
+            "Sigmoid": self._of_one(exact.sigmoid),
+            "Exp": self._of_one(exact.exp),
+            "Softplus": self._of_one(exact.softplus),
+            "Sin": self._of_one(exact.sin),
+            "Cos": self._of_one(exact.cos),
+            "Reciprocal": lambda node: self.div(1.0, node.input[0]),
+            "Log": self._log,
+            "Pow": self._pow,
+            "Softmax": self._along(exact.softmax),
+            "LogSoftmax": self._along(exact.log_softmax),
+            "CumSum": self._running_total,
+            "ReduceSum": self._reduce(exact.total),
+            "ReduceMean": self._reduce(exact.mean),
+            "ReduceSumSquare": self._reduce(exact.sum_of_squares),
+            "ReduceL2": self._reduce(exact.length),
+            "ReduceLogSumExp": self._reduce(exact.log_sum_exp),
+            "LayerNormalization": self._layer_norm,
+            "InstanceNormalization": self._instance_norm,
+            "MatMul": lambda node: self._matmul(node.input[0], node.input[1]),
+            "Einsum": self._einsum,
+        }
+
+    def run(self) -> None:
+        for node in self.graph.node:
+            if not self._stays(node):
+                self._rewrite(node)
+            else:
+                self.nodes.append(node)
+        read = {value for node in self.nodes for value in node.input}
+        nodes, weights = list(self.nodes), [weight for name, weight in self.weights.items() if name in read]
+        del self.graph.node[:], self.graph.initializer[:]
+        self.graph.node.extend(nodes)
+        self.graph.initializer.extend(weights)
+
+    def _stays(self, node: onnx.NodeProto) -> bool:
+        if node.op_type == "LogSoftmax" and self.needed.isdisjoint(node.output):
+            return True
+        if node.op_type in self.rules:
+            return self.kinds.get(node.output[0], TensorProto.FLOAT) not in (TensorProto.FLOAT, TensorProto.DOUBLE)
+        if node.op_type not in EXACT:
+            raise InputError(f"int8 and int4 have no exact form of {node.op_type}, which this cell exports: {HINT}")
+        return True
+
+    def _rewrite(self, node: onnx.NodeProto) -> None:
+        self.name, before = node.output[0], len(self.nodes)
+        result = self.rules[node.op_type](node)
+        if len(self.nodes) > before and self.nodes[-1].output[0] == result:
+            self.nodes[-1].output[0] = node.output[0]
+        else:
+            self.nodes.append(helper.make_node("Identity", [result], [node.output[0]]))
+
+    # The operators.
+
+    def _of_one(self, function: Callable[[exact.Arithmetic[str], str], str]) -> Callable[[onnx.NodeProto], str]:
+        return lambda node: function(self, node.input[0])
+
+    def _along(
+        self, function: Callable[[exact.Arithmetic[str], str, int, int], str]
+    ) -> Callable[[onnx.NodeProto], str]:
+        def along(node: onnx.NodeProto) -> str:
+            x = node.input[0]
+            axis = self._axis(x, _attribute(node, "axis", -1))
+            result: str = function(self, x, axis, self._size(x, axis))
+            return result
+
+        return along
+
+    def _reduce(
+        self, function: Callable[[exact.Arithmetic[str], str, int, int], str]
+    ) -> Callable[[onnx.NodeProto], str]:
+        def reduce(node: onnx.NodeProto) -> str:
+            x = node.input[0]
+            axes = self._constant(node.input[1]).tolist() if len(node.input) > 1 and node.input[1] else []
+            if len(axes) != 1:
+                raise InputError(f"int8 and int4 have no exact form of {node.op_type} over {len(axes)} axes: {HINT}")
+            axis = self._axis(x, axes[0])
+            result = function(self, x, axis, self._size(x, axis))
+            return result if _attribute(node, "keepdims", 1) else self._op("Squeeze", result, self._integers([axis]))
+
+        return reduce
+
+    def _running_total(self, node: onnx.NodeProto) -> str:
+        x: str = node.input[0]
+        axis = self._axis(x, int(self._constant(node.input[1]).item()))
+        if _attribute(node, "exclusive", 0) or _attribute(node, "reverse", 0):
+            raise InputError(f"int8 and int4 have no exact form of a CumSum that is exclusive or reversed: {HINT}")
+        return exact.running_total(self, x, axis, self._size(x, axis))
+
+    def _log(self, node: onnx.NodeProto) -> str:
+        x: str = node.input[0]
+        before = self.made.get(x)
+        if before is not None and before.op_type == "Sigmoid":  # as torch's exporter writes logsigmoid
+            x = before.input[0]
+            return exact.log_sigmoid(self, x)
+        return exact.log(self, x)
+
+    def _pow(self, node: onnx.NodeProto) -> str:
+        exponent = self._constant(node.input[1]) if node.input[1] in self.weights else np.zeros(2)
+        if exponent.size != 1 or float(exponent.item()) not in exact.POWERS:
+            raise InputError(f"int8 and int4 have an exact form of powers {sorted(exact.POWERS)} alone: {HINT}")
+        x: str = node.input[0]
+        return exact.power(self, x, float(exponent.item()))
+
+    def _layer_norm(self, node: onnx.NodeProto) -> str:
+        x = node.input[0]
+        if self._axis(x, _attribute(node, "axis", -1)) != -1:
+            raise InputError(f"int8 and int4 have an exact form of LayerNormalization over the last axis alone: {HINT}")
+        y = exact.normalize(self, x, -1, self._size(x, -1), _attribute(node, "epsilon", 1e-5))
+        y = self.mul(y, node.input[1])
+        return self.add(y, node.input[2]) if len(node.input) > 2 and node.input[2] else y
+
+    def _instance_norm(self, node: onnx.NodeProto) -> str:
+        x, scale, bias = node.input
+        if len(self._shape(x)) != 3:
+            raise InputError(f"int8 and int4 have an exact form of InstanceNormalization with 3 axes alone: {HINT}")
+        y = exact.normalize(self, x, -1, self._size(x, -1), _attribute(node, "epsilon", 1e-5))
+        last = self._integers([-1])
+        return self.add(self.mul(y, self._op("Unsqueeze", scale, last)), self._op("Unsqueeze", bias, last))
+
+    def _matmul(self, x: str, y: str) -> str:
+        if min(len(self._shape(x)), len(self._shape(y))) < 2:
+            raise InputError(f"int8 and int4 have no exact form of a product with a vector: {HINT}")
+        size = self._size(x, -1)
+        if size == 1:
+            return self.mul(x, y)
+        pairs = self.mul(self._op("Unsqueeze", x, self._integers([-1])), self._op("Unsqueeze", y, self._integers([-3])))
+        return self._op("Squeeze", exact.total(self, pairs, -2, size), self._integers([-2]))
+
+    def _einsum(self, node: onnx.NodeProto) -> str:
+        """Of two operands, summed over at most one index that both have."""
+        equation = _attribute(node, "equation", b"").decode().replace(" ", "")
+        terms, _, result = equation.partition("->")
+        operands = terms.split(",")
+        summed = sorted(set(terms) - set(result) - {","})
+        plain = len(operands) == 2 and all(
+            len(set(term)) == len(term) and term.isalpha() for term in (*operands, result)
+        )
+        if not plain or len(summed) > 1 or any(index not in term for index in summed for term in operands):
+            raise InputError(f"int8 and int4 have no exact form of the einsum {equation}: {HINT}")
+        order = [*result, *summed]
+        parts = [self._arranged(value, term, order) for value, term in zip(node.input, operands, strict=True)]
+        y = self.mul(*parts)
+        if not summed:
+            return y
+        size = self._size(node.input[0], operands[0].index(summed[0]) - len(operands[0]))
+        return self._op("Squeeze", exact.total(self, y, -1, size), self._integers([-1]))
+
+    def _arranged(self, value: str, term: str, order: list[str]) -> str:
+        """An operand with its axes in an order, and axes of size 1 for those that it lacks."""
+        own = [index for index in order if index in term]
+        if own != list(term):
+            value = self._op("Transpose", value, perm=[term.index(index) for index in own])
+        missing = [place for place, index in enumerate(order) if index not in term]
+        return self._op("Unsqueeze", value, self._integers(missing)) if missing else value
+
+    # `exact.Arithmetic`
+
+    def add(self, a: str, b: str | float) -> str:
+        return self._op("Add", a, self._number(b))
+
+    def sub(self, a: str | float, b: str) -> str:
+        return self._op("Sub", self._number(a), b)
+
+    def mul(self, a: str, b: str | float) -> str:
+        return self._op("Mul", a, self._number(b))
+
+    def div(self, a: str | float, b: str | float) -> str:
+        return self._op("Div", self._number(a), self._number(b))
+
+    def clip(self, x: str, low: float, high: float) -> str:
+        return self._op("Clip", x, self._number(low), self._number(high))
+
+    def maximum(self, a: str, b: str | float) -> str:
+        return self._op("Max", a, self._number(b))
+
+    def abs(self, x: str) -> str:
+        return self._op("Abs", x)
+
+    def neg(self, x: str) -> str:
+        return self._op("Neg", x)
+
+    def round(self, x: str) -> str:
+        return self._op("Round", x)
+
+    def floor(self, x: str) -> str:
+        return self._op("Floor", x)
+
+    def sqrt(self, x: str) -> str:
+        return self._op("Sqrt", x)
+
+    def at_least(self, x: str, limit: float, then: str | float, otherwise: str | float) -> str:
+        reaches = self._op("GreaterOrEqual", x, self._number(limit))
+        return self._op("Where", reaches, self._number(then), self._number(otherwise))
+
+    def greatest(self, x: str, axis: int) -> str:
+        return self._op("ReduceMax", x, self._integers([axis]), keepdims=1)
+
+    def pad(self, x: str, axis: int, before: int, after: int) -> str:
+        return self._op("Pad", x, self._integers([before, after]), self._number(0.0), self._integers([axis]))
+
+    def cut(self, x: str, axis: int, sizes: list[int]) -> list[str]:
+        outputs = [self._new(f"cut{part}.") for part in range(len(sizes))]
+        self.nodes.append(helper.make_node("Split", [x, self._integers(sizes)], outputs, axis=axis))
+        return outputs
+
+    # Nodes, constants and shapes.
+
+    def _op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        result = self._new(kind.lower())
+        self.nodes.append(helper.make_node(kind, list(inputs), [result], **attributes))
+        return result
+
+    def _new(self, kind: str) -> str:
+        return f"{self.name}.{kind}{len(self.nodes)}"
+
+    def _number(self, value: str | float) -> str:
+        return value if isinstance(value, str) else self._weight(f"exact.{np.float32(value)}", np.float32(value))
+
+    def _integers(self, values: list[int]) -> str:
+        return self._weight(f"exact.{'_'.join(map(str, values))}", np.array(values, np.int64))
+
+    def _weight(self, name: str, value: Any) -> str:
+        self.weights.setdefault(name, numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def _constant(self, name: str) -> np.ndarray[Any, Any]:
+        return numpy_helper.to_array(self.weights[name])
+
+    def _shape(self, value: str) -> list[int | str]:
+        if value not in self.shapes:
+            raise InputError(f"int8 and int4: the shape of {value} is not known, and a sum over an axis needs it")
+        return self.shapes[value]
+
+    def _axis(self, value: str, axis: int) -> int:
+        """An axis counted from the end."""
+        return axis if axis < 0 else axis - len(self._shape(value))
+
+    def _size(self, value: str, axis: int) -> int:
+        size = self._shape(value)[axis]
+        if not isinstance(size, int):
+            raise InputError(f"int8 and int4: {value} is summed over axis {axis}, whose size is not fixed: {HINT}")
+        return size
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    return next((helper.get_attribute_value(value) for value in node.attribute if value.name == name), default)
+
+
+def _types(graph: onnx.GraphProto) -> tuple[dict[str, int], dict[str, list[int | str]]]:
+    """The element types and shapes that are known of a graph's values; what is free in a shape is a string."""
+    opset = [helper.make_opsetid("", 18)]
+    model = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=opset), data_prop=True)
+    kinds: dict[str, int] = {weight.name: weight.data_type for weight in graph.initializer}
+    shapes: dict[str, list[int | str]] = {weight.name: list(weight.dims) for weight in graph.initializer}
+    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
+        tensor = value.type.tensor_type
+        kinds[value.name] = tensor.elem_type
+        if tensor.HasField("shape"):
+            shapes[value.name] = [
+                dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in tensor.shape.dim
+            ]
+    return kinds, shapes
+
+
+def _ancestors(graph: onnx.GraphProto, outputs: set[str]) -> set[str]:
+    """The values that some outputs are computed from, these among them."""
+    needed = set(outputs)
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+    return needed
