@@ -105,14 +105,19 @@ def write_variant(data: Path, name: str, number: int) -> None:
     bundle.mkdir(parents=True)
     graph = "filler.onnx" if pseudo else "generator.onnx"
     onnx.save_model(tiny_graph(), bundle / graph)
-    files = {graph: {"sha256": sha((bundle / graph).read_bytes()), "bytes": (bundle / graph).stat().st_size}}
+    (bundle / "tokenizer.json").write_text("{}", encoding="utf-8")
+    files = {
+        file: {"sha256": sha((bundle / file).read_bytes()), "bytes": (bundle / file).stat().st_size}
+        for file in (graph, "tokenizer.json")
+    }
     description = {
         "format": 3,
         "precision": "fp32",
         "variant": name,
         "objective": "cloze" if pseudo else "causal",
         "tokenizer_kind": "bpe",
-        "special": {"bos": 0, "mask": 1},
+        "vocab_size": 300,
+        "special": {"bos": 0, "mask": 1, "unk": None, "eol": None},
         "state_spec": {"h": [8]},
         "model_sha256": sha(weights),
         "files": files,
