@@ -31,7 +31,7 @@ def live_runs(project: Project) -> dict[str, list[str]]:
     """The runs in the project's MLflow store: the name of a pipeline's or an experiment's run → those under it."""
     query = """
         select runs.name, above.name from runs
-        left join tags on tags.run_uuid = runs.run_uuid and key = 'mlflow.parentRunId'
+        left join tags on tags.run_uuid = runs.run_uuid and key = 'recurlm.pipeline_run'
         left join runs as above on above.run_uuid = value
         where runs.lifecycle_stage = 'active' order by runs.name
     """

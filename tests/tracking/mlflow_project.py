@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -70,7 +71,10 @@ def versions(root: Path) -> dict[str, list[tuple[str, str]]]:
     """Registered model → the variant and precision of its versions, in their order."""
     with connected(store.find(root)) as client:
         return {
-            model.name: [(each.tags["variant"], each.tags["precision"]) for each in versions_of(client, model.name)]
+            model.name: [
+                tuple(re.match(r"(\S+) in (\w+),", each.description).groups())
+                for each in versions_of(client, model.name)
+            ]
             for model in client.search_registered_models()
         }
 

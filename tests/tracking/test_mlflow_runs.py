@@ -91,10 +91,11 @@ def test_the_commit_and_what_differs_from_it_are_named(root: Path) -> None:
     assert tags["git_changed"] == "params.yaml"
 
 
-def test_a_run_lies_under_that_of_its_pipeline_which_holds_the_report(logged: Path) -> None:
+def test_a_run_names_that_of_its_pipeline_which_holds_the_report_and_hides_under_none(logged: Path) -> None:
     (above,) = pipelines(logged)
     assert above.info.run_name == "pipeline, bpe 300, 1 epoch"
-    assert {run.data.tags["mlflow.parentRunId"] for run in runs(logged).values()} == {above.info.run_id}
+    assert {run.data.tags["recurlm.pipeline_run"] for run in runs(logged).values()} == {above.info.run_id}
+    assert not any("mlflow.parentRunId" in run.data.tags for run in all_runs(logged))
     files = Path(above.info.artifact_uri.removeprefix("file://"))
     assert (files / "report/index.html").read_bytes() == (logged / "data/report/index.html").read_bytes()
     assert (files / "dvc.lock").read_bytes() == (logged / "dvc.lock").read_bytes()
@@ -131,7 +132,7 @@ def test_an_experiment_of_dvc_is_a_run_of_its_own_with_what_is_new_under_it(
     above = {run.info.run_id: run for run in pipelines(root)}
     assert sorted(run.info.run_name for run in above.values()) == ["pipeline, bpe 300, 1 epoch", "puffy-hogs"]
     new = next(run for run in all_runs(root) if run.data.tags.get("dvc_experiment") and "variant" in run.data.tags)
-    assert above[new.data.tags["mlflow.parentRunId"]].info.run_name == "puffy-hogs"
+    assert above[new.data.tags["recurlm.pipeline_run"]].info.run_name == "puffy-hogs"
     assert report(root) == []
     assert len(all_runs(root)) == 1 + 3 + 1 + 1
 

@@ -49,14 +49,17 @@ def test_a_version_has_its_verification_and_leads_to_its_run_and_back_from_its_b
         (by_bundle,) = client.search_model_versions(
             f"name = 'recurlm-lstm' and tags.`recurlm.bundle` = '{sha256_of(bundle)}'"
         )
-    expected = {
-        "verified": "true",
-        "precision": "fp32",
-        "bundle_bytes": "12345678",
-        "verification_tokens_identical": "5000",
-    }
-    assert expected.items() <= version.tags.items()
+        model = client.get_logged_model(version.source.removeprefix("models:/"))
+        described = client.get_registered_model("recurlm").description
+    expected = {"precision": "fp32", "bundle_bytes": "12345678", "verification_tokens_identical": "5000"}
+    assert expected.items() <= model.tags.items()
     assert version.tags["validation_bits_per_byte"] == "1.875"
+    assert version.tags["verified"] == "true"
+    assert len(version.tags) <= 6
+    assert version.description == (
+        "lstm in fp32, 12.3 MB: 1.875 bits per byte on the validation split, verified, perplexity +0.00% over PyTorch"
+    )
+    assert described == f"Champion: version 1, {version.description}."
     assert version.run_id == by_bundle.run_id == runs(logged)["lstm"].info.run_id
     assert version.source == by_bundle.source, "one copy of the files"
 
@@ -89,6 +92,24 @@ def test_the_alias_moves_to_a_better_model_and_not_to_a_worse_one(root: Path) ->
     write_json(root / "data/corpus/manifest.json", read_json(root / "data/corpus/manifest.json") | {"licence": "other"})
     messages(root)
     assert aliases(root, "recurlm")["champion"] == "1"
+
+
+def test_versions_of_the_checkout_that_this_is_a_copy_of_stay_and_aliases_lead_to_own_files(
+    logged: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(logged, copy)
+    messages(copy)
+    assert versions(copy) == {name: each * 2 for name, each in FIRST.items()}
+    with connected(store.find(copy)) as client:
+        for name in FIRST:
+            assert aliases(copy, name) == {"champion": "2"}
+            place = client.get_model_version_download_uri(name, "2").removeprefix("file://")
+            assert Path(place).is_relative_to(copy)
+            assert not Path(client.get_model_version_download_uri(name, "1").removeprefix("file://")).is_relative_to(
+                copy
+            )
+    assert messages(copy) == []
 
 
 def test_a_version_that_was_deleted_comes_back(root: Path) -> None:

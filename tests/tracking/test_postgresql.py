@@ -82,7 +82,7 @@ def test_clones_that_use_a_database_first_at_once_log_each_result_once(
     monkeypatch.chdir(clones[0])  # MLflow would put files without a server below the folder that it runs in
     assert runs(clones[0]).keys() == set(VARIANTS)
     (above,) = pipelines(clones[0])
-    assert {run.data.tags["mlflow.parentRunId"] for run in runs(clones[0]).values()} == {above.info.run_id}
+    assert {run.data.tags["recurlm.pipeline_run"] for run in runs(clones[0]).values()} == {above.info.run_id}
     registered = {"recurlm": [("lstm", "fp32")]} | {f"recurlm-{name}": [(name, "fp32")] for name in VARIANTS}
     assert versions(clones[0]) == registered
     assert sync(clones[1]) == []

@@ -1,4 +1,4 @@
-"""Log results as MLflow runs, each once and completely: one run per variant, under one parent run per pipeline."""
+"""Log results as MLflow runs, each once and completely: one run per variant, and one per pipeline."""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ from recurlm.errors import InputError
 KEY = "recurlm.key"  # tag of a run: the key of its result
 REPORT = "recurlm.report"  # tag of a pipeline's run: the hash of the report in it
 LOGGED = "recurlm.logged"  # tag of a run: when logging began, in ms
-PARENT = "mlflow.parentRunId"
+# Tag of a run: that of its pipeline. Not MLflow's own, which would hide the variants under a collapsed row.
+PARENT = "recurlm.pipeline_run"
 BUNDLE = "recurlm.bundle"  # tag of a model and of a registered version: the key of its bundle
 PROMOTION_DECIDED = "recurlm.promotion_decided"  # tag of a version whose aliases are decided
 
