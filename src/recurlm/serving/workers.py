@@ -16,7 +16,11 @@ Result = TypeVar("Result")
 
 
 class Worker:
-    """Two threads: one for small requests, which wait for no larger one, and one for the others, the smallest first."""
+    """Two threads: one for small requests, which wait for no larger one, and one for the others.
+
+    A thread takes the smallest work first, but work of size s is passed over by at most s of later work in all: none
+    waits for ever.
+    """
 
     def __init__(self, name: str, queue: int, small: int) -> None:
         """`queue`: the most requests that may wait for each thread; `small`: the largest size of a small request."""
@@ -45,8 +49,11 @@ class _Lane:
 
     def __init__(self, name: str, queue: int) -> None:
         self._queue, self._pending = queue, 0
-        self._arrivals = itertools.count()  # equal sizes: first come, first served
-        self._waiting: PriorityQueue[tuple[int, int, Callable[[], Any] | None, Future[Any]]] = PriorityQueue()
+        self._arrivals = itertools.count()  # equal turns: first come, first served
+        self._taken = (
+            0  # sizes of the work that was taken up so far: a clock, to which each work adds its size for its turn
+        )
+        self._waiting: PriorityQueue[tuple[int, int, int, Callable[[], Any] | None, Future[Any]]] = PriorityQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -55,7 +62,7 @@ class _Lane:
             raise busy(f"{self._queue} requests wait already")
         self._pending += 1
         future: Future[Result] = Future()
-        self._waiting.put((size, next(self._arrivals), work, future))
+        self._waiting.put((self._taken + size, next(self._arrivals), size, work, future))
         try:
             # Cancelled where the client has gone; then the thread passes it over.
             return await asyncio.wrap_future(future)
@@ -63,14 +70,15 @@ class _Lane:
             self._pending -= 1
 
     def close(self) -> None:
-        self._waiting.put((-1, next(self._arrivals), None, Future()))
+        self._waiting.put((-1, next(self._arrivals), 0, None, Future()))
         self._thread.join()
 
     def _work(self) -> None:
         while True:
-            _, _, work, future = self._waiting.get()
+            _, _, size, work, future = self._waiting.get()
             if work is None:
                 return
+            self._taken += size
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(work())
