@@ -321,11 +321,13 @@ def turn(angle: Float[Tensor, "*batch pairs"]) -> Float[Tensor, "*batch pairs"]:
     return angle - 2 * math.pi * torch.floor(angle / (2 * math.pi))
 
 
-def rotate(x: Float[Tensor, "*batch size"], angle: Float[Tensor, "*around pairs"]) -> Float[Tensor, "*batch size"]:
-    """Pairs (x[i], x[pairs + i]) turned by their angles; what is left of x stays."""
-    pairs = angle.shape[-1]
+def rotate(
+    x: Float[Tensor, "*batch size"], cos: Float[Tensor, "*around pairs"], sin: Float[Tensor, "*around pairs"]
+) -> Float[Tensor, "*batch size"]:
+    """Pairs (x[i], x[pairs + i]) turned by angles of these cosines and sines; what is left of x stays."""
+    pairs = cos.shape[-1]
     a, b, rest = torch.split(x, [pairs, pairs, x.shape[-1] - 2 * pairs], dim=-1)
-    cos, sin = torch.cos(angle).to(x.dtype), torch.sin(angle).to(x.dtype)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1)
 
 

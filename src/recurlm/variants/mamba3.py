@@ -84,7 +84,8 @@ class Mamba3(Recurrence):
 
     def _keys(self, x: Float[Tensor, "*batch input"], angle: Float[Tensor, "*batch heads pairs"]) -> list[Tensor]:
         pairs = ((self.WC, self.bC), (self.WB, self.bB))
-        return [rotate(normed(W(x))[..., None, :] + b.view(self.heads, -1), angle) for W, b in pairs]
+        cos, sin = torch.cos(angle), torch.sin(angle)
+        return [rotate(normed(W(x))[..., None, :] + b.view(self.heads, -1), cos, sin) for W, b in pairs]
 
     def _output(self, o: Tensor, v: Tensor, x: Float[Tensor, "*batch input"]) -> Tensor:
         y: Tensor = (o + self.D[:, None] * v).flatten(-2) * F.silu(self.Wz(x))

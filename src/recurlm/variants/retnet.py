@@ -52,7 +52,8 @@ class RetNet(Recurrence):
 
     def _writes(self, x: Float[Tensor, "*batch input"], angle: Float[Tensor, "*batch pairs"]) -> Writes:
         q, k, v = (torch.unflatten(W(x), -1, (self.heads, -1)) for W in (self.Wq, self.Wk, self.Wv))
-        q, k = rotate(q, angle[..., None, :]), rotate(k * self.key_size**-0.5, angle[..., None, :])
+        cos, sin = torch.cos(angle)[..., None, :], torch.sin(angle)[..., None, :]
+        q, k = rotate(q, cos, sin), rotate(k * self.key_size**-0.5, cos, sin)
         return Writes(q, k, v, self.g.expand(*x.shape[:-1], -1))
 
     def _output(self, o: Float[Tensor, "*batch heads value"], x: Float[Tensor, "*batch input"]) -> Tensor:

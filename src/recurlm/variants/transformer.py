@@ -21,14 +21,22 @@ class Transformer(Recurrence):
     and a 1 where there is any: zeros are an empty window.
     """
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, input_size: int, hidden_size: int, heads: int = 1, window: int = 128) -> None:
         super().__init__()
         if window < 2:
             raise ValueError(f"a window of {window} holds no past")
         self.heads, self.size, self.past = heads, split(hidden_size, heads), window - 1
         self.output_size = hidden_size
-        shape = (self.past, heads, self.size)
+        shape = (heads, self.past, self.size)
         self.state_spec = {"keys": shape, "values": shape, "filled": (self.past,)}
+        pairs = self.size // 2
+        theta = BASE ** -(torch.arange(pairs, dtype=torch.float64) / max(pairs, 1))
+        angle = torch.arange(2 * self.past)[:, None] * theta  # of each position in the window and a piece behind it
+        self.register_buffer("cos", torch.cos(angle), persistent=False)
+        self.register_buffer("sin", torch.sin(angle), persistent=False)
         self.Wq, self.Wk, self.Wv = (linear(input_size, hidden_size) for _ in range(3))
 
     def forward(
@@ -43,32 +51,37 @@ class Transformer(Recurrence):
         return torch.cat(outputs, dim=1), state
 
     def step(self, x: Float[Tensor, "batch input"], state: State) -> tuple[Float[Tensor, "batch output"], State]:
-        y, state = self._read(x[:, None], state, None)
-        return y[:, 0], state
+        q, k, v = (torch.unflatten(W(x), -1, (self.heads, 1, -1)) for W in (self.Wq, self.Wk, self.Wv))
+        K, V = torch.cat([state["keys"], k], dim=2), torch.cat([state["values"], v], dim=2)
+        filled = torch.cat([state["filled"], torch.ones_like(state["filled"][:, :1])], dim=1)
+        scores = (self._rotated(K, 0) * self._rotated(q, self.past)).sum(dim=-1) * self.size**-0.5
+        weights = torch.softmax(scores + self._bias(filled)[:, None], dim=-1)
+        y = (weights[..., None] * V).sum(dim=2).flatten(1)
+        return y, {"keys": K[:, :, 1:], "values": V[:, :, 1:], "filled": filled[:, 1:]}
 
     def _read(self, x: Tensor, state: State, reset: Tensor | None) -> tuple[Tensor, State]:
-        q, k, v = (torch.unflatten(W(x), -1, (self.heads, -1)) for W in (self.Wq, self.Wk, self.Wv))
-        keys, values = torch.cat([state["keys"], k], dim=1), torch.cat([state["values"], v], dim=1)
-        filled = torch.cat([state["filled"], torch.ones_like(x[..., 0])], dim=1)
+        """A piece of at most a window, all of its queries at once."""
         time, length = x.shape[1], self.past + x.shape[1]
+        q, k, v = (torch.unflatten(W(x), -1, (self.heads, -1)).transpose(1, 2) for W in (self.Wq, self.Wk, self.Wv))
+        K, V = torch.cat([state["keys"], k], dim=2), torch.cat([state["values"], v], dim=2)
+        filled = torch.cat([state["filled"], torch.ones_like(x[..., 0])], dim=1)
         age = self.past + torch.arange(time, device=x.device)[:, None] - torch.arange(length, device=x.device)
         seen = ((age >= 0) & (age <= self.past))[None]
         if reset is not None:
             segment = nn.functional.pad(reset.long().cumsum(1), (self.past, 0))
             seen = seen & (segment[:, self.past :, None] == segment[:, None])
-            kept = (segment == segment[:, -1:]).to(keys.dtype)
-        bias = torch.where(filled[:, None] == 0, EMPTY, 0.0) + torch.where(seen, 0.0, -torch.inf)
-        scores = torch.einsum("bqhd,bkhd->bhqk", self._rotated(q, self.past), self._rotated(keys, 0))
-        weights = torch.softmax(scores * self.size**-0.5 + bias[:, None], dim=-1)
-        y = torch.einsum("bhqk,bkhd->bqhd", weights, values).flatten(2)
+            kept = (segment == segment[:, -1:]).to(K.dtype)
+        scores = torch.matmul(self._rotated(q, self.past), self._rotated(K, 0).transpose(-1, -2)) * self.size**-0.5
+        bias = self._bias(filled)[:, None] + torch.where(seen, 0.0, -torch.inf)
+        y = torch.matmul(torch.softmax(scores + bias[:, None], dim=-1), V).transpose(1, 2).flatten(2)
         if reset is not None:
-            keys, values, filled = keys * kept[..., None, None], values * kept[..., None, None], filled * kept
-        after = {"keys": keys, "values": values, "filled": filled}
-        return y, {name: part[:, time:] for name, part in after.items()}
+            K, V, filled = K * kept[:, None, :, None], V * kept[:, None, :, None], filled * kept
+        return y, {"keys": K[:, :, time:], "values": V[:, :, time:], "filled": filled[:, time:]}
 
-    def _rotated(self, x: Float[Tensor, "batch time heads size"], first: int) -> Tensor:
+    def _bias(self, filled: Float[Tensor, "batch length"]) -> Float[Tensor, "batch length"]:
+        return torch.where(filled == 0, EMPTY, 0.0)
+
+    def _rotated(self, x: Float[Tensor, "batch heads time size"], first: int) -> Tensor:
         """By the positions `first`, `first` + 1, …"""
-        pairs = self.size // 2
-        theta = BASE ** -(torch.arange(pairs, device=x.device, dtype=torch.float64) / max(pairs, 1))
-        positions = first + torch.arange(x.shape[1], device=x.device)
-        return rotate(x, positions[:, None, None] * theta)
+        positions = slice(first, first + x.shape[2])
+        return rotate(x, self.cos[positions], self.sin[positions])
