@@ -17,18 +17,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recurlm.errors import InputError
+
 V = TypeVar("V")
 
 LOG_2_HIGH, LOG_2_LOW = 0.693359375, -2.12194440e-4  # their sum is ln 2; the first has 10 bits, so that n · it is exact
 PI_PARTS = (3.140625, 9.67502593994140625e-4, 1.509957990978376432e-7)  # their sum is π; the first two have few bits
 SMALLEST, LARGEST = -87.0, 88.0  # exp of less is 0, of more is exp(88): no number in between is subnormal or infinite
 POWERS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 3.0, 4.0)
+OTHER_POWERS = f"powers other than {', '.join(f'{power:g}' for power in POWERS)}"
+HINT = "docs/extending.md lists the operations that int8 and int4 have an exact form of"
 SQUARINGS = 6  # exp(x) = exp(x / 64)^64
 
 # tanh(x) ≈ x (P0 + P1 x² + x⁴) / (Q0 + Q1 x² + Q2 x⁴): the least largest error up to TANH_END, where 1 is as near.
 TANH_END = 5.247
 TANH_P = (1584.80453, 159.903851)
 TANH_Q = (1585.19518222, 687.20384096, 19.64072182)
+
+
+def refusal(what: str) -> InputError:
+    """The error of an operation that has no exact form, in a graph and in PyTorch."""
+    return InputError(f"int8 and int4 have no exact form of {what}: {HINT}")
 
 
 class Arithmetic(Protocol[V]):

@@ -29,7 +29,6 @@ APPROXIMATED = """Cos CumSum Einsum Exp Gemm InstanceNormalization LayerNormaliz
 EXACT = frozenset(STANDARD.split())
 # Not folded by the exporter, which would compute them by numpy: weights pass through the exact functions as well.
 REWRITTEN = frozenset(APPROXIMATED.split())
-HINT = "docs/extending.md lists the operations that int8 and int4 have an exact form of"
 
 
 def rewrite(graph: onnx.GraphProto, inexact: frozenset[str] = frozenset()) -> None:
@@ -62,6 +61,7 @@ class _Rewriter(exact.Arithmetic[str]):
             "Softplus": self._of_one(exact.softplus),
             "Sin": self._of_one(exact.sin),
             "Cos": self._of_one(exact.cos),
+            "Div": lambda node: self.div(*node.input),
             "Reciprocal": lambda node: self.div(1.0, node.input[0]),
             "Log": self._log,
             "Pow": self._pow,
@@ -97,7 +97,7 @@ class _Rewriter(exact.Arithmetic[str]):
         if node.op_type in self.rules:
             return self.kinds.get(node.output[0], TensorProto.FLOAT) not in (TensorProto.FLOAT, TensorProto.DOUBLE)
         if node.op_type not in EXACT:
-            raise InputError(f"int8 and int4 have no exact form of {node.op_type}, which this cell exports: {HINT}")
+            raise exact.refusal(f"{node.op_type}, which this cell exports")
         return True
 
     def _rewrite(self, node: onnx.NodeProto) -> None:
@@ -131,7 +131,7 @@ class _Rewriter(exact.Arithmetic[str]):
             x = node.input[0]
             axes = self._constant(node.input[1]).tolist() if len(node.input) > 1 and node.input[1] else []
             if len(axes) != 1:
-                raise InputError(f"int8 and int4 have no exact form of {node.op_type} over {len(axes)} axes: {HINT}")
+                raise exact.refusal(f"{node.op_type} over {len(axes)} axes")
             axis = self._axis(x, axes[0])
             result = function(self, x, axis, self._size(x, axis))
             return result if _attribute(node, "keepdims", 1) else self._op("Squeeze", result, self._integers([axis]))
@@ -142,7 +142,7 @@ class _Rewriter(exact.Arithmetic[str]):
         x: str = node.input[0]
         axis = self._axis(x, int(self._constant(node.input[1]).item()))
         if _attribute(node, "exclusive", 0) or _attribute(node, "reverse", 0):
-            raise InputError(f"int8 and int4 have no exact form of a CumSum that is exclusive or reversed: {HINT}")
+            raise exact.refusal("a CumSum that is exclusive or reversed")
         return exact.running_total(self, x, axis, self._size(x, axis))
 
     def _log(self, node: onnx.NodeProto) -> str:
@@ -156,14 +156,14 @@ class _Rewriter(exact.Arithmetic[str]):
     def _pow(self, node: onnx.NodeProto) -> str:
         exponent = self._constant(node.input[1]) if node.input[1] in self.weights else np.zeros(2)
         if exponent.size != 1 or float(exponent.item()) not in exact.POWERS:
-            raise InputError(f"int8 and int4 have an exact form of powers {sorted(exact.POWERS)} alone: {HINT}")
+            raise exact.refusal(exact.OTHER_POWERS)
         x: str = node.input[0]
         return exact.power(self, x, float(exponent.item()))
 
     def _layer_norm(self, node: onnx.NodeProto) -> str:
         x = node.input[0]
         if self._axis(x, _attribute(node, "axis", -1)) != -1:
-            raise InputError(f"int8 and int4 have an exact form of LayerNormalization over the last axis alone: {HINT}")
+            raise exact.refusal("LayerNormalization over several axes")
         y = exact.normalize(self, x, -1, self._size(x, -1), _attribute(node, "epsilon", 1e-5))
         y = self.mul(y, node.input[1])
         return self.add(y, node.input[2]) if len(node.input) > 2 and node.input[2] else y
@@ -171,14 +171,14 @@ class _Rewriter(exact.Arithmetic[str]):
     def _instance_norm(self, node: onnx.NodeProto) -> str:
         x, scale, bias = node.input
         if len(self._shape(x)) != 3:
-            raise InputError(f"int8 and int4 have an exact form of InstanceNormalization with 3 axes alone: {HINT}")
+            raise exact.refusal(f"InstanceNormalization with {len(self._shape(x))} axes")
         y = exact.normalize(self, x, -1, self._size(x, -1), _attribute(node, "epsilon", 1e-5))
         last = self._integers([-1])
         return self.add(self.mul(y, self._op("Unsqueeze", scale, last)), self._op("Unsqueeze", bias, last))
 
     def _matmul(self, x: str, y: str) -> str:
         if min(len(self._shape(x)), len(self._shape(y))) < 2:
-            raise InputError(f"int8 and int4 have no exact form of a product with a vector: {HINT}")
+            raise exact.refusal("a product with a vector")
         size = self._size(x, -1)
         if size == 1:
             return self.mul(x, y)
@@ -195,7 +195,7 @@ class _Rewriter(exact.Arithmetic[str]):
             len(set(term)) == len(term) and term.isalpha() for term in (*operands, result)
         )
         if not plain or len(summed) > 1 or any(index not in term for index in summed for term in operands):
-            raise InputError(f"int8 and int4 have no exact form of the einsum {equation}: {HINT}")
+            raise exact.refusal(f"the einsum {equation}")
         order = [*result, *summed]
         parts = [self._arranged(value, term, order) for value, term in zip(node.input, operands, strict=True)]
         y = self.mul(*parts)
@@ -224,7 +224,12 @@ class _Rewriter(exact.Arithmetic[str]):
         return self._op("Mul", a, self._number(b))
 
     def div(self, a: str | float, b: str | float) -> str:
-        return self._op("Div", self._number(a), self._number(b))
+        """1 / b becomes −(−1 / b): where c · (1 / b) stands, onnxruntime would put c / b, which is rounded once."""
+        one, divisor = self._number(a), self._number(b)
+        if one not in self.weights or self.weights[one].data_type != TensorProto.FLOAT or self._constant(one).size != 1:
+            return self._op("Div", one, divisor)
+        negative = self._weight(f"{one}.negative", -self._constant(one))
+        return self._op("Neg", self._op("Div", negative, divisor))
 
     def clip(self, x: str, low: float, high: float) -> str:
         return self._op("Clip", x, self._number(low), self._number(high))
@@ -297,7 +302,7 @@ class _Rewriter(exact.Arithmetic[str]):
     def _size(self, value: str, axis: int) -> int:
         size = self._shape(value)[axis]
         if not isinstance(size, int):
-            raise InputError(f"int8 and int4: {value} is summed over axis {axis}, whose size is not fixed: {HINT}")
+            raise exact.refusal(f"a sum of {value} over axis {axis}, whose size is not fixed")
         return size
 
 

@@ -22,7 +22,7 @@ def _reduce(
 ) -> Tensor:
     dims = [dim] if isinstance(dim, int) else list(dim or ())
     if len(dims) != 1:
-        raise ValueError(f"int8 and int4 have no exact form of a sum over {len(dims) or 'all'} axes")
+        raise exact.refusal(f"a sum over {len(dims) or 'all'} axes")
     result = _along(function, x, dims[0])
     return result if keepdim else result.squeeze(dims[0])
 
@@ -45,7 +45,7 @@ def _vector_norm(
     x: Tensor, order: float = 2, dim: Sequence[int] | None = None, keepdim: bool = False, *, dtype: Any = None
 ) -> Tensor:
     if order != 2:
-        raise ValueError(f"int8 and int4 have no exact form of a norm of order {order}")
+        raise exact.refusal(f"a norm of order {order}")
     return _reduce(exact.length, x, dim, keepdim)
 
 
@@ -57,7 +57,7 @@ def _layer_norm(
     x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     if len(shape) != 1:
-        raise ValueError("int8 and int4 have an exact form of layer normalization over the last axis alone")
+        raise exact.refusal(f"layer normalization over {len(shape)} axes")
     y = exact.normalize(TORCH, x, -1, shape[0], epsilon)
     y = y if weight is None else y * weight
     return y if bias is None else y + bias, x, x
@@ -81,7 +81,7 @@ def _bmm(x: Tensor, y: Tensor) -> Tensor:
 
 def _power(x: Tensor, exponent: float) -> Tensor:
     if float(exponent) not in exact.POWERS:
-        raise ValueError(f"int8 and int4 have an exact form of powers {sorted(exact.POWERS)} alone")
+        raise exact.refusal(exact.OTHER_POWERS)
     return exact.power(TORCH, x, float(exponent))
 
 
@@ -92,8 +92,7 @@ def _lerp(start: Tensor, end: Tensor, weight: float | Tensor) -> Tensor:
 
 
 def _addcmul(x: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Tensor:
-    product = a * b
-    return x + (product if value == 1 else product * value)
+    return x + (a if value == 1 else a * value) * b  # in the order of torch's exporter
 
 
 def _add(x: Any, y: Any, *, alpha: float = 1) -> Tensor:
@@ -111,7 +110,7 @@ def _glu(x: Tensor, dim: int = -1) -> Tensor:
 
 def _softplus(x: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
     if beta != 1:
-        raise ValueError("int8 and int4 have an exact form of softplus with beta 1 alone")
+        raise exact.refusal(f"softplus with beta {beta:g}")
     return torch.where(x > threshold, x, exact.softplus(TORCH, x))
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from recurlm.export import exact
 from recurlm.export.calibrate import key_of
 from recurlm.verify.exact_operators import CONSTANT, EXACT, STANDARD
 
@@ -87,10 +88,7 @@ class QuantizedArithmetic(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name in ("add", "mul") and (known := self._combined(name, args, kwargs)) is not None:
             return known
         if name not in EXACT and name not in STANDARD:
-            raise ValueError(
-                f"int8 and int4 have no exact form of torch's {name}, which this cell computes: "
-                "docs/extending.md lists the operations that they have one of"
-            )
+            raise exact.refusal(f"torch's {name}, which this cell computes")
         result = EXACT.get(name, func)(*args, **kwargs)
         if name in ("view", "_unsafe_view") and (sum_ := getattr(args[0], "_sum", None)) is not None:
             if sum_.total is not None and result.shape[-1] == args[0].shape[-1]:
