@@ -18,7 +18,14 @@ from recurlm.objective import objective_of
 from recurlm.storage import read_json, sha256_of, write_json
 from recurlm.tokens.files import TokenFile
 from recurlm.verify.agreement import verify
-from recurlm.verify.checks import GREEDY, VerificationError, largest_logit_difference
+from recurlm.verify.checks import (
+    GREEDY,
+    Agreement,
+    NearTie,
+    VerificationError,
+    few_near_ties,
+    largest_logit_difference,
+)
 from recurlm.verify.parallel import verify_all
 from recurlm.verify.reference import Reference
 from recurlm.verify.sessions import Graphs
@@ -117,6 +124,30 @@ def test_a_near_tie_is_one_and_a_clear_difference_is_none() -> None:
     level = torch.zeros(VOCABULARY)
     assert reference.near_tie(level, 10 / 23 + 1e-6, Sampling(temperature=1.0, top_k=0, top_p=1.0), other=9, error=1e-5)
     assert not reference.near_tie(level, 10.5 / 23, Sampling(temperature=1.0, top_k=0, top_p=1.0), other=9, error=1e-5)
+
+
+def test_graphs_whose_every_difference_is_a_near_tie_fail_where_these_are_many(
+    exported: tuple[LanguageModel, Path],
+) -> None:
+    """A planted error of the logits that is as large as the float error: each difference alone would be excused."""
+    model, folder = exported
+    other = random_model("bilstm" if objective_of(model).both_sides else "lstm")
+    other.decoder.bias.add_(0.05 * torch.randn(VOCABULARY))
+    settings = override(VERIFY, {"num_tokens": 300, "logit_tolerance": 0.5, "nats_tolerance": 0.5})
+    with pytest.raises(VerificationError, match=r"^\d+ of \d+ tokens are near ties, more than 2 in 10,000$"):
+        verify("v", other, folder, held_out(), metrics_of(model, held_out()), settings, SCORING)
+
+
+def test_near_ties_are_counted_over_the_whole_verification() -> None:
+    tie = NearTie(0, 1, 2, 3)
+    few_near_ties([Agreement(5000, [tie, tie]), *[Agreement(5000)] * 4, Agreement(800, [tie, tie, tie])])  # 5 of 25,800
+    few_near_ties([Agreement(60, [tie]), Agreement(60)])
+    for agreements in (
+        [Agreement(5000, [tie])] * 5 + [Agreement(800, [tie])],  # no more than one with each setting, and 6 of 25,800
+        [Agreement(60, [tie]), Agreement(60, [tie])],
+    ):
+        with pytest.raises(VerificationError, match="tokens are near ties"):
+            few_near_ties(agreements)
 
 
 def test_a_bundle_names_the_hash_of_each_of_its_files(exported: tuple[LanguageModel, Path], tmp_path: Path) -> None:

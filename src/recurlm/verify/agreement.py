@@ -31,6 +31,7 @@ from recurlm.verify.checks import (
     chunked_calls,
     equal_steps,
     extra_settings,
+    few_near_ties,
     filled_tokens,
     generated_tokens,
     largest_logit_difference,
@@ -131,7 +132,10 @@ def _agreements(
         agreements.append(compare(reference, graphs, rows, uniform, sampling, error))
     if not fills:
         uniform = np.random.default_rng(len(agreements)).random((len(rows), min(time, EXTRA_TOKENS)), np.float32)
-        generated_tokens(reference, graphs, rows, uniform, FREE, error, extra_settings(len(rows)))
+        extra = generated_tokens(reference, graphs, rows, uniform, FREE, error, extra_settings(len(rows)))
+        few_near_ties([*agreements, extra])
+    else:
+        few_near_ties(agreements)
     return agreements
 
 
