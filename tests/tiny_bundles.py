@@ -40,7 +40,7 @@ class TinyBundles:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.models: dict[str, LanguageModel] = {}
+        self.models = _Models()
         self.caches: dict[tuple[str, int], ExportCache] = {}
 
     def __call__(
@@ -74,7 +74,7 @@ class TinyBundles:
         folder = self.root / f"graphs{settings.opset}" / variant / precision
 
         def make(folder: Path) -> None:
-            model = self.models.setdefault(variant, random_model(variant))
+            model = self.models[variant]
             # Whatever the tokenizer, tokens 0 and 1 are `<bos>` and `<mask>`.
             special = {"bos": 0, "mask": 1, "unk": None, "eol": None}
             manifest = {"special": special, "tokenizer_sha256": "", "kind": "", "corpus": {}}
@@ -83,6 +83,14 @@ class TinyBundles:
             write_graphs(folder, variant, model, manifest, settings, precision, text, cache)
 
         return made_once(folder, make)
+
+
+class _Models(dict[str, LanguageModel]):
+    """The models of the bundles, also of those that another process has made."""
+
+    def __missing__(self, variant: str) -> LanguageModel:
+        self[variant] = random_model(variant)
+        return self[variant]
 
 
 def random_model(variant: str) -> LanguageModel:

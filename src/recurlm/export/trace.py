@@ -47,7 +47,6 @@ def trace(
             # One tensor given twice would be taken for one input, without a word.
             tuple(value.clone() for value in inputs.values()),
             input_names=list(inputs),
-            output_names=outputs,
             dynamic_shapes=_as_arguments(module, shapes),
             opset_version=opset,
             dynamo=True,
@@ -58,6 +57,9 @@ def trace(
         assert program is not None
         # What int8 and int4 have an exact form of is left for it, where it reads weights alone too.
         optimizer.optimize_ir(program.model, should_fold=lambda node: False if node.op_type in REWRITTEN else None)
+        # Not before: a value that is two outputs is two values only now.
+        for value, name in zip(program.model.graph.outputs, outputs, strict=True):
+            value.name = name
     graph: onnx.GraphProto = program.model_proto.graph
     _clean(graph)
     return graph
