@@ -78,7 +78,7 @@ def test_every_precision_is_verified_generates_and_is_served(tmp_path: Path, cel
     manifest = facts | {"kind": "bpe", "corpus": {}}
     ids = np.array([0, *np.random.default_rng(0).integers(2, VOCABULARY, 199)], np.uint16)
     counts = {"tokens": 199, "words": 60, "bytes": 199, "characters": 199, "out_of_vocabulary_words": 0}
-    held_out = TokenFile(ids, np.array([0, 200]), counts, {})
+    held_out = TokenFile(ids, np.array([0, 200]), counts, manifest)
     model, cache = random_model(cell), ExportCache()
     metrics = describe(score(model, held_out.ids, held_out.starts, 40, 10, 3), counts, "")
     for precision in ("fp32", "int8", "int4"):

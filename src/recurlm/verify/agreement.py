@@ -18,7 +18,7 @@ from tqdm import tqdm
 from recurlm.config import Evaluate, Precision, Sampling, Verify
 from recurlm.evaluation.perplexity import total
 from recurlm.evaluation.windows import batches, split_windows
-from recurlm.export.bundle import QUANTIZED
+from recurlm.export.bundle import QUANTIZED, never_drawn
 from recurlm.model import LanguageModel
 from recurlm.objective import Objective, objective_of
 from recurlm.storage import read_json
@@ -39,12 +39,21 @@ from recurlm.verify.checks import (
     scored_tokens,
     stopped_rows,
 )
+from recurlm.verify.edges import (
+    drawn_beside_edges,
+    every_token,
+    halves,
+    mixed_settings,
+    scored_in_parts,
+    texts_in_parts,
+)
 from recurlm.verify.prompts import prompts_of, texts_of
 from recurlm.verify.quantized import QuantizedArithmetic
-from recurlm.verify.reference import Reference
+from recurlm.verify.reference import Reference, Rows
 from recurlm.verify.sessions import Graphs
 
 FREE = Sampling(temperature=1.0, top_k=0, top_p=1.0)
+EDGE_TOKENS = 20  # a row, beside edges and with settings of its own
 EXTRA_TOKENS = 40  # a row, with min_p and a repetition penalty
 
 
@@ -57,6 +66,7 @@ def verify(
     settings: Verify,
     scoring: Evaluate,
     line: int = 0,
+    reference: Reference | None = None,
 ) -> dict[str, Any]:
     """Compare the graphs in `folder` with the model that they were made from.
 
@@ -67,6 +77,7 @@ def verify(
         held_out: the test split.
         metrics: of the evaluate stage, of this model on that split, with the settings `scoring`.
         line: of the terminal that shows the progress bar: several verifications may run in parallel.
+        reference: the model, as `reference_of` gives it.
 
     Raises:
         VerificationError: something differs, in fp32 by more than float error.
@@ -74,8 +85,8 @@ def verify(
     description = read_json(folder / "graphs.json")
     graphs, precision = Graphs(folder, torch.get_num_threads()), description["precision"]
     objective = objective_of(model)
-    arithmetic = None if precision == "fp32" else QuantizedArithmetic(load_file(folder / QUANTIZED), model)
-    reference = Reference(model, description["suppressed_tokens"], arithmetic)
+    reference = reference or reference_of(model, folder, held_out.manifest)
+    arithmetic = reference.arithmetic
     text = np.asarray(held_out.ids, np.int64)
     nats = _nats_per_token(graphs, objective, held_out, scoring, f"{variant} {precision}", line)
     scorer = _check_scorer(nats, metrics[f"{objective.metric_prefix}nats_per_token"], precision, settings)
@@ -90,6 +101,7 @@ def verify(
     agreements = _agreements(reference, graphs, text, settings, error)
     prompts = prompts_of(text)
     scored_tokens(reference, graphs, prompts, settings.logit_tolerance)
+    _edges(reference, graphs, prompts, settings, error)
     if arithmetic is not None and arithmetic.met != {key.split(".")[1] for key in arithmetic.arithmetic}:
         raise VerificationError("a matrix was quantized that PyTorch never read")
     numbers = np.random.default_rng(2).random((len(prompts), sum(CHUNKS) + CHUNKS[-1]), np.float32)
@@ -118,6 +130,13 @@ def verify(
     }
 
 
+def reference_of(model: LanguageModel, folder: Path, tokens: dict[str, Any]) -> Reference:
+    """The model in the arithmetic of the graphs in `folder`; which tokens it never draws, data/tokens says."""
+    precision = read_json(folder / "graphs.json")["precision"]
+    arithmetic = None if precision == "fp32" else QuantizedArithmetic(load_file(folder / QUANTIZED), model)
+    return Reference(model, never_drawn(tokens["special"], objective_of(model)), arithmetic)
+
+
 def _agreements(
     reference: Reference, graphs: Graphs, text: Int[np.ndarray, "time"], settings: Verify, error: float | None
 ) -> list[Agreement]:
@@ -128,8 +147,11 @@ def _agreements(
     agreements = []
     for index, sampling in enumerate((GREEDY, *settings.sampling)):
         uniform = np.random.default_rng(index).random((len(rows), time), np.float32)
-        compare = filled_tokens if fills else generated_tokens
-        agreements.append(compare(reference, graphs, rows, uniform, sampling, error))
+        agreements.append(
+            filled_tokens(reference, graphs, rows, uniform, sampling, error)
+            if fills
+            else generated_tokens(reference, graphs, rows, uniform, sampling, error, tolerance=settings.logit_tolerance)
+        )
     if not fills:
         uniform = np.random.default_rng(len(agreements)).random((len(rows), min(time, EXTRA_TOKENS)), np.float32)
         extra = generated_tokens(reference, graphs, rows, uniform, FREE, error, extra_settings(len(rows)))
@@ -137,6 +159,18 @@ def _agreements(
     else:
         few_near_ties(agreements)
     return agreements
+
+
+def _edges(reference: Reference, graphs: Graphs, prompts: Rows, settings: Verify, error: float | None) -> None:
+    tolerance = settings.logit_tolerance
+    every_token(reference, graphs, tolerance, error)
+    drawn_beside_edges(reference, graphs, prompts, EDGE_TOKENS, error)
+    mixed_settings(reference, graphs, prompts, EDGE_TOKENS, error)
+    if reference.arithmetic is not None:
+        halves(reference, graphs)
+    if not reference.objective.both_sides:
+        texts_in_parts(graphs, prompts, np.random.default_rng(3).random((len(prompts), EXTRA_TOKENS), np.float32))
+        scored_in_parts(reference, graphs, prompts, tolerance)
 
 
 def _check_scorer(nats: float, expected: float, precision: Precision, settings: Verify) -> dict[str, float]:

@@ -10,7 +10,9 @@ from recurlm.config import Params
 from recurlm.export.bundle import write_bundle
 from recurlm.objective import OBJECTIVES, objective_of
 from recurlm.storage import read_json, sha256_of
+from recurlm.tokens.files import open_tokens
 from recurlm.verify.parallel import verify_all
+from recurlm.verify.shipped import check_bundle
 from recurlm.verify.speed import measure
 
 
@@ -28,19 +30,14 @@ def verify_variant(name: str, params: Params, data: Path, folder: Path) -> tuple
     verified = verify_all(data, name, params.export.precisions, metrics["test"], params.verify, params.evaluate)
     results: dict[str, Any] = {}
     timings: dict[str, Any] = {}
-    described = read_json(data / "models" / name / "model.json")
+    test = open_tokens(data / "tokens", "test")
+    tokenizer = data / "tokens" / "tokenizer.json"
     for precision in params.export.precisions:
         graphs, bundle = data / "graphs" / name / precision, folder / precision
-        facts = {
-            "parameters": metrics["parameters"],
-            "model_sha256": sha256_of(data / "models" / name / "model.safetensors"),
-            "metrics": {"protocol": metrics["protocol"], **metrics["test"]},
-            "verification": verified[precision],
-        }
-        if "init_from" in described:
-            facts["init_from"] = described["init_from"]
+        facts = facts_of(name, data, verified[precision])
         bundle.mkdir()
-        write_bundle(bundle, graphs, data / "tokens" / "tokenizer.json", facts)
+        write_bundle(bundle, graphs, tokenizer, facts)
+        check_bundle(bundle, name, precision, trained, test, tokenizer, params.export, facts)
         size = sum(file.stat().st_size for file in bundle.iterdir())
         results[precision] = verified[precision] | {"bundle_bytes": size}
         timings[precision] = {
@@ -48,6 +45,19 @@ def verify_variant(name: str, params: Params, data: Path, folder: Path) -> tuple
             **measure(graphs, objective_of(trained)),
         }
     return results, timings
+
+
+def facts_of(name: str, data: Path, verified: dict[str, Any]) -> dict[str, Any]:
+    """What bundle.json tells beyond its graphs."""
+    metrics = read_json(data / "metrics" / f"{name}.json")
+    described = read_json(data / "models" / name / "model.json")
+    facts = {
+        "parameters": metrics["parameters"],
+        "model_sha256": sha256_of(data / "models" / name / "model.safetensors"),
+        "metrics": {"protocol": metrics["protocol"], **metrics["test"]},
+        "verification": verified,
+    }
+    return facts | ({"init_from": described["init_from"]} if "init_from" in described else {})
 
 
 def summary(name: str, data: Path, results: dict[str, Any]) -> dict[str, float | int | bool]:

@@ -199,6 +199,10 @@ class QuantizedArithmetic(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _steps(self, key: str) -> int:
         return int(self.arithmetic[f"steps.{key}"])
 
+    def scales(self) -> list[Tensor]:
+        """Those of the inputs of products."""
+        return [value for name, value in self.arithmetic.items() if name.startswith("scale.")]
+
     # Constants: what the exporter knows when it writes a graph.
 
     def _axes(self, value: Any) -> int | None:

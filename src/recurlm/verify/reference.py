@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,10 @@ from recurlm.objective import bidirectional, objective_of
 from recurlm.variants.base import State
 from recurlm.verify.prompts import padded
 from recurlm.verify.quantized import QuantizedArithmetic
+from recurlm.verify.sessions import settings_of
 
 SHIFTS = (-2.0, 0.0, 2.0)  # of the uniform number, in units of the float error: see `near_tie`
+Choose = Callable[..., Float[np.ndarray, "rows"]]
 Rows = list[Int[np.ndarray, "_"]]
 
 
@@ -43,6 +46,7 @@ class Generated:
     tokens: Int[np.ndarray, "rows new_time"]
     logits: Float[Tensor, "rows new_time vocabulary"]  # that each was drawn from
     state: State  # after the last but one
+    uniform: Float[np.ndarray, "rows new_time"]  # that drew them
 
 
 class Reference:
@@ -67,17 +71,17 @@ class Reference:
         self,
         logits: Float[Tensor, "rows vocabulary"],
         uniform: Float[np.ndarray, "rows"],
-        sampling: Sampling,
+        sampling: Sampling | Sequence[Sampling],
         extra: Extra | None = None,
         seen: Tensor | None = None,
     ) -> Int[Tensor, "rows"]:
-        """One token a row."""
-        rows = len(logits)
+        """One token a row, by one setting for all or one for each."""
+        settings = {name: torch.from_numpy(value) for name, value in settings_of(sampling, len(logits)).items()}
         return sample(
             logits,
-            torch.full((rows,), sampling.temperature),
-            torch.full((rows,), sampling.top_k),
-            torch.full((rows,), sampling.top_p),
+            settings["temperature"],
+            settings["top_k"],
+            settings["top_p"],
             torch.from_numpy(np.ascontiguousarray(uniform)),
             self.suppressed,
             None if extra is None else extra.min_p,
@@ -89,22 +93,38 @@ class Reference:
         self,
         prompts: Rows,
         uniform: Float[np.ndarray, "rows new_time"],
-        sampling: Sampling,
+        sampling: Sampling | Sequence[Sampling],
         extra: Extra | None = None,
+        choose: Choose | None = None,
     ) -> Generated:
-        """The tokens after prompts of any lengths."""
+        """The tokens after prompts of any lengths.
+
+        Args:
+            choose: gives the numbers that are used, from logits and those of `uniform`.
+        """
         state, last = self._read(prompts)
+        uniform = uniform.copy()
         seen = torch.zeros(len(prompts), self.model.vocab_size, dtype=torch.bool)
         for row, prompt in enumerate(prompts):
             seen[row, torch.from_numpy(prompt)] = True
         token, tokens, all_logits = last, [], []
         for numbers in uniform.T:
             logits, state = self.step(token, state)
+            if choose is not None:
+                numbers[:] = choose(logits, uniform=numbers)
             token = self.draw(logits, numbers, sampling, extra, seen)
             seen[torch.arange(len(token)), token] = True
             tokens.append(token)
             all_logits.append(logits)
-        return Generated(torch.stack(tokens, dim=1).numpy(), torch.stack(all_logits, dim=1), state)
+        return Generated(torch.stack(tokens, dim=1).numpy(), torch.stack(all_logits, dim=1), state, uniform)
+
+    def tolerance(self, tolerance: float) -> float:
+        """How far a number may be off: int8 and int4 are exact."""
+        return tolerance if self.arithmetic is None else 0.0
+
+    def after_prompts(self, prompts: Rows) -> State:
+        """The state after all but the last token of each prompt."""
+        return self._read(prompts)[0]
 
     def _read(self, prompts: Rows) -> tuple[State, Int[Tensor, "rows"]]:
         """The state after all but the last token of each prompt, and that token."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Graphs:
         self,
         prompt: Int[np.ndarray, "batch time"],
         uniform: Float[np.ndarray, "batch new_time"],
-        sampling: Sampling,
+        sampling: Sampling | Sequence[Sampling],
         state: State | None = None,
         lengths: Int[np.ndarray, "batch"] | None = None,
         more: Mapping[str, np.ndarray[Any, Any]] | None = None,
@@ -62,7 +62,7 @@ class Graphs:
             "max_new_tokens": np.array(uniform.shape[1], np.int64),
             "uniform": uniform,
         }
-        results, after = self.call("generator", feeds | _settings(sampling, len(prompt)) | dict(more or {}), state)
+        results, after = self.call("generator", feeds | settings_of(sampling, len(prompt)) | dict(more or {}), state)
         return results["tokens"], after
 
     def score(
@@ -78,15 +78,26 @@ class Graphs:
         uniform: Float[np.ndarray, "batch time"],
         sampling: Sampling,
     ) -> Int[np.ndarray, "batch time"]:
-        feeds = {"tokens": tokens, "length": length, "uniform": uniform} | _settings(sampling, len(tokens))
+        return self.fill_and_score(tokens, length, uniform, sampling)[0]
+
+    def fill_and_score(
+        self,
+        tokens: Int[np.ndarray, "batch time"],
+        length: Int[np.ndarray, "batch"],
+        uniform: Float[np.ndarray, "batch time"],
+        sampling: Sampling | Sequence[Sampling],
+    ) -> tuple[Int[np.ndarray, "batch time"], Float[np.ndarray, "batch time"]]:
+        """The drawn tokens, and the log-probability of each."""
+        feeds = {"tokens": tokens, "length": length, "uniform": uniform} | settings_of(sampling, len(tokens))
         results, _ = self.call("filler", feeds)
-        filled: Int[np.ndarray, "batch time"] = results["filled"]
-        return filled
+        return results["filled"], results["log_prob"]
 
 
-def _settings(sampling: Sampling, batch: int) -> dict[str, np.ndarray[Any, Any]]:
+def settings_of(sampling: Sampling | Sequence[Sampling], batch: int) -> dict[str, np.ndarray[Any, Any]]:
+    """The inputs of one setting for all rows, or of one for each row."""
+    rows = [sampling] * batch if isinstance(sampling, Sampling) else sampling
     return {
-        "temperature": np.full(batch, sampling.temperature, np.float32),
-        "top_k": np.full(batch, sampling.top_k, np.int64),
-        "top_p": np.full(batch, sampling.top_p, np.float32),
+        "temperature": np.array([row.temperature for row in rows], np.float32),
+        "top_k": np.array([row.top_k for row in rows], np.int64),
+        "top_p": np.array([row.top_p for row in rows], np.float32),
     }

@@ -1,0 +1,150 @@
+"""Change one thing in an ONNX graph: what the catalogue of planted faults is written in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import GraphProto, NodeProto, helper, numpy_helper
+
+Test = Callable[[NodeProto], bool]
+
+
+class NotHereError(Exception):
+    """The part has nothing of the kind that a fault changes."""
+
+
+class Part:
+    """A graph of a model, or the body of one of its loops, with the branches in it but not the loops."""
+
+    def __init__(self, model: onnx.ModelProto, loop: int | None = None) -> None:
+        self.model = model
+        self.graph = model.graph if loop is None else _bodies(model.graph)[loop]
+
+    # Reading.
+
+    def find(self, kind: str, test: Test = lambda node: True) -> NodeProto:
+        """The first node of a kind that passes a test."""
+        return self.all(kind, test)[0]
+
+    def all(self, kind: str, test: Test = lambda node: True) -> list[NodeProto]:
+        """All nodes of a kind that pass a test; at least one."""
+        found = [node for _, node in _walk(self.graph) if node.op_type == kind and test(node)]
+        if not found:
+            raise NotHereError(f"no {kind}")
+        return found
+
+    def makes(self, value: str) -> NodeProto:
+        """The node that makes a value: by its whole name, or by the name that it had when it was traced."""
+        for graph in (self.graph, self.model.graph):
+            for _, node in _walk(graph):
+                if any(name == value or name.startswith(f"{value}.") for name in node.output):
+                    return node
+        raise NotHereError(f"nothing makes {value}")
+
+    def reader(self, value: str, kind: str) -> NodeProto:
+        """The first node of a kind that reads a value."""
+        return self.find(kind, lambda node: value in node.input)
+
+    def constant(self, name: str) -> np.ndarray[Any, Any] | None:
+        """The value of an initializer that the part sees."""
+        for graph in (self.graph, self.model.graph):
+            for weight in graph.initializer:
+                if weight.name == name:
+                    return numpy_helper.to_array(weight)
+        return None
+
+    def rank(self, name: str) -> int | None:
+        """The rank of an initializer; None for what is none."""
+        value = self.constant(name)
+        return None if value is None else value.ndim
+
+    # Changing.
+
+    def set(self, node: NodeProto, index: int, value: np.ndarray[Any, Any]) -> None:
+        """Let one input of one node be a constant."""
+        node.input[index] = self.weight(value)
+
+    def weight(self, value: Any) -> str:
+        """A new initializer, which no other node reads."""
+        name = f"planted{len(self.model.graph.initializer)}"
+        self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def become(self, node: NodeProto, kind: str, inputs: list[str] | None = None) -> None:
+        """Make a node one of another kind, on its own inputs unless others are given."""
+        node.op_type = kind
+        if inputs is not None:
+            del node.input[:]
+            node.input.extend(inputs)
+            del node.attribute[:]
+
+    def before(self, node: NodeProto, index: int, *nodes: NodeProto) -> None:
+        """Put nodes between a node and one of its inputs; the last one's output is read in its place."""
+        node.input[index] = nodes[-1].output[0]
+        owner, place = self._place(node)
+        _insert(owner, place, list(nodes))
+
+    def after(self, node: NodeProto, kind: str, *others: str) -> None:
+        """Put a node, which may read more values, behind a node's first output: all that read it read the new one."""
+        owner, place = self._place(node)
+        value, new = node.output[0], f"planted.{node.output[0]}"
+        for _, reader in _walk(owner):
+            for index, name in enumerate(reader.input):
+                reader.input[index] = new if name == value else name
+        for result in owner.output:
+            if result.name == value:
+                raise NotHereError("an output of the graph")
+        _insert(owner, place + 1, [helper.make_node(kind, [value, *others], [new])])
+
+    def output_is(self, index: int, value: str) -> None:
+        """Let an output of the part be another of its values."""
+        old, new = self.graph.output[index].name, f"planted.{self.graph.output[index].name}"
+        if self.graph is not self.model.graph:
+            self.graph.output[index].name = new
+        else:  # where names are public, what made the old value gets the new name
+            for _, node in _walk(self.graph):
+                for values in (node.input, node.output):
+                    for place, name in enumerate(values):
+                        values[place] = new if name == old else name
+            old, new = new, old
+        self.graph.node.append(helper.make_node("Identity", [value], [new]))
+
+    def _place(self, node: NodeProto) -> tuple[GraphProto, int]:
+        for owner, other in _walk(self.graph):
+            if other.output[0] == node.output[0]:
+                return owner, [each.output[0] for each in owner.node].index(node.output[0])
+        raise NotHereError(node.output[0])
+
+
+Edit = Callable[[Part], None]
+
+
+def op(kind: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
+    """A node with one output."""
+    return helper.make_node(kind, inputs, [f"planted.{output}"], **attributes)
+
+
+def _insert(graph: GraphProto, place: int, new: list[NodeProto]) -> None:
+    nodes = []
+    for node in graph.node:
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        nodes.append(copy)
+    del graph.node[:]
+    graph.node.extend([*nodes[:place], *new, *nodes[place:]])
+
+
+def _bodies(graph: GraphProto) -> list[GraphProto]:
+    return [attribute.g for node in graph.node if node.op_type == "Loop" for attribute in node.attribute]
+
+
+def _walk(graph: GraphProto) -> Iterator[tuple[GraphProto, NodeProto]]:
+    """The nodes of a graph and of its branches, each with the graph that it stands in."""
+    for node in graph.node:
+        yield graph, node
+        if node.op_type == "If":
+            for attribute in node.attribute:
+                yield from _walk(attribute.g)
