@@ -163,9 +163,12 @@ def _agreements(
 
 def _edges(reference: Reference, graphs: Graphs, prompts: Rows, settings: Verify, error: float | None) -> None:
     tolerance = settings.logit_tolerance
-    every_token(reference, graphs, tolerance, error)
-    drawn_beside_edges(reference, graphs, prompts, EDGE_TOKENS, error)
-    mixed_settings(reference, graphs, prompts, EDGE_TOKENS, error)
+    agreements = [
+        every_token(reference, graphs, tolerance, error),
+        drawn_beside_edges(reference, graphs, prompts, EDGE_TOKENS, error),
+        mixed_settings(reference, graphs, prompts, EDGE_TOKENS, error),
+    ]
+    few_near_ties(agreements)
     if reference.arithmetic is not None:
         halves(reference, graphs)
     if not reference.objective.both_sides:

@@ -73,7 +73,7 @@ def drawn_beside_edges(reference: Reference, graphs: Graphs, rows: Rows, tokens:
     return filled_tokens(reference, graphs, rows, uniform, FREE, error)
 
 
-def every_token(reference: Reference, graphs: Graphs, tolerance: float, error: float | None) -> None:
+def every_token(reference: Reference, graphs: Graphs, tolerance: float, error: float | None) -> Agreement:
     """Read and score each token of the vocabulary: text may lack some.
 
     Raises:
@@ -84,15 +84,17 @@ def every_token(reference: Reference, graphs: Graphs, tolerance: float, error: f
     count = min(size // 2, max(20, MOST_LOGITS // size))  # of short texts: steps cost more than rows
     rows: Rows = [row.astype(np.int64) for row in np.array_split(np.concatenate([ids, ids[:1]]), count)]
     scored_tokens(reference, graphs, rows, tolerance)
+    agreement = Agreement()
     if not reference.objective.both_sides:
         uniform = np.random.default_rng(9).random((len(rows), 2), np.float32)
-        generated_tokens(reference, graphs, rows, uniform, FREE, error, tolerance=tolerance)
+        agreement = generated_tokens(reference, graphs, rows, uniform, FREE, error, tolerance=tolerance)
     state = reference.model.initial_state(size)
     logits, after = graphs.step(ids, {name: value.numpy() for name, value in state.items()})
     expected, wanted = reference.step(torch.from_numpy(ids), state)
     alike(logits, expected, reference.tolerance(tolerance), "logits of step.onnx")
     for name, value in wanted.items():
         alike(after[name], value, reference.tolerance(tolerance), f"state {name} of step.onnx")
+    return agreement
 
 
 def mixed_settings(reference: Reference, graphs: Graphs, rows: Rows, tokens: int, error: float | None) -> Agreement:
