@@ -59,6 +59,7 @@ class Reference:
         self.objective = objective_of(model)
         self.suppressed = suppression(model.vocab_size, suppressed)
         self.arithmetic = arithmetic
+        self._prompts: tuple[Rows, tuple[State, Int[Tensor, "rows"]]] | None = None  # those read last, and the result
 
     def _computing(self) -> AbstractContextManager[object]:
         return nullcontext() if self.arithmetic is None else self.arithmetic
@@ -127,7 +128,15 @@ class Reference:
         return self._read(prompts)[0]
 
     def _read(self, prompts: Rows) -> tuple[State, Int[Tensor, "rows"]]:
-        """The state after all but the last token of each prompt, and that token."""
+        """The state after all but the last token of each prompt, and that token.
+
+        The same list is read once, however many settings it is read for.
+        """
+        if self._prompts is None or self._prompts[0] is not prompts:
+            self._prompts = prompts, self._read_now(prompts)
+        return self._prompts[1]
+
+    def _read_now(self, prompts: Rows) -> tuple[State, Int[Tensor, "rows"]]:
         tokens, lengths = (torch.from_numpy(value) for value in padded(prompts))
         state = self.model.initial_state(len(prompts))
         for position in range(tokens.shape[1] - 1):
