@@ -30,6 +30,16 @@ def test_products_with_a_parameter_and_with_views_of_it_are_quantized() -> None:
     assert len(quantized.met) == 1
 
 
+def test_products_of_three_axes_are_quantized_in_any_layout() -> None:
+    """Where torch cannot join the first axes, it multiplies a batch of matrices with the weights, repeated."""
+    linear = nn.Linear(3, 2, bias=False).requires_grad_(False)
+    x = torch.randint(-100, 100, (5, 4, 6, 3)) / 4
+    with quantized_as(linear.weight.T.contiguous(), torch.ones(3, 2)):
+        apart = x.transpose(1, 2).unbind(-2)[1] @ linear.weight.T
+        flat = x[:, 1].reshape(-1, 3) @ linear.weight.T
+    assert torch.equal(apart, flat.view(5, 6, 2))
+
+
 def test_a_product_with_an_activation_is_never_that_of_a_matrix_with_its_numbers() -> None:
     matrix, x = torch.randn(3, 2), torch.randn(4, 3)
     activation = matrix.clone()

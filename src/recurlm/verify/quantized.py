@@ -113,8 +113,8 @@ class QuantizedArithmetic(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name == "bmm":
             if not self._is_constant(weights) or (len(weights) > 1 and weights.stride(0) != 0):
                 return None
-            weights = weights[0]
-        if not self._is_constant(weights):
+            weights = weights[0]  # which torch, in here, does not say what it is a view of
+        elif not self._is_constant(weights):
             return None
         key = self._key(weights)
         if f"table.{key}" in self.arithmetic:
