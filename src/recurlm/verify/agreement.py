@@ -43,17 +43,19 @@ from recurlm.verify.edges import (
     drawn_beside_edges,
     every_token,
     halves,
+    many_texts,
     mixed_settings,
     scored_in_parts,
     texts_in_parts,
 )
-from recurlm.verify.prompts import prompts_of, texts_of
+from recurlm.verify.prompts import PROMPTS, prompts_of, texts_of
 from recurlm.verify.quantized import QuantizedArithmetic
 from recurlm.verify.reference import Reference, Rows
 from recurlm.verify.sessions import Graphs
 
 FREE = Sampling(temperature=1.0, top_k=0, top_p=1.0)
 EDGE_TOKENS = 20  # a row, beside edges and with settings of its own
+ONE_NUMBER = np.zeros((PROMPTS, 1), np.float32)  # for each prompt
 EXTRA_TOKENS = 40  # a row, with min_p and a repetition penalty
 
 
@@ -164,11 +166,16 @@ def _agreements(
 def _edges(reference: Reference, graphs: Graphs, prompts: Rows, settings: Verify, error: float | None) -> None:
     tolerance = settings.logit_tolerance
     agreements = [
+        # The states right after the prompts: what differs in them is forgotten after many tokens.
+        generated_tokens(reference, graphs, prompts, ONE_NUMBER, GREEDY, error, tolerance=tolerance)
+        if not reference.objective.both_sides
+        else Agreement(),
         every_token(reference, graphs, tolerance, error),
         drawn_beside_edges(reference, graphs, prompts, EDGE_TOKENS, error),
         mixed_settings(reference, graphs, prompts, EDGE_TOKENS, error),
     ]
     few_near_ties(agreements)
+    many_texts(reference, graphs, tolerance)
     if reference.arithmetic is not None:
         halves(reference, graphs)
     if not reference.objective.both_sides:

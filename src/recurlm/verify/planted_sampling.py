@@ -129,7 +129,7 @@ def first_token_of_the_prompt_skipped(part: Part) -> None:
 
 def padding_read(part: Part) -> None:
     active = part.find("GreaterOrEqual", lambda node: node.input[0] == part.graph.input[0].name)
-    active.input[1] = active.input[0]
+    part.before(active, 1, op("Sub", [active.input[1], active.input[1]], "zeros"))
 
 
 def padding_scored(part: Part) -> None:
