@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import onnx
 import torch
+from onnx_ir.passes.common import NameFixPass
 from onnxscript import optimizer
 from torch import Tensor, nn
 from torch.onnx._internal.exporter._registration import ONNXRegistry
@@ -60,6 +61,7 @@ def trace(
         # Not before: a value that is two outputs is two values only now.
         for value, name in zip(program.model.graph.outputs, outputs, strict=True):
             value.name = name
+        NameFixPass()(program.model)  # a value within that has an output's name gets another one
     graph: onnx.GraphProto = program.model_proto.graph
     _clean(graph)
     return graph
