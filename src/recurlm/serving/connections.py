@@ -120,7 +120,8 @@ class Connection(H11Protocol):
 
     def _expire(self, what: str, seconds: int) -> None:
         if what == "headers" and not self.conn.trailing_data[0]:
-            self.drop()  # nothing has been asked
+            self._wait_for(None)
+            self.transport.close()  # nothing has been asked
         else:
             self._refuse(408, f"the request's {what} took longer than {seconds} s")
 
