@@ -43,8 +43,8 @@ def serve(settings: Settings) -> None:
             backlog=ACCEPTED_AT_ONCE,
             log_level="info" if settings.access_log else "warning",
             access_log=settings.access_log,
-            # Longer than the 5 s after which common clients give up an idle connection: ended first by the server, it may
-            # be reset under a request that is on its way.
+            # Longer than the 5 s after which common clients give up an idle connection: one that the server ends first
+            # may be reset under a request that is on its way.
             timeout_keep_alive=max(5, settings.limits.header_seconds),
             timeout_graceful_shutdown=settings.grace,
             server_header=False,
