@@ -160,7 +160,13 @@ def generated_tokens(
             if done[row] < uniform.shape[1]:
                 differ.append(row)
         if error is None or tolerance is not None:
-            same = [line for line, row in enumerate(rows) if row not in differ and done[row] < uniform.shape[1]]
+            # A row of which fewer tokens were left has read more than them since.
+            whole = left == numbers.shape[1]
+            same = [
+                line
+                for line, row in enumerate(rows)
+                if whole[line] and row not in differ and done[row] < uniform.shape[1]
+            ]
             _check_states(after, expected.state, rows, same, 0.0 if error is None else tolerance or 0.0)
         rows = np.array(differ, np.int64)
     return agreement
