@@ -7,16 +7,14 @@ Command: python -m recurlm.report.family
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
 from pathlib import Path
 
 from recurlm import config
 from recurlm.config import ModelConfig
 from recurlm.errors import InputError, exit_cleanly
 from recurlm.model import build, count_parameters
-from recurlm.storage import whole_file
+from recurlm.report.fill_page import fill_page
 from recurlm.strict_yaml import load_yaml
 
 PAGE = Path("docs/family.md")
@@ -53,21 +51,9 @@ def fill(text: str, rows: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m recurlm.report.family", description=f"Fill the table of {PAGE}.")
-    parser.add_argument("--check", action="store_true", help="only check whether the table is the present one")
-    check = parser.parse_args().check
-    if not PAGE.is_file():
-        raise InputError(f"{PAGE}: no such file: call this in the project's folder")
-    text = PAGE.read_text(encoding="utf-8")
-    filled = fill(text, table(Path()))
-    if filled == text:
-        sys.stderr.write(f"{PAGE}: nothing new\n")
-    elif check:
-        raise InputError(f"{PAGE}: its table is an old one: python -m recurlm.report.family")
-    else:
-        with whole_file(PAGE) as partial:
-            partial.write_text(filled, encoding="utf-8")
-        sys.stderr.write(f"{PAGE}: filled\n")
+    fill_page(
+        PAGE, "python -m recurlm.report.family", lambda text, _: fill(text, table(Path())), "its table is an old one"
+    )
 
 
 if __name__ == "__main__":
