@@ -26,6 +26,7 @@ from recurlm.verify.checks import (
     few_near_ties,
     largest_logit_difference,
 )
+from recurlm.verify.edges import beside_edges
 from recurlm.verify.parallel import verify_all
 from recurlm.verify.reference import Reference
 from recurlm.verify.sessions import Graphs
@@ -202,3 +203,17 @@ def write_held_out(folder: Path, tokens: TokenFile) -> None:
     np.save(folder / "test.starts.npy", tokens.starts)
     hashes = {"sha256": sha256_of(folder / "test.bin"), "starts_sha256": sha256_of(folder / "test.starts.npy")}
     write_json(folder / "manifest.json", {**MANIFEST, "dtype": "uint16", "splits": {"test": tokens.counts | hashes}})
+
+
+def test_numbers_beside_edges_are_no_near_ties_themselves() -> None:
+    """Between the many unlikely tokens of a large vocabulary every number lies beside some edge."""
+    generator = np.random.default_rng(3)
+    logits = torch.from_numpy(generator.normal(0, 4, (50, 2048)).astype(np.float32))
+    uniform = generator.random(50, np.float32)
+    error = 1e-5
+    numbers = beside_edges(logits, torch.zeros(2048), uniform, error)
+    ends = torch.softmax(logits.double(), dim=-1).cumsum(dim=-1)
+    moved = numbers != uniform
+    assert 10 < moved.sum() < 50  # some are moved, and some had no room
+    nearest = (ends - torch.from_numpy(numbers)[:, None]).abs().amin(dim=-1).numpy()
+    assert nearest[moved].min() > 4 * error

@@ -100,10 +100,11 @@ def verify(
         steps = {"steps_equal": equal_steps(reference, graphs, text)}
     # Two tokens that lie closer than this cannot be told apart in float32: see Reference.near_tie.
     error = max(difference, 1e-6) if arithmetic is None else None
-    agreements = _agreements(reference, graphs, text, settings, error)
+    agreements, further = _agreements(reference, graphs, text, settings, error)
     prompts = prompts_of(text)
     scored_tokens(reference, graphs, prompts, settings.logit_tolerance)
-    _edges(reference, graphs, prompts, settings, error)
+    further += _edges(reference, graphs, prompts, settings, error)
+    few_near_ties([*agreements, *further])
     if arithmetic is not None and arithmetic.met != {key.split(".")[1] for key in arithmetic.arithmetic}:
         raise VerificationError("a matrix was quantized that PyTorch never read")
     numbers = np.random.default_rng(2).random((len(prompts), sum(CHUNKS) + CHUNKS[-1]), np.float32)
@@ -126,6 +127,8 @@ def verify(
         "sampling_settings": len(settings.sampling),
         "near_ties": len(ties),
         "near_ties_at": [asdict(tie) for tie in ties],
+        "further_tokens": sum(agreement.tokens for agreement in further),
+        "further_near_ties_at": [asdict(tie) for agreement in further for tie in agreement.near_ties],
         "chunked_calls_identical": None if objective.both_sides else True,
         "onnxruntime": onnxruntime.__version__,
         "torch": torch.__version__.split("+")[0],
@@ -141,8 +144,8 @@ def reference_of(model: LanguageModel, folder: Path, tokens: dict[str, Any]) -> 
 
 def _agreements(
     reference: Reference, graphs: Graphs, text: Int[np.ndarray, "time"], settings: Verify, error: float | None
-) -> list[Agreement]:
-    """Tokens for each sampling setting: greedy, then those of params.yaml."""
+) -> tuple[list[Agreement], list[Agreement]]:
+    """Tokens for each sampling setting: greedy, then those of params.yaml; and those of other settings."""
     fills = reference.objective.both_sides
     rows = texts_of(text, settings.num_tokens) if fills else prompts_of(text)
     time = max(len(row) for row in rows) if fills else math.ceil(settings.num_tokens / len(rows))
@@ -154,16 +157,16 @@ def _agreements(
             if fills
             else generated_tokens(reference, graphs, rows, uniform, sampling, error, tolerance=settings.logit_tolerance)
         )
-    if not fills:
-        uniform = np.random.default_rng(len(agreements)).random((len(rows), min(time, EXTRA_TOKENS)), np.float32)
-        extra = generated_tokens(reference, graphs, rows, uniform, FREE, error, extra_settings(len(rows)))
-        few_near_ties([*agreements, extra])
-    else:
-        few_near_ties(agreements)
-    return agreements
+    if fills:
+        return agreements, []
+    uniform = np.random.default_rng(len(agreements)).random((len(rows), min(time, EXTRA_TOKENS)), np.float32)
+    extra = extra_settings(len(rows))
+    return agreements, [generated_tokens(reference, graphs, rows, uniform, FREE, error, extra)]
 
 
-def _edges(reference: Reference, graphs: Graphs, prompts: Rows, settings: Verify, error: float | None) -> None:
+def _edges(
+    reference: Reference, graphs: Graphs, prompts: Rows, settings: Verify, error: float | None
+) -> list[Agreement]:
     tolerance = settings.logit_tolerance
     agreements = [
         # The states right after the prompts: what differs in them is forgotten after many tokens.
@@ -174,13 +177,13 @@ def _edges(reference: Reference, graphs: Graphs, prompts: Rows, settings: Verify
         drawn_beside_edges(reference, graphs, prompts, EDGE_TOKENS, error),
         mixed_settings(reference, graphs, prompts, EDGE_TOKENS, error),
     ]
-    few_near_ties(agreements)
     many_texts(reference, graphs, tolerance)
     if reference.arithmetic is not None:
         halves(reference, graphs)
     if not reference.objective.both_sides:
         texts_in_parts(graphs, prompts, np.random.default_rng(3).random((len(prompts), EXTRA_TOKENS), np.float32))
         scored_in_parts(reference, graphs, prompts, tolerance)
+    return agreements
 
 
 def _check_scorer(nats: float, expected: float, precision: Precision, settings: Verify) -> dict[str, float]:

@@ -45,7 +45,8 @@ def beside_edges(
     """Uniform numbers at temperature 1 that lie beside the end of the token which `uniform` draws.
 
     Args:
-        error: of the logits; None where there is none: then nothing is nearer.
+        error: of the logits; None where there is none: then nothing is nearer. In float32 a number stays as it was
+            where another edge lies too near: between unlikely tokens any number is a near tie.
     """
     scaled = logits + suppressed
     cumulative = weights(scaled, scaled.amax(dim=-1, keepdim=True), scaled.shape[1]).cumsum(dim=-1)
@@ -54,8 +55,9 @@ def beside_edges(
     end = (share.gather(1, drawn.clamp(max=scaled.shape[1] - 1))[:, 0] * ONE).long().numpy()
     away = 0 if error is None else int(np.ceil(MARGIN * error * ONE))
     above = (uniform * 1000).astype(np.int64) % 2 == 0
-    numbers = np.where(above, end + 1 + away, end - away).clip(0, ONE - 1) / ONE
-    return numbers.astype(np.float32)
+    numbers = np.where(above, end + 1 + away, end - away).clip(0, ONE - 1)
+    nearest = (share * ONE - torch.from_numpy(numbers)[:, None]).abs().amin(dim=-1).numpy()
+    return np.where(nearest >= away - 1, numbers / ONE, uniform).astype(np.float32)
 
 
 def drawn_beside_edges(reference: Reference, graphs: Graphs, rows: Rows, tokens: int, error: float | None) -> Agreement:
