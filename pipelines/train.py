@@ -1,7 +1,7 @@
 """Stage train@<variant>: a fresh model, or that of train.init_from → the weights best on the validation split.
 
 Inputs:  data/tokens/, sections `train`, `model` and `variants.<variant>` of params.yaml
-Outputs: data/models/<variant>/ (model.safetensors, model.json, tokenizer.json, curve.csv)
+Outputs: data/models/<variant>/ (model.safetensors, model.json, tokenizer.json, curve.csv, log.csv)
          data/timings/train-<variant>.json (a measurement of this machine: DVC does not hash it)
          data/checkpoints/<variant>.safetensors, while it runs: broken off and run again, it goes on from there
 Command: python pipelines/train.py <variant>

@@ -131,6 +131,16 @@ class TrainEvaluation(Section):
     context_tokens: Annotated[int, Field(ge=0)]
 
 
+class TrainLog(Section):
+    """How often the losses of a run are noted, and on which part of the validation split."""
+
+    points: Count
+    evals: Count
+    sample_tokens: Count
+    window_tokens: Count
+    context_tokens: Annotated[int, Field(ge=0)]
+
+
 class TrainCheckpoint(Section):
     every_seconds: Annotated[float, Field(ge=0)]
 
@@ -155,6 +165,7 @@ class TrainConfig(Section):
     schedule: TrainSchedule
     regularization: TrainRegularization
     evaluation: TrainEvaluation
+    log: TrainLog
     checkpoint: TrainCheckpoint
     machine: TrainMachine
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from linear_attention import HEADS, KEYS, VALUES, LinearAttention
 from tiny_models import CAUSAL, CLOZE, VOCABULARY, make, split_of
+from tiny_training import Texts
 from torch.nn import functional as F
 
 from recurlm.config import Context, override
 from recurlm.diagnostics import context, gates, gradients
 from recurlm.diagnostics.intervals import Bootstrap
-from recurlm.diagnostics.passages import passages
+from recurlm.diagnostics.passages import line_starts, passages
 from recurlm.objective import bidirectional
+from recurlm.tokens.encode import write_tokens
+from recurlm.tokens.files import open_tokens
+from recurlm.tokens.tokenizer import load_tokenizer
 from recurlm.variants import REGISTRY
 
 DRAWS = Bootstrap(samples=50, confidence=0.9, seed=1)
@@ -286,3 +291,28 @@ def test_passages_are_halved_until_they_fit() -> None:
     ids, starts = split_of(40)
     assert passages(ids, starts, 2, 100, 8, seed=1).shape == (2, 25)
     assert passages(ids, starts, 2, 100, 50, seed=1).shape == (0, 50)
+
+
+def test_passages_begin_where_they_may_if_enough_fit() -> None:
+    ids, starts = np.arange(82), np.array([0, 41, 82])
+    begins = np.isin(ids, (3, 35, 45, 60))  # no 12 tokens of the first document follow its position 35
+    drawn = passages(ids, starts, 3, 12, 12, seed=1, begins=begins)
+    assert sorted(drawn[:, 0].tolist()) == [3, 45, 60]
+    assert passages(ids, starts, 4, 12, 12, seed=1, begins=begins).tolist() == (
+        passages(ids, starts, 4, 12, 12, seed=1).tolist()
+    )
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe", "word"])
+def test_the_first_token_of_each_line_is_found(kind: str, tmp_path: Path) -> None:
+    texts = ["KING.\nTo be, or not\nto be?\n", "LORD.\nThe ships come home.\n"]
+    settings = PARAMS.tokenize.model_copy(update={"kind": kind, "vocab_size": 300})
+    folder = tmp_path / "tokens"
+    write_tokens(folder, settings, {"train": Texts(*texts)}, {"name": "a test", "licence": None, "revision": None})
+    split = open_tokens(folder, "train")
+    tokenizer = load_tokenizer(folder / "tokenizer.json", split.manifest["tokenizer_sha256"])
+    first = line_starts(split.ids, split.starts, tokenizer)
+    begun = [tokenizer.decode(split.ids[place : place + 1].tolist()) for place in np.flatnonzero(first)]
+    lines = [line for text in texts for line in text.splitlines()]
+    assert len(begun) == len(lines)
+    assert all(line.startswith(token.strip()) for line, token in zip(lines, begun, strict=True))

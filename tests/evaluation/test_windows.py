@@ -43,6 +43,24 @@ def test_every_text_token_stands_in_exactly_one_window(
     assert windows.tokens == sum(lengths)
 
 
+@given(lengths_of_documents.filter(any), sizes, st.integers(1, 200))
+@settings(deadline=None)
+def test_a_sample_is_spread_evenly_over_the_windows(lengths: list[int], window: int, tokens: int) -> None:
+    windows = split_windows(starts_of(lengths), window, 2)
+    sample = windows.sample(tokens)
+    number = {first: place for place, first in enumerate(windows.first.tolist())}
+    places = np.array([number[first] for first in sample.first.tolist()])
+    assert np.array_equal(sample.end, windows.end[places])
+    assert np.array_equal(sample.begin, windows.begin[places])
+    gaps = np.diff(places)
+    assert len(sample) == 1 or 1 <= gaps.min() <= gaps.max() <= gaps.min() + 1
+    assert places[0] <= len(windows) - 1 - places[-1] + 1 <= places[0] + 2  # as much before it as after it
+    if tokens >= windows.tokens:
+        assert len(sample) == len(windows)
+    elif window == 1:
+        assert sample.tokens == tokens
+
+
 @given(lengths_of_documents, sizes, contexts, either)
 @settings(deadline=None)
 def test_a_window_reads_its_own_document_alone_and_the_promised_context(

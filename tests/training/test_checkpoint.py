@@ -19,7 +19,7 @@ from recurlm.training.run import key_of
 
 ROOT = Path(__file__).parents[2]
 KILLED = Path(__file__).with_name("killed_training.py")
-RESULTS = ("model.safetensors", "model.json", "curve.csv")
+RESULTS = ("model.safetensors", "model.json", "curve.csv", "log.csv")
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,15 @@ from torch import Tensor
 
 from recurlm.config import TrainConfig
 from recurlm.errors import InputError
+from recurlm.evaluation.perplexity import score_windows
+from recurlm.evaluation.windows import split_windows
 from recurlm.model import LanguageModel, build
 from recurlm.objective import objective_of
 from recurlm.training.batches import BatchIterator, Stream
 from recurlm.training.loop import eval_due, resets_at, train, train_step
 from recurlm.training.optimizer import optimizers
 from recurlm.training.regularization import WeightAverage
-from recurlm.training.state import TrainResult, TrainState
+from recurlm.training.state import LogPoint, TrainResult, TrainState
 
 BOS, MASK, VOCABULARY = 0, 1, 12
 SPECIAL = {"bos": BOS, "mask": MASK}
@@ -52,11 +54,11 @@ def fresh(name: str = "lstm", **changes: Any) -> LanguageModel:
 
 
 def run(
-    model: LanguageModel, config: TrainConfig, rates: tuple[float, float] = (0.02, 0.02), evaluate=None
+    model: LanguageModel, config: TrainConfig, rates: tuple[float, float] = (0.02, 0.02), evaluate=None, **more: Any
 ) -> TrainResult:
     stream = Stream(counting(), config.data.batch_size, config.data.sequence_length)
     rates_of = model_config(muon_lr=rates[0], adamw_lr=rates[1])
-    return train(model, stream, SPECIAL, config, rates_of, evaluate or (lambda model: 0.0))
+    return train(model, stream, SPECIAL, config, rates_of, evaluate or (lambda model: 0.0), **more)
 
 
 @pytest.mark.parametrize("name", [*PARAMS.variants, "bigru"])
@@ -94,6 +96,41 @@ def test_the_weights_that_were_best_on_validation_are_kept() -> None:
     kept = model.state_dict()
     assert all(torch.equal(kept[key], value) for key, value in seen[1].items())
     assert not torch.equal(kept["decoder.bias"], seen[2]["decoder.bias"])
+
+
+@pytest.mark.parametrize("name", ["gru", "bilstm"])
+@pytest.mark.parametrize("average", ["none", "ema"])
+def test_a_log_with_a_sample_of_the_validation_split_changes_no_weight(name: str, average: str) -> None:
+    """50 steps: a row every second one, and the sample is scored at every tenth."""
+    config = settings(**{"log.points": 25, "log.evals": 5, "regularization.average": average})
+    ids = np.concatenate([[BOS], counting(300)])
+    windows = split_windows(np.array([0, 301]), 16, 4, both_sides=name == "bilstm").sample(64)
+    rows: list[LogPoint] = []
+
+    def evaluate_sample(model: LanguageModel) -> float:
+        nats, tokens = score_windows(model, ids, windows, 8)
+        return nats / tokens
+
+    def trained(**more: Any) -> tuple[dict[str, Tensor], TrainResult]:
+        model = fresh(name, dropout=0.3, layers=2)
+        losses = iter([3.0, 1.0, 2.0])
+        result = run(model, config, evaluate=lambda model: next(losses), **more)
+        return model.state_dict(), result
+
+    plain, without = trained()
+    steps: list[float] = []
+    weights, result = trained(
+        evaluate_sample=evaluate_sample, on_log=rows.append, on_step=lambda tokens, loss: steps.append(loss)
+    )
+    assert all(torch.equal(weights[key], value) for key, value in plain.items())
+    assert result.curve == without.curve
+    assert result.log == rows
+    assert [row.step for row in rows] == list(range(2, 51, 2))
+    assert [row.train_loss for row in rows] == pytest.approx(np.array(steps).reshape(25, 2).mean(axis=1))
+    sampled = [row.step for row in rows if row.validation_loss is not None]
+    assert sampled == [10, 20, 30, 40, 50]
+    assert rows[-1].validation_loss != rows[4].validation_loss
+    assert all(row.validation_loss is None for row in without.log)
 
 
 def test_the_state_is_carried_from_window_to_window_and_cut_off_from_its_graph() -> None:

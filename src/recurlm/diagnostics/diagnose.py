@@ -12,7 +12,7 @@ from recurlm.config import Params
 from recurlm.corpus.reader import CorpusSplit, open_split
 from recurlm.diagnostics import samples
 from recurlm.diagnostics.model_diagnostics import ModelDiagnostics
-from recurlm.diagnostics.passages import passages
+from recurlm.diagnostics.passages import line_starts, passages
 from recurlm.diagnostics.perplexity import ModelPerplexity, Splits
 from recurlm.errors import InputError
 from recurlm.model import LanguageModel
@@ -111,7 +111,9 @@ def _samples(trained: LanguageModel, splits: Splits, params: Params, data: Path)
     """The content of data/metrics/samples."""
     settings, seed = params.diagnose.text, params.diagnose.seed
     length = settings.prompt_tokens + settings.num_tokens
-    held_out = passages(splits.validation.ids, splits.validation.starts, settings.num_samples, length, length, seed)
+    ids, starts = splits.validation.ids, splits.validation.starts
+    begins = line_starts(ids, starts, splits.tokenizer)
+    held_out = passages(ids, starts, settings.num_samples, length, length, seed, begins)
     special = splits.train.manifest["special"]
     train = _documents(open_split(data / "corpus", "train"))
     return samples.measure(trained, held_out, splits.tokenizer, train, special, settings, seed)

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
-from recurlm.evaluation.windows import Batch, batches, split_windows
+from recurlm.evaluation.windows import Batch, Windows, batches, split_windows
 from recurlm.model import LanguageModel
 from recurlm.objective import objective_of
 
@@ -86,6 +86,17 @@ def score(
     with the number of scored tokens of each batch.
     """
     windows = split_windows(starts, window_tokens, context_tokens, objective_of(model).both_sides)
+    return score_windows(model, ids, windows, batch_size, progress)
+
+
+def score_windows(
+    model: LanguageModel,
+    ids: Integer[np.ndarray, "tokens"],
+    windows: Windows,
+    batch_size: int,
+    progress: Callable[[int], object] | None = None,
+) -> Score:
+    """Score the tokens of some windows of a split (see `score`)."""
     with exact(model):
         return total(batches(ids, windows, batch_size), lambda batch: token_nll(model, batch).nats, progress)
 

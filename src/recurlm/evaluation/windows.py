@@ -42,6 +42,13 @@ class Windows:
         """The number of scored tokens."""
         return int((self.end - self.first).sum())
 
+    def sample(self, tokens: int) -> Windows:
+        """Windows that are evenly spread over these and score about `tokens` tokens, at least one; all if too few."""
+        count = min(len(self), max(1, round(tokens * len(self) / self.tokens)))
+        kept = (np.arange(count) * 2 + 1) * len(self) // (2 * count)
+        begin, first, end, stop = (each[kept] for each in (self.begin, self.first, self.end, self.stop))
+        return Windows(begin, first, end, stop, self.both_sides)
+
 
 class Batch(NamedTuple):
     """Windows side by side, padded at the right to the longest; `length` says where each row's own tokens end.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from statistics import fmean
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,11 +22,12 @@ from recurlm.training.loss import linear_cross_entropy, sampled_cross_entropy
 from recurlm.training.machine import out_of_memory_is_bad_input
 from recurlm.training.optimizer import lr_scale, optimizers, precision, set_lr
 from recurlm.training.regularization import WeightAverage, activation_penalty, weight_drop
-from recurlm.training.state import EvalPoint, TrainResult, TrainState
+from recurlm.training.state import EvalPoint, LogPoint, TrainResult, TrainState
 from recurlm.variants.base import mask_state
 
-Evaluate = Callable[[LanguageModel], float]  # nats per token of the validation split
+Evaluate = Callable[[LanguageModel], float]  # nats per token of the validation split, or of a sample of it
 OnStep = Callable[[int, float], object]  # tokens so far, and the step's loss; NaN where a checkpoint was loaded
+OnLog = Callable[[LogPoint], object]
 Special = dict[str, int]  # the ids of the tokens "bos" and "mask"
 DIVERGED = 4.0  # times the loss of a model that finds every token equally likely
 
@@ -45,6 +47,8 @@ def train(
     checkpoint: Checkpoint | None = None,
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] | None = None,
+    evaluate_sample: Evaluate | None = None,
+    on_log: OnLog = lambda point: None,
 ) -> TrainResult:
     """Train in place, on the model's device, and leave the weights that were best on the validation split.
 
@@ -54,6 +58,10 @@ def train(
         checkpoint: loaded if it holds this run, saved on the way; the caller removes it.
         stop: asked after every step whether the run should end early.
         clock: progress from 0 to 1, in place of the tokens that were read: for a run against time.
+        evaluate_sample: scores a small part of the validation split, for the log; the weights that are kept do not
+            depend on it.
+        on_log: called with each row of the log as soon as there is one. After a kill, rows since the last checkpoint
+            come once more.
 
     Raises:
         InputError: the loss is no longer a number, or far above that of a model that knows nothing; or memory is short.
@@ -96,11 +104,18 @@ def train(
         state.average.update()
         state.tokens += step_tokens
         state.losses.append(loss)
+        state.unlogged.append(loss)
         on_step(state.tokens, loss)
         state.result.training_seconds += time.perf_counter() - step_started
+        if eval_due(config.log.points, len(state.result.log), progress()):
+            sampled = sum(point.validation_loss is not None for point in state.result.log)
+            due = eval_due(config.log.evals, sampled, progress())
+            _log(state, evaluate_sample if due else None, model_config.muon_lr * scale)
+            state.result.seconds[state.step] = seconds()
+            on_log(state.result.log[-1])
         if eval_due(config.evaluation.num_evals, len(state.result.curve), progress()):
             _evaluate(state, evaluate, model_config.muon_lr * scale)
-            state.result.seconds.append(seconds())
+            state.result.seconds[state.step] = seconds()
         stopped = stop()
         if checkpoint and (checkpoint.due or stopped):
             state.elapsed = seconds()
@@ -168,10 +183,20 @@ def cross_entropy(
     return linear_cross_entropy(x, decoder.weight, decoder.bias, targets.flatten())
 
 
+def _log(state: TrainState, evaluate_sample: Evaluate | None, learning_rate: float) -> None:
+    validation_loss = None
+    if evaluate_sample:
+        with state.average.applied():
+            validation_loss = evaluate_sample(state.model)
+    point = LogPoint(state.step, state.tokens, fmean(state.unlogged), validation_loss, learning_rate)
+    state.result.log.append(point)
+    state.unlogged.clear()
+
+
 def _evaluate(state: TrainState, evaluate: Evaluate, learning_rate: float) -> None:
     result = state.result
     with state.average.applied():
-        point = EvalPoint(state.step, state.tokens, state.train_loss, evaluate(state.model), learning_rate)
+        point = EvalPoint(state.step, state.tokens, fmean(state.losses), evaluate(state.model), learning_rate)
         result.curve.append(point)
         state.losses.clear()
         if result.best is point:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ import recurlm
 from recurlm import model
 from recurlm.config import Params, TrainConfig
 from recurlm.errors import InputError
-from recurlm.evaluation.perplexity import score
+from recurlm.evaluation.perplexity import score, score_windows
+from recurlm.evaluation.windows import split_windows
 from recurlm.model import LanguageModel
+from recurlm.objective import objective_of
 from recurlm.progress import progress_bar, say
 from recurlm.storage import read_json, sha256_of, whole_folder, write_json
 from recurlm.tokens.files import TokenFile, open_tokens
@@ -26,7 +28,7 @@ from recurlm.training.initial import check_folder, copy_tokenizer, load_initial_
 from recurlm.training.loop import count_tokens, train
 from recurlm.training.machine import SystemMetrics, out_of_memory_is_bad_input
 from recurlm.training.optimizer import precision
-from recurlm.training.state import EvalPoint, TrainResult
+from recurlm.training.state import EvalPoint, LogPoint, TrainResult
 
 
 def train_variant(name: str, params: Params, data: Path, stop: Callable[[], bool]) -> None:
@@ -86,10 +88,12 @@ def train_variant(name: str, params: Params, data: Path, stop: Callable[[], bool
             on_step,
             checkpoint,
             stop,
+            evaluate_sample=lambda network: sample_loss(network, validation, params.train),
         )
     with whole_folder(data / "models" / name) as folder:
         model.save(folder, network, name, model_config, copy_tokenizer(data / "tokens", folder))
-        _write_curve(folder / "curve.csv", result.curve)
+        _write_rows(folder / "curve.csv", EvalPoint._fields, result.curve)
+        _write_rows(folder / "log.csv", LogPoint._fields, result.log)
     timings = _timings(data / "models" / name, result, device) | {"run_key": key, "system": system.samples}
     write_json(data / "timings" / f"train-{name}.json", timings)
     checkpoint.remove()
@@ -149,6 +153,16 @@ def validation_loss(network: LanguageModel, validation: TokenFile, params: Param
     return nats / count
 
 
+def sample_loss(network: LanguageModel, validation: TokenFile, config: TrainConfig) -> float:
+    """Nats per token on the sample of `train.log`: the same windows at every call, evenly spread over the split."""
+    log, both_sides = config.log, objective_of(network).both_sides
+    windows = split_windows(validation.starts, log.window_tokens, log.context_tokens, both_sides)
+    nats, count = score_windows(
+        network, validation.ids, windows.sample(log.sample_tokens), config.evaluation.batch_size
+    )
+    return nats / count
+
+
 def checkpoint_path(name: str, data: Path) -> Path:
     """Where a run under way is kept."""
     return data / "checkpoints" / f"{name}.safetensors"
@@ -169,20 +183,20 @@ def key_of(name: str, params: Params, device: torch.device, data: Path) -> str:
     return run_key(settings, [data / "tokens/manifest.json", *(package / file for file in code)])
 
 
-def _write_curve(path: Path, curve: list[EvalPoint]) -> None:
+def _write_rows(path: Path, names: Sequence[str], rows: Sequence[EvalPoint | LogPoint]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(EvalPoint._fields)
-        rows.writerows(curve)
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows(rows)
 
 
 def _timings(folder: Path, result: TrainResult, device: torch.device) -> dict[str, Any]:
     return {
         "model_sha256": sha256_of(folder / "model.safetensors"),
-        "seconds": result.seconds[-1],
+        "seconds": result.seconds[result.curve[-1].step],
         "tokens_per_second": result.curve[-1].tokens / result.training_seconds,
         "device": device.type,
         "precision": result.precision,
         "threads": torch.get_num_threads(),
-        "points": [{"step": p.step, "seconds": s} for p, s in zip(result.curve, result.seconds, strict=True)],
+        "points": [{"step": step, "seconds": seconds} for step, seconds in result.seconds.items()],
     }

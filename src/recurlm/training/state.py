@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from recurlm.variants.base import State
 
 
 class EvalPoint(NamedTuple):
-    """One row of the learning curve; losses in nats per token."""
+    """One row of the learning curve, at which the whole validation split is scored; losses in nats per token."""
 
     step: int
     tokens: int
@@ -28,12 +27,23 @@ class EvalPoint(NamedTuple):
     learning_rate: float
 
 
+class LogPoint(NamedTuple):
+    """One row of the log, which has many more rows than the learning curve; losses in nats per token."""
+
+    step: int
+    tokens: int
+    train_loss: float  # mean since the row before
+    validation_loss: float | None  # on a sample of the validation split; None in most rows
+    learning_rate: float
+
+
 @dataclass
 class TrainResult:
     """What a training run leaves, beside the weights."""
 
     curve: list[EvalPoint] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)  # from the start to each point of the curve
+    log: list[LogPoint] = field(default_factory=list)
+    seconds: dict[int, float] = field(default_factory=dict)  # from the start to a step of the curve or of the log
     training_seconds: float = 0.0  # without evaluation
     precision: str = "fp32"
 
@@ -54,14 +64,10 @@ class TrainState:
     step: int = 0
     tokens: int = 0
     losses: list[float] = field(default_factory=list)  # of the steps since the last point of the curve
+    unlogged: list[float] = field(default_factory=list)  # the same since the last row of the log
     elapsed: float = 0.0  # seconds, at the last checkpoint
     recurrent: State = field(default_factory=dict)
     best: dict[str, Tensor] = field(default_factory=dict)  # weights
-
-    @property
-    def train_loss(self) -> float:
-        """Mean since the last point of the curve."""
-        return math.fsum(self.losses) / len(self.losses)
 
     @property
     def device(self) -> torch.device:
@@ -84,8 +90,10 @@ class TrainState:
             "losses": self.losses,
             "elapsed": self.elapsed,
             "averaged": self.average.count,
+            "unlogged": self.unlogged,
             "curve": self.result.curve,
-            "seconds": self.result.seconds,
+            "log": self.result.log,
+            "seconds": list(self.result.seconds.items()),
             "training_seconds": self.result.training_seconds,
         }
         tensors = {f"{part}/{name}": value for part, named in parts.items() for name, value in named.items()}
@@ -107,7 +115,9 @@ class TrainState:
         self.elapsed = values["elapsed"]
         self.recurrent, self.best = on_device("recurrent"), on_device("best")
         self.result.curve = [EvalPoint(*row) for row in values["curve"]]
-        self.result.seconds, self.result.training_seconds = values["seconds"], values["training_seconds"]
+        self.result.log = [LogPoint(*row) for row in values["log"]]
+        self.unlogged = values["unlogged"]
+        self.result.seconds, self.result.training_seconds = dict(values["seconds"]), values["training_seconds"]
 
 
 def _optimizer_tensors(optimizers: list[Optimizer]) -> dict[str, Tensor]:
