@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -127,6 +127,7 @@ def test_min_p_keeps_what_is_likely_enough_beside_the_likeliest(values: list[flo
 
 
 @given(LOGITS, st.integers(1, 30), st.integers(0, 40), st.floats(0.05, 1), st.floats(0, 1))
+@example([1.0, 0.0, 0.0, 0.0], 2, 2, 0.7, 0.0)  # equal logits within and beyond what is ranked
 def test_what_is_covered_is_cut_like_the_whole_vocabulary(
     values: list[float], width: int, k: int, p: float, min_p: float
 ) -> None:

@@ -138,11 +138,12 @@ def cut(
         limited: with all that follows, see `Limits`.
     """
     largest = ranked[:, :1]
-    last = torch.where(limited, torch.gather(ranked, 1, place), -torch.inf)
-    weight = torch.where(ranked >= last, weights(ranked, largest, scaled.shape[1]), 0)
+    # By their places: of equal logits at the end of top_k, some may lie beyond what is ranked.
+    among = ~limited | (torch.arange(ranked.shape[1]) <= place)
+    weight = torch.where(among, weights(ranked, largest, scaled.shape[1]), 0)
     whole = torch.where(limited, weight.sum(dim=-1, keepdim=True), whole)
     before = torch.cumsum(weight, dim=-1) - weight
-    inside = (ranked >= last) & (before * ONE < nucleus * whole)
+    inside = among & (before * ONE < nucleus * whole)
     lowest = torch.where(inside, ranked, torch.inf).amin(dim=-1, keepdim=True)
     # What is ranked may end before a row that asks for neither does.
     lowest = torch.where(ranks, lowest, -torch.inf)
