@@ -53,10 +53,11 @@ class Page:
         assert found, f"{self.name} has no section {title}"
         return found[1]
 
-    def table(self, after: str) -> Table:
-        """The first table behind some words of the page."""
-        assert after in self.text, f"{self.name} does not say: {after}"
-        table = re.search(r"(?:^\|.*\n)+", self.text[self.text.index(after) :], re.MULTILINE)
+    def table(self, after: str, section: str = "") -> Table:
+        """The first table behind some words of the page, or of one of its sections."""
+        text = self.section(section) if section else self.text
+        assert after in text, f"{self.name} does not say: {after}"
+        table = re.search(r"(?:^\|.*\n)+", text[text.index(after) :], re.MULTILINE)
         assert table, f"{self.name} has no table after: {after}"
         header, _, *rows = ([cell.strip() for cell in line[1:-1].split(" |")] for line in table[0].splitlines())
         return Table(header, rows)

@@ -19,6 +19,7 @@ const card = new Card();
 const events = { loading: load, ready, finished, problem };
 const first = new Pane(root, "", card, events);
 const second = new Pane(root, "-2", card, events);
+second.hidden = true;
 
 let form: Form;
 let greeting = true; // what is loaded first generates at once, with what the form or the address holds
@@ -47,16 +48,16 @@ async function start(): Promise<void> {
 
 function choose(bundle: Description): void {
   open(first, bundle);
-  element("heading").textContent = form.other ? nameOf(bundle) : "Text";
+  first.heading = form.other ? nameOf(bundle) : "Text";
   facts();
 }
 
 function chooseOther(bundle: Description | null): void {
-  element("pane-2").hidden = bundle === null;
+  second.hidden = bundle === null;
   element("page").classList.toggle("two", bundle !== null);
-  element("heading").textContent = bundle ? nameOf(form.bundle) : "Text";
+  first.heading = bundle ? nameOf(form.bundle) : "Text";
   if (!bundle) return second.stop();
-  element("heading-2").textContent = nameOf(bundle);
+  second.heading = nameOf(bundle);
   open(second, bundle);
 }
 

@@ -1,5 +1,6 @@
 // Messages between the page and its workers. `run` numbers the requests: answers to an older one are dropped.
 
+import type { Band } from "./runtime/activity.ts";
 import type { Description } from "./runtime/bundle.ts";
 import type { Sampling } from "./runtime/sampling.ts";
 import type { TokenScore } from "./runtime/scorer.ts";
@@ -28,7 +29,7 @@ export interface Tokens {
 
 export type Answer = { run: number } & (
   | { kind: "progress"; received: number; total: number }
-  | { kind: "opened"; units: number }
+  | { kind: "opened"; bands: Band[] } // none by the generator
   | ({ kind: "prompt"; words: number[][] } & Tokens)
   | ({ kind: "chunk"; milliseconds: number } & Tokens)
   | { kind: "scores"; scores: TokenScore[] }

@@ -5,13 +5,14 @@ import loader from "onnxruntime-web/ort-wasm-simd-threaded.mjs?url";
 import binary from "onnxruntime-web/ort-wasm-simd-threaded.wasm?url";
 
 import type { Answer, Request, Role } from "./messages.ts";
+import { Activity } from "./runtime/activity.ts";
 import { Bundle, type Description, taskOf } from "./runtime/bundle.ts";
 import { InputError } from "./runtime/errors.ts";
 import { Filler } from "./runtime/filler.ts";
 import { generate, promptIds } from "./runtime/generator.ts";
-import { type Graph, sizeOf } from "./runtime/graph.ts";
+import type { Graph } from "./runtime/graph.ts";
 import { seedOf } from "./runtime/sampling.ts";
-import { lastHidden, scoreCloze, StreamScorer, type TokenScore } from "./runtime/scorer.ts";
+import { scoreCloze, StreamScorer, type TokenScore } from "./runtime/scorer.ts";
 
 ort.env.wasm.wasmPaths = { mjs: loader, wasm: binary };
 ort.env.wasm.numThreads = 1; // more need headers that a plain static host does not send
@@ -55,8 +56,7 @@ async function open({ role, root, description }: Of<"open">, reply: (answer: Rep
   const total = description.files[name]?.bytes ?? 0;
   const graph = await bundle.graph(name, (_, received) => reply({ kind: "progress", received, total }));
   opened = { bundle, graph, filler: name === "filler.onnx" ? new Filler(bundle, graph) : null };
-  const shapes = lastHidden(bundle).map((state) => bundle.stateSpec[state.slice("state.".length)]!);
-  reply({ kind: "opened", units: shapes.reduce((sum, shape) => sum + sizeOf(shape), 0) });
+  reply({ kind: "opened", bands: role === "scorer" ? new Activity(bundle.stateSpec, graph).bands : [] });
 }
 
 function graphOf(role: Role, description: Description): string {

@@ -164,6 +164,20 @@ def test_texts_of_different_lengths_are_filled_and_scored_as_each_alone(exported
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_a_step_gives_pytorchs_gates(exported, name: str) -> None:
+    model, folder = exported(name)
+    token = text(4)
+    state = {name: torch.randn(4, *shape) for name, shape in model.recurrence.state_spec.items()}
+    arrays = {name: value.numpy() for name, value in state.items()}
+    results, _ = Graphs(folder).call("step", {"token": token}, arrays)
+    gates = model.recurrence.gate_activations(model.embed(torch.from_numpy(token)), state)
+    assert results.keys() == {"logits", *(f"gate.{gate}" for gate in gates)}
+    assert len(gates) > 0 or model.recurrence.gates == 0
+    for gate, values in gates.items():
+        np.testing.assert_allclose(results[f"gate.{gate}"], values.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_files_are_self_contained_pinned_and_name_nothing_of_this_machine(exported, name: str) -> None:
     _, folder = exported(name)
     files = sorted(folder.glob("*.onnx"))

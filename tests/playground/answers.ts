@@ -69,7 +69,7 @@ const ANSWERS: Record<string, (...given: any[]) => unknown> = {
     } else {
       scores = (await scoreCloze(bundle, graph, [bundle.vocabulary.bos, ...ids])).slice(1);
     }
-    return scores.map((score) => ({ ...score, state: [...score.state] }));
+    return scores.map((score) => ({ ...score, activity: score.activity.map((band) => [...band]) }));
   },
   rewrite: (from: string, to: string) => writeFileSync(to, forBrowser(readFileSync(from))),
 };

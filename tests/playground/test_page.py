@@ -191,16 +191,36 @@ def test_pointing_at_a_token_shows_what_else_was_likely(open_page: Any) -> None:
     assert len(card.find_elements("tag name", "li")) == 6
 
 
-def test_the_state_is_drawn_cell_by_cell(open_page: Any) -> None:
-    page: Browser = open_page({"count": 25, "variant": "gru"})
-    page.choose("variant", "rnn")
-    colours = """
+def test_state_and_gates_are_drawn_cell_by_cell(open_page: Any) -> None:
+    page: Browser = open_page({"count": 25, "variant": "lstm"})
+    script = """
         const canvas = document.getElementById("strip");
-        const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-        return new Set(new Uint32Array(data.buffer)).size"""
-    page.wait(lambda: 1 < page.driver.execute_script(colours) < 5)  # empty cells, and what is between them
+        const context = canvas.getContext("2d");
+        const ratio = devicePixelRatio;
+        let top = 0;
+        return arguments[0].map((cells) => {
+            top += 15;
+            const colours = new Set();
+            for (let column = 0; column < 20; column++)
+                for (let unit = 0; unit < cells; unit++) {
+                    const place = [column * 7 + 3, top + unit * 7 + 3].map((at) => at * ratio);
+                    colours.add(context.getImageData(...place, 1, 1).data.join());
+                }
+            top += cells * 7;
+            return colours.size;
+        });"""
+
+    def colours() -> list[int]:
+        """How many there are among the cells of each band: the state, the reset gate, the update gate."""
+        return list(page.driver.execute_script(script, [12, 8, 8]))
+
+    page.choose("variant", "gru")
+    page.wait(lambda: "8 units of each gate" in page.text("strip-caption"))
+    page.wait(lambda: colours() == [1, 1, 1])
     page.submit()
-    page.wait(lambda: page.driver.execute_script(colours) > 50)
+    page.wait(lambda: min(colours()) > 20)
+    page.choose("variant", "rnn")
+    page.wait(lambda: page.text("strip-caption").endswith("orange above."))  # no gates
 
 
 def test_stop_stops_and_the_page_generates_again(open_page: Any) -> None:

@@ -201,6 +201,49 @@ def test_surprisal_is_what_the_scorer_says(node: Node, bundles: TinyBundles, var
         assert (probabilities[0] == pytest.approx(2 ** -score["bits"])) == (score["rank"] == 1)
 
 
+def evenly(units: np.ndarray[Any, Any], count: int) -> list[float]:
+    return [float(units[at * len(units) // count]) for at in range(count)]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("variant", CAUSAL)
+def test_shown_are_the_last_layers_state_and_gates(
+    node: Node, bundles: TinyBundles, variant: str, precision: Any
+) -> None:
+    bundle = Bundle.open(bundles(variant, "bpe", precision))
+    ids = encoded(bundle, "king or that night the sea")
+    assert ids
+    step = bundle.session("step.onnx", {"token"}, None)
+    gates = [name for name in step.output_names if name.startswith("gate.layer1.")]
+    assert len(gates) == {"rnn": 0, "gru": 2, "lstm": 3}[variant]
+    _, state = step.run([], {"token": np.array([bundle.vocabulary.bos])})
+    for id, score in zip(ids, node.ask("score", str(bundle.folder), ids), strict=True):
+        results, state = step.run(gates, {"token": np.array([id])}, state)
+        expected = [evenly(state["layer1.h"][0], 12), *(evenly(results[gate][0], 8) for gate in gates)]
+        assert len(score["activity"]) == len(expected)
+        for shown, wanted in zip(score["activity"], expected, strict=True):
+            assert shown == pytest.approx(wanted, abs=1e-6 if precision == "fp32" else 0)
+
+
+def test_of_a_cloze_model_the_gates_of_both_sides_are_shown(node: Node, bundles: TinyBundles) -> None:
+    """Each side walks toward the token, and its gates are those with which it reads it."""
+    bundle = Bundle.open(bundles("bilstm"))
+    ids = encoded(bundle, "king or that night the sea")
+    assert ids
+    bos = bundle.vocabulary.bos
+    step = bundle.session("step.onnx", {"token"}, None)
+    forget = {}
+    for side, text in (("left", [bos, *ids]), ("right", [bos, *ids][::-1])):
+        state, rows = step.zero_state(1), []
+        for id in text:
+            results, state = step.run([f"gate.{side}.layer1.forget"], {"token": np.array([id])}, state)
+            rows.append(results[f"gate.{side}.layer1.forget"][0])
+        forget[side] = rows if side == "left" else rows[::-1]
+    for at, score in enumerate(node.ask("score", str(bundle.folder), ids), start=1):
+        both = np.concatenate([forget["left"][at], forget["right"][at]])
+        assert score["activity"][2] == pytest.approx(evenly(both, 8), abs=1e-6)
+
+
 @pytest.mark.parametrize("variant", ["lstm", "bilstm"])
 def test_states_of_any_rank_change_nothing(node: Node, bundles: TinyBundles, tmp_path: Path, variant: str) -> None:
     flat, matrix = bundles(variant), with_matrix_states(bundles(variant), tmp_path / variant)

@@ -73,7 +73,10 @@ def test_a_state_that_is_left_out_is_zero(bundles: TinyBundles) -> None:
 
 def test_a_session_names_its_outputs_and_zero_states(bundles: TinyBundles) -> None:
     session = GraphSession(bundles("lstm") / "step.onnx", Bundle.open(bundles("lstm")).state_spec)
-    assert session.output_names == ("logits",)
+    assert session.output_names == (
+        "logits",
+        *(f"gate.layer{layer}.{gate}" for layer in (0, 1) for gate in ("input", "forget", "output")),
+    )
     assert {name: zeros.shape for name, zeros in session.zero_state(3).items()} == {
         f"layer{layer}.{name}": (3, 12) for layer in (0, 1) for name in ("h", "c")
     }

@@ -2,6 +2,7 @@
 
 import { Engine } from "../engine.ts";
 import type { Answer, Role, Task } from "../messages.ts";
+import type { Band } from "../runtime/activity.ts";
 import { type Description, taskOf } from "../runtime/bundle.ts";
 import type { Card } from "./card.ts";
 import { element } from "./elements.ts";
@@ -23,16 +24,18 @@ export class Pane {
   summary = "";
   private bundle: Description | null = null;
   private readonly root: string;
+  private readonly box: HTMLElement;
   private readonly suffix: string;
   private readonly events: Events;
   private readonly text: TokenText;
   private engine: Engine | null = null; // its workers start with the first bundle
-  private units = 0;
+  private bands: Band[] = [];
   private progress = { tokens: 0, timed: 0, milliseconds: 0, chunks: 0 };
   private readonly measured = new Map<string, number>(); // tokens a second, by bundle
 
-  /** @param suffix of the ids of its elements in index.html */
+  /** @param suffix of the ids of its elements, which are made as index.html has them */
   constructor(root: string, suffix: "" | "-2", card: Card, events: Events) {
+    this.box = inserted(suffix, suffix ? "The second text, token by token" : "The text, token by token");
     this.root = root;
     this.suffix = suffix;
     this.events = events;
@@ -44,11 +47,19 @@ export class Pane {
     });
   }
 
+  set heading(text: string) {
+    element(`heading${this.suffix}`).textContent = text;
+  }
+
+  set hidden(hidden: boolean) {
+    this.box.hidden = hidden;
+  }
+
   open(bundle: Description): void {
     this.bundle = bundle;
     this.running = this.isOpen = false;
     this.text.clear();
-    this.strip.clear((this.units = 0));
+    this.strip.clear((this.bands = []));
     this.show("");
     this.engine ??= new Engine(this.root, (role, answer) => this.answer(role, answer));
     this.engine.open(bundle);
@@ -56,7 +67,7 @@ export class Pane {
 
   begin(task: Task): void {
     this.text.clear();
-    this.strip.clear(this.units);
+    this.strip.clear(this.bands);
     this.progress = { tokens: 0, timed: 0, milliseconds: 0, chunks: 0 };
     this.running = true;
     this.show(`${this.generates() ? "Generating" : "Filling in"} …`);
@@ -79,8 +90,7 @@ export class Pane {
         if (role === "generator") this.events.loading(answer.received, answer.total);
         return;
       case "opened":
-        if (role === "scorer") return;
-        if (this.units === 0) this.strip.clear((this.units = answer.units));
+        if (role === "scorer") return this.strip.clear((this.bands = answer.bands));
         this.isOpen = true;
         return this.events.ready();
       case "prompt":
@@ -95,7 +105,7 @@ export class Pane {
         return this.count(answer.ids.length, answer.milliseconds);
       case "scores":
         this.text.addScores(answer.scores);
-        return this.strip.add(answer.scores.map((score) => score.state));
+        return this.strip.add(answer.scores.map((score) => score.activity));
       case "done":
         return this.finish(this.generates() ? "Generated" : "Filled in");
       case "error":
@@ -137,6 +147,18 @@ export class Pane {
   private generates(): boolean {
     return taskOf(this.bundle!) === "generate";
   }
+}
+
+function inserted(suffix: string, label: string): HTMLElement {
+  const template = element<HTMLTemplateElement>("pane-template").content.firstElementChild!;
+  const pane = template.cloneNode(true) as HTMLElement;
+  for (const each of [pane, ...pane.querySelectorAll("*")]) {
+    for (const name of ["id", "aria-labelledby"])
+      if (each.hasAttribute(name)) each.setAttribute(name, each.getAttribute(name) + suffix);
+  }
+  pane.querySelector(".tokens")!.ariaLabel = label;
+  element("card").before(pane);
+  return pane;
 }
 
 export function rounded(rate: number): string {

@@ -1,17 +1,19 @@
-// The hidden state as a strip of cells: a column for each token, which moves to the left as the text grows.
+// What a model does at each token, as a strip of cells: a column a token, which moves to the left as the text grows.
 
+import type { Band } from "../runtime/activity.ts";
 import { element } from "./elements.ts";
 
-const UNITS = 24; // of the layer, evenly picked
 const PITCH = 7; // CSS pixels from one cell to the next
 const CELL = 6;
+const LABEL = 15; // above each band
 
 type Colour = [number, number, number];
 
 export class Strip {
   private readonly canvas: HTMLCanvasElement;
   private readonly caption: HTMLElement;
-  private readonly columns: Float32Array[] = [];
+  private bands: Band[] = [];
+  private readonly columns: Float32Array[][] = []; // of each token, of each band
   private active = -1;
   private end = 0; // the column after the last that is shown
   private frame = 0;
@@ -31,22 +33,19 @@ export class Strip {
     this.canvas.addEventListener("pointerleave", () => pointed(-1));
   }
 
-  /** Clear the strip, for a model with so many hidden units. */
-  clear(units: number): void {
+  /** Clear the strip, for a model with such states and gates. */
+  clear(bands: Band[]): void {
+    this.bands = bands;
     this.columns.length = 0;
     this.end = 0;
     this.active = -1;
-    this.caption.textContent =
-      `Hidden state: ${Math.min(UNITS, units)} of the last layer's ${units.toLocaleString("en")} units, a column for each token; blue below zero, orange above.`;
+    this.caption.textContent = described(bands);
     this.redraw();
   }
 
-  /** @param states one a token, flattened */
-  add(states: Float32Array[]): void {
-    for (const state of states) {
-      const shown = Math.min(UNITS, state.length);
-      this.columns.push(Float32Array.from({ length: shown }, (_, at) => state[Math.floor((at * state.length) / shown)]!));
-    }
+  /** @param columns one a token: the values of each band's cells */
+  add(columns: Float32Array[][]): void {
+    this.columns.push(...columns);
     this.end = this.columns.length;
     this.redraw();
   }
@@ -76,9 +75,9 @@ export class Strip {
   }
 
   private draw(): void {
-    const { canvas } = this;
+    const { canvas, bands } = this;
     const ratio = devicePixelRatio;
-    const height = UNITS * PITCH;
+    const height = bands.length === 0 ? canvas.clientHeight : bands.reduce((sum, { cells }) => sum + LABEL + cells * PITCH, 0);
     canvas.style.height = `${height}px`;
     const size = [Math.round(canvas.clientWidth * ratio), Math.round(height * ratio)] as const;
     if (canvas.width !== size[0] || canvas.height !== size[1]) [canvas.width, canvas.height] = size;
@@ -86,23 +85,46 @@ export class Strip {
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, canvas.clientWidth, height);
     const style = getComputedStyle(document.documentElement);
-    const [low, zero, high, ink] = ["--low", "--zero", "--high", "--ink"].map((name) => colour(style.getPropertyValue(name)));
+    const colours = ["--low", "--zero", "--high", "--open"].map((name) => colour(style.getPropertyValue(name)));
+    context.font = `11px ${style.getPropertyValue("--sans")}`;
+    let top = 0;
+    bands.forEach((band, at) => {
+      context.fillStyle = style.getPropertyValue("--soft");
+      context.fillText(band.name, 0, top + LABEL - 4);
+      this.drawBand(context, band, at, (top += LABEL), colours);
+      top += band.cells * PITCH;
+    });
+    const place = this.active - this.first();
+    if (this.active >= 0 && place >= 0 && this.active < this.columns.length) {
+      context.strokeStyle = style.getPropertyValue("--ink");
+      context.lineWidth = 1.5;
+      context.strokeRect(place * PITCH - 0.5, LABEL - 1, CELL + 1, height - LABEL + 0.5);
+    }
+  }
+
+  private drawBand(context: CanvasRenderingContext2D, band: Band, at: number, top: number, colours: Colour[]): void {
+    const [low, zero, high, open] = colours as [Colour, Colour, Colour, Colour];
     const first = this.first();
     for (let column = 0; column < this.width(); column++) {
-      const state = this.columns[first + column];
-      for (let unit = 0; unit < UNITS; unit++) {
-        const value = Math.max(-1, Math.min(1, state?.[unit] ?? 0));
-        const mixed = blend(zero!, value < 0 ? low! : high!, Math.sqrt(Math.abs(value)));
+      const values = this.columns[first + column]?.[at];
+      for (let unit = 0; unit < band.cells; unit++) {
+        const value = Math.max(-1, Math.min(1, values?.[unit] ?? 0));
+        const to = !band.signed ? open : value < 0 ? low : high;
+        const mixed = blend(zero, to, band.signed ? Math.sqrt(Math.abs(value)) : Math.abs(value));
         context.fillStyle = `rgb(${mixed.join(" ")})`;
-        context.fillRect(column * PITCH, unit * PITCH, CELL, CELL);
-      }
-      if (state && first + column === this.active) {
-        context.strokeStyle = `rgb(${ink!.join(" ")})`;
-        context.lineWidth = 1.5;
-        context.strokeRect(column * PITCH - 0.5, 0.5, CELL + 1, height - 1.5);
+        context.fillRect(column * PITCH, top + unit * PITCH, CELL, CELL);
       }
     }
   }
+}
+
+function described(bands: Band[]): string {
+  const [state, ...gates] = bands;
+  if (!state) return "";
+  const shown = Math.max(0, ...gates.map(({ cells }) => cells));
+  const units = `${state.cells} of ${state.units.toLocaleString("en")} units of the hidden state`;
+  const gated = shown ? `; ${shown} units of each gate, pale where closed, dark where open` : "";
+  return `The last layer, a column for each token: ${units}, blue below zero, orange above${gated}.`;
 }
 
 function colour(hex: string): Colour {

@@ -25,6 +25,12 @@ export class Graph {
     return await this.session.run(feeds, outputs);
   }
 
+  /** Name → units of each output whose name begins so. */
+  outputWidths(prefix: string): Map<string, number> {
+    const found = this.session.outputMetadata.filter(({ name }) => name.startsWith(prefix));
+    return new Map(found.map((each) => [each.name, each.isTensor ? Number(each.shape[1]) : 0]));
+  }
+
   async release(): Promise<void> {
     await this.session.release();
   }

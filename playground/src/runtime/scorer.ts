@@ -1,8 +1,9 @@
-// Each token's surprisal, its likeliest alternatives, and the hidden state after it.
+// Each token's surprisal, its likeliest alternatives, and what the model did when it read it.
 //
 // step.onnx reads the tokens again, one after another, since generator.onnx returns no probabilities. These are the
 // model's own, before temperature, top-k, top-p and min-p.
 
+import { Activity } from "./activity.ts";
 import type { Bundle } from "./bundle.ts";
 import { type Feeds, floats, type Graph, integers, sizeOf, type Tensor, values, zeroState } from "./graph.ts";
 
@@ -19,19 +20,22 @@ export interface TokenScore {
   bits: number; // −log2 of the token's probability: its surprisal
   rank: number; // of the token; 1 is the likeliest
   alternatives: Alternative[];
-  state: Float32Array; // the last layer's hidden state after the token, flattened
+  activity: Float32Array[]; // the values of each of `Activity`'s bands
 }
 
 /** Scores a text from `<bos>` on, token by token. */
 export class StreamScorer {
   private readonly bundle: Bundle;
   private readonly graph: Graph;
+  private readonly activity: Activity;
   private state: Feeds;
+  private gates: Feeds = {};
   private logits: Float32Array | null = null;
 
   constructor(bundle: Bundle, graph: Graph) {
     this.bundle = bundle;
     this.graph = graph;
+    this.activity = new Activity(bundle.stateSpec, graph);
     this.state = zeroState(bundle.stateSpec);
   }
 
@@ -39,16 +43,15 @@ export class StreamScorer {
     this.logits ??= await this.step(this.bundle.vocabulary.bos);
     const before = this.logits;
     this.logits = await this.step(id);
-    return { ...scored(this.bundle, before, id), state: shownState(this.state, lastHidden(this.bundle)) };
+    return { ...scored(this.bundle, before, id), activity: this.activity.column({ ...this.state, ...this.gates }) };
   }
 
   private async step(id: number): Promise<Float32Array> {
     const names = Object.keys(this.state);
-    const after = await this.graph.run(["logits", ...names.map((name) => `next_${name}`)], {
-      token: integers([id], [1]),
-      ...this.state,
-    });
+    const outputs = ["logits", ...names.map((name) => `next_${name}`), ...this.activity.gates];
+    const after = await this.graph.run(outputs, { token: integers([id], [1]), ...this.state });
     this.state = Object.fromEntries(names.map((name) => [name, after[`next_${name}`]!]));
+    this.gates = after;
     return values(after.logits!);
   }
 }
@@ -78,12 +81,12 @@ export async function scoreCloze(bundle: Bundle, graph: Graph, ids: number[]): P
     return [name, joined(before, ids.map(() => Number(fromRight)))] as const;
   });
   const both = Object.fromEntries(sides);
-  const { logits } = await graph.run(["logits"], { token: integers(ids, [ids.length]), ...both });
+  const activity = new Activity(bundle.stateSpec, graph);
+  const last = await graph.run(["logits", ...activity.gates], { token: integers(ids, [ids.length]), ...both });
   const size = bundle.vocabulary.size;
-  const shown = lastHidden(bundle);
   return ids.map((id, at) => ({
-    ...scored(bundle, values(logits!).subarray(at * size, (at + 1) * size), id),
-    state: shownState(both, shown, at),
+    ...scored(bundle, values(last.logits!).subarray(at * size, (at + 1) * size), id),
+    activity: activity.column({ ...both, ...last }, at),
   }));
 }
 
@@ -96,7 +99,7 @@ function joined(tensors: Tensor[], rows: number[]): Tensor {
   return floats(whole, [tensors.length, ...shape]);
 }
 
-function scored(bundle: Bundle, logits: Float32Array, id: number): Omit<TokenScore, "state"> {
+function scored(bundle: Bundle, logits: Float32Array, id: number): Omit<TokenScore, "activity"> {
   const largest = logits.reduce((one, other) => Math.max(one, other), -Infinity);
   const total = logits.reduce((sum, logit) => sum + Math.exp(logit - largest), 0);
   const probability = (of: number) => Math.exp(logits[of]! - largest) / total;
@@ -116,23 +119,4 @@ function scored(bundle: Bundle, logits: Float32Array, id: number): Omit<TokenSco
     probability: probability(other),
   }));
   return { bits, rank, alternatives };
-}
-
-/** The names of the last layer's hidden states, one for each direction; of all its states where none is called h. */
-export function lastHidden(bundle: Bundle): string[] {
-  const names = Object.keys(bundle.stateSpec);
-  const called = names.filter((name) => name.endsWith(".h"));
-  const hidden = called.length > 0 ? called : names;
-  const layer = (name: string) => Number(/layer(\d+)/.exec(name)?.[1] ?? 0);
-  const last = Math.max(...hidden.map(layer));
-  return hidden.filter((name) => layer(name) === last).map((name) => `state.${name}`);
-}
-
-function shownState(state: Feeds, names: string[], row = 0): Float32Array {
-  const parts = names.map((name) => {
-    const tensor = state[name]!;
-    const size = sizeOf(tensor.dims.slice(1));
-    return values(tensor).slice(row * size, (row + 1) * size);
-  });
-  return Float32Array.from(parts.flatMap((part) => [...part]));
 }

@@ -51,7 +51,7 @@ class _Rewriter(exact.Arithmetic[str]):
         self.kinds, self.shapes = _types(graph)
         self.weights = {weight.name: weight for weight in graph.initializer}
         self.made = {output: node for node in graph.node for output in node.output}
-        self.needed = _ancestors(graph, {output.name for output in graph.output} - inexact)
+        self.needed = ancestors(graph, {output.name for output in graph.output} - inexact)
         self.nodes: list[onnx.NodeProto] = []
         self.name = ""
         self.rules: dict[str, Callable[[onnx.NodeProto], str]] = {
@@ -326,7 +326,7 @@ def _types(graph: onnx.GraphProto) -> tuple[dict[str, int], dict[str, list[int |
     return kinds, shapes
 
 
-def _ancestors(graph: onnx.GraphProto, outputs: set[str]) -> set[str]:
+def ancestors(graph: onnx.GraphProto, outputs: set[str]) -> set[str]:
     """The values that some outputs are computed from, these among them."""
     needed = set(outputs)
     for node in reversed(graph.node):

@@ -18,17 +18,18 @@ from torch import Tensor
 from recurlm.config import Export
 from recurlm.export.assemble import Carried, Graph, Trip
 from recurlm.export.calibrate import Inputs
-from recurlm.export.exact_graph import rewrite
+from recurlm.export.exact_graph import ancestors, rewrite
 from recurlm.export.generator import GeneratorGraph, next_state, prefixed
 from recurlm.export.quantize import Quantizer
 from recurlm.export.sampler import Parts, Sampler, traced_parts
-from recurlm.export.steps import Decode, LogProb, Read, Score, SideStep, Step
+from recurlm.export.steps import Decode, GatedStep, LogProb, Read, Score, SideStep
 from recurlm.export.sums import simplify
 from recurlm.export.trace import trace
 from recurlm.model import LanguageModel
 from recurlm.objective import bidirectional, objective_of
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
+GATE = "gate."  # begins the names of step.onnx's outputs that are gates
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Builder:
         """File name → graph, as the bundle of this kind of model holds them."""
         objective = objective_of(self.model)
         makers = {
-            "step.onnx": self.step,
+            "step.onnx": lambda: self._gated_step,
             "scorer.onnx": self.cloze_scorer if objective.both_sides else self.scorer,
             "generator.onnx": lambda: GeneratorGraph(self).proto(),
             "filler.onnx": self.filler,
@@ -98,12 +99,19 @@ class Builder:
         return self._traced(LogProb(), {"logits": rows, "token": _TOKEN}, ["log_prob"])
 
     def step(self) -> onnx.GraphProto:
-        """step.onnx: one token."""
+        """One token: the logits of the next one, and the next states."""
         return self._step
 
     @cached_property
     def _step(self) -> onnx.GraphProto:
-        return self._trace(Step(self.model), {"token": _TOKEN}, ["logits"])
+        graph = self._gated_step
+        return with_outputs(graph, [output.name for output in graph.output if not output.name.startswith(GATE)])
+
+    @cached_property
+    def _gated_step(self) -> onnx.GraphProto:
+        """step.onnx: one token, and what its gates were."""
+        module = GatedStep(self.model)
+        return self._trace(module, {"token": _TOKEN}, ["logits", *(f"{GATE}{name}" for name in module.gates)])
 
     def side(self, side: str) -> onnx.GraphProto:
         """One token on one side of a cloze model."""
@@ -245,6 +253,16 @@ class Builder:
     def state_outputs(self, graph: Graph, final: dict[str, str]) -> None:
         for name, shape in self.model.recurrence.state_spec.items():
             graph.output(final[name], f"next_state.{name}", FLOAT, ["batch", *shape])
+
+
+def with_outputs(graph: onnx.GraphProto, outputs: list[str]) -> onnx.GraphProto:
+    """What of a graph some of its outputs are computed by."""
+    needed = ancestors(graph, set(outputs))
+    part = onnx.GraphProto(name=graph.name, input=graph.input)
+    part.node.extend(node for node in graph.node if needed.intersection(node.output))
+    part.initializer.extend(weight for weight in graph.initializer if weight.name in needed)
+    part.output.extend(output for output in graph.output if output.name in outputs)
+    return part
 
 
 _TOKEN = torch.zeros(2, dtype=torch.int64)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from recurlm.export import sampling
 from recurlm.model import LanguageModel
 from recurlm.objective import bidirectional
-from recurlm.variants.base import part_of, prefixed
+from recurlm.variants.base import State, part_of, prefixed
 
 
 def keep_inactive(active: Tensor, new: Tensor, old: Tensor) -> Tensor:
@@ -27,6 +27,26 @@ class Step(nn.Module):
     def forward(self, token: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         logits, after = self.model.step(token, dict(zip(self.names, state, strict=True)))
         return (logits, *(after[name] for name in self.names))
+
+
+class GatedStep(nn.Module):
+    """Read a token, as `Step`; what its gates were when they read it comes after the logits."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.model = model
+        self.step = Step(model)
+        self.names = self.step.names
+        one = torch.zeros(1, dtype=torch.int64)
+        self.gates = list(self._gates(one, model.initial_state(1)))
+
+    def forward(self, token: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        logits, *after = self.step(token, *state)
+        gates = self._gates(token, dict(zip(self.names, state, strict=True)))
+        return (logits, *(gates[name] for name in self.gates), *after)
+
+    def _gates(self, token: Tensor, state: State) -> State:
+        return self.model.recurrence.gate_activations(self.model.embed(token), state)
 
 
 class Read(nn.Module):

@@ -12,7 +12,12 @@ from unittest.mock import patch
 
 import onnx
 import torch
-from onnx_ir.passes.common import NameFixPass
+from onnx_ir.passes import Sequential
+from onnx_ir.passes.common import (
+    CommonSubexpressionEliminationPass,
+    DeduplicateInitializersPass,
+    NameFixPass,
+)
 from onnxscript import optimizer
 from torch import Tensor, nn
 from torch.onnx._internal.exporter._registration import ONNXRegistry
@@ -61,6 +66,8 @@ def trace(
         # Not before: a value that is two outputs is two values only now.
         for value, name in zip(program.model.graph.outputs, outputs, strict=True):
             value.name = name
+        # A gate is computed by the same node for the state and as an output.
+        Sequential(DeduplicateInitializersPass(size_limit=2**40), CommonSubexpressionEliminationPass())(program.model)
         NameFixPass()(program.model)  # a value within that has an output's name gets another one
     graph: onnx.GraphProto = program.model_proto.graph
     _clean(graph)
