@@ -13,15 +13,17 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from recurlm.errors import exit_cleanly
+from recurlm.errors import InputError, exit_cleanly
 from recurlm.report import fingerprint
 from recurlm.report.sync_plan import SyncPlan
+from recurlm.storage import read_json
 from recurlm.tracking.store import DamagedStoreError
 from recurlm.tracking.sync import sync
 
 
 def main() -> None:
     root = Path()
+    check_init_from(root)
     inputs = fingerprint.inputs_hash(root)
     report = fingerprint.read(root)
     if report is None or report.inputs != inputs:
@@ -36,6 +38,21 @@ def main() -> None:
         lines = [str(error)]
     for line in lines:
         sys.stderr.write(f"report: MLflow: {line}\n")
+
+
+def check_init_from(root: Path) -> None:
+    """Notice another model in the folder of train.init_from: DVC does not watch it, and this stage always runs.
+
+    Raises:
+        InputError: it is not the one that the tokens and the trained models go on from.
+    """
+    locked = fingerprint.locked_stages(root).get("tokenize", {}).get("params", {}).get("params.yaml", {})
+    folder, manifest = locked.get("train.init_from"), root / "data/tokens/manifest.json"
+    if folder is None or not manifest.is_file() or not (root / folder / "model.json").is_file():
+        return
+    earlier = read_json(manifest).get("init_from") or {}
+    if read_json(root / folder / "model.json")["sha256"] != earlier.get("model_sha256"):
+        raise InputError(f"train.init_from: another model lies in {folder} by now: dvc repro --force tokenize")
 
 
 if __name__ == "__main__":

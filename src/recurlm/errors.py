@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # numpy reports a full disk without an errno, by this message.
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
+# Nor is a checkout that belongs to another user, or to a file system that is read-only.
+FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class InputError(Exception):
@@ -27,12 +29,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def exit_cleanly(main: Callable[[], None]) -> None:
-    """Run `main`; bad input and a full disk end the program with one line on stderr and status 2."""
+    """Run `main`; bad input, a full disk and a forbidden file end the program with one line on stderr and status 2."""
     try:
         main()
     except InputError as error:
         _stop(str(error))
     except OSError as error:
+        if error.errno in FORBIDDEN and error.filename:
+            _stop(f"{error.filename}: {error.strerror}: run it as a user who may read and write there")
         if error.errno not in NO_ROOM and not SHORT_WRITE.fullmatch(str(error)):
             raise
         where = f" {error.filename}" if error.filename else ""

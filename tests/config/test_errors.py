@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -129,6 +130,21 @@ def test_a_limit_on_a_file_s_size_ends_with_one_line_and_leaves_what_was_there(t
     target.mkdir()
     (target / "old.txt").write_text("old")
     assert_no_room(write_much(writer, target, largest_file=100_000), target)
+
+
+def test_a_folder_of_another_user_ends_with_one_line(tmp_path: Path) -> None:
+    stranger = "import os\nif os.geteuid() == 0:\n    os.seteuid(65534)\n"  # root may write anywhere
+    program = PROGRAM.replace("def main", f"{stranger}def main")
+    tmp_path.chmod(0o555)
+    try:
+        command = [sys.executable, "-c", program, tmp_path / "made", WRITERS["text"]]
+        result = subprocess.run(command, capture_output=True, text=True)
+    finally:
+        tmp_path.chmod(0o755)
+    assert result.returncode == 2, result.stderr
+    line = r"recurlm: .+: Permission denied: run it as a user who may read and write there\n"
+    assert re.fullmatch(line, result.stderr), result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_writers_succeed_where_there_is_room(tmp_path: Path) -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
+from configs import CHECKOUT
 from tiny_training import tiny_params, write_tiny_tokens
 
 from recurlm import model
@@ -63,3 +68,21 @@ def test_what_does_not_go_together_is_one_line(data: Path, earlier: Path, tmp_pa
     (earlier / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match=r"tokenizer\.json: corrupted"):
         write_tiny_tokens(data, params)
+
+
+@pytest.mark.parametrize(
+    ("sha256", "says"), [("b" * 64, "another model lies in my_model by now"), ("a" * 64, "params")]
+)
+def test_another_model_in_the_folder_is_noticed_by_the_stage_that_always_runs(
+    tmp_path: Path, refuses: Callable[[subprocess.CompletedProcess[str], str], None], sha256: str, says: str
+) -> None:
+    """Where it is the same, what stops the stage is that there are no parameters here."""
+    (tmp_path / "my_model").mkdir()
+    (tmp_path / "data/tokens").mkdir(parents=True)
+    lock = {"stages": {"tokenize": {"params": {"params.yaml": {"train.init_from": "my_model"}}}}}
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
+    made_for = {"init_from": {"variant": "gru", "model_sha256": "a" * 64}}
+    (tmp_path / "data/tokens/manifest.json").write_text(json.dumps(made_for), encoding="utf-8")
+    (tmp_path / "my_model/model.json").write_text(json.dumps({"sha256": sha256}), encoding="utf-8")
+    command = [sys.executable, CHECKOUT / "pipelines/report.py"]
+    refuses(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True), says)

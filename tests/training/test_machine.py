@@ -65,15 +65,15 @@ def test_another_error_is_passed_on() -> None:
 
 
 def test_samples_are_apart_and_say_when(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "SAMPLE_SECONDS", 0.05)
+    now = 1000.0
+    monkeypatch.setattr(machine.time, "monotonic", lambda: now)
     metrics = SystemMetrics()
-    metrics.sample()
-    assert metrics.samples == []
-    end = time.monotonic() + 0.3
-    while time.monotonic() < end:
+    for _ in range(40):
+        busy_until = time.process_time() + 0.01
+        while time.process_time() < busy_until:
+            pass
+        now += machine.SAMPLE_SECONDS / 8
         metrics.sample()
-    seconds = [sample["seconds"] for sample in metrics.samples]
-    assert 3 <= len(seconds) <= 6
-    assert all(0.05 <= later - earlier < 0.3 for earlier, later in zip([0.0, *seconds[:-1]], seconds, strict=True))
+    assert [sample["seconds"] for sample in metrics.samples] == [n * machine.SAMPLE_SECONDS for n in range(1, 6)]
     assert any(sample["cpu_utilization_percentage"] > 0 for sample in metrics.samples)
     assert all(sample["process_memory_usage_megabytes"] > 10 for sample in metrics.samples)

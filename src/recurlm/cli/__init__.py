@@ -13,8 +13,8 @@ own start of 20 ms and more, ends with Python's traceback.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # importing typing takes as long as all that comes before `main`
 if TYPE_CHECKING:
     from recurlm.cli.options import Parser
 
