@@ -23,6 +23,9 @@ zoo: setup  ## add variants of zoo.yaml to params.yaml, and run what is stale (V
 	$(ACTIVATE) && python pipelines/zoo.py $(VARIANTS)
 	$(ACTIVATE) && dvc repro
 
+compare: setup  ## tune, train and score variants with equal effort (TEXT="my/*.txt" VARIANTS="lstm gru" TRIALS=… SEEDS=…)
+	$(ACTIVATE) && python compare/start.py $(if $(TEXT),--text '$(TEXT)') $(if $(VARIANTS),--variants $(VARIANTS)) $(if $(TRIALS),--trials $(TRIALS)) $(if $(SEEDS),--seeds $(SEEDS))
+
 test: setup  ## run the tests, in two processes (TESTERS=…)
 	$(ACTIVATE) && pytest -n $(TESTERS) --dist loadscope
 
@@ -77,4 +80,4 @@ $(INSTALLED): requirements.lock pyproject.toml
 	.venv/bin/dvc config --local plots.html_template "$(CURDIR)/.venv/share/plots.html"
 	@touch $@
 
-.PHONY: help setup repro zoo test test-fast lint ui playground serve bench
+.PHONY: help setup repro zoo compare test test-fast lint ui playground serve bench

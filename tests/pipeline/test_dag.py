@@ -180,7 +180,7 @@ def test_an_edited_file_makes_only_the_stages_that_use_it_stale(
     before = path.read_bytes()
     path.write_bytes(before + b"\n# edited\n")
     try:
-        changed = json.loads(reproduced.run("dvc", "status", "--json").stdout)
+        changed = json.loads(reproduced.run("dvc", "status", "--json", "dvc.yaml").stdout)
     finally:
         path.write_bytes(before)
     assert {stage.split("@")[0] for stage in changed if stage != "report"} == stale
@@ -195,7 +195,7 @@ def test_what_changes_no_result_retrains_nothing(reproduced: Project, change: di
     before = path.read_bytes()
     reproduced.set_params({"train": change})
     try:
-        changed = json.loads(reproduced.run("dvc", "status", "--json").stdout)
+        changed = json.loads(reproduced.run("dvc", "status", "--json", "dvc.yaml").stdout)
     finally:
         path.write_bytes(before)
     assert set(changed) <= {"report"}

@@ -1,0 +1,1 @@
+"""A comparison of variants: tuned with equal effort, trained from several seeds, scored once, with intervals."""

@@ -1,0 +1,151 @@
+"""What the comparison says: means and spreads over seeds, bootstrap intervals, and differences from the reference."""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.stats import bootstrap
+
+from recurlm.compare.settings import Compare, Score
+from recurlm.errors import InputError
+from recurlm.storage import read_json
+
+Curve = list[tuple[float, float]]  # (tokens, validation nats a token)
+
+
+def collect(compare: Compare, speeds: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """All results as JSON: a part a variant, and what they share.
+
+    Args:
+        speeds: of each variant, by `speed.speeds`.
+        manifest: that of the comparison's tokens.
+
+    Raises:
+        InputError: a file is missing, or belongs to another text.
+    """
+    scores = {name: read_json(compare.folder / f"scores/{name}.json") for name in compare.variants}
+    curves = {name: [_curve(compare, name, seed) for seed in compare.train.seeds] for name in scores}
+    # What the quickest needs for all its tokens.
+    seconds = min(compare.train.tokens / speeds[name]["training_tokens_per_second"] for name in scores)
+    units = next(iter(scores.values()))
+    if any(each["tokens"] != units["tokens"] for each in scores.values()):
+        raise InputError(f"{compare.folder}/scores: of other test text than data/compare's tokens: score them again")
+    tokens = np.array(units["tokens"])
+    nats = {name: np.array(list(each["nats"].values())) for name, each in scores.items()}
+    parts = {}
+    for name, each in scores.items():
+        tuned = read_json(compare.folder / f"tuned/{name}.json")
+        rate = speeds[name]["training_tokens_per_second"]
+        parts[name] = {
+            "parameters": each["parameters"],
+            "state_bytes": each["state_bytes"],
+            **summary(nats[name], tokens, each["bytes"], compare.score),
+            "against_reference": against(nats[name], nats.get(compare.reference), tokens, compare.score),
+            "validation_nats_at_equal_seconds": statistics.fmean(at(curve, seconds * rate) for curve in curves[name]),
+            "speed": dict(speeds[name]),
+            "settings": tuned["best"],
+            "trials": len(tuned["trials"]),
+            "diverged_trials": sum(row["validation_nats_per_token"] is None for row in tuned["trials"]),
+            "curves": curves[name],
+        }
+    return {
+        "name": compare.name,
+        "corpus": manifest["corpus"],
+        "tokenizer": {"kind": manifest["kind"], "vocab_size": manifest["vocab_size"]},
+        "reference": compare.reference if compare.reference in scores else None,
+        "unit": units["unit"],
+        "units": len(tokens),
+        "test_tokens": int(tokens.sum()),
+        "confidence": compare.score.confidence,
+        "trial_tokens": compare.tune.tokens,
+        "training_tokens": compare.train.tokens,
+        "seeds": list(compare.train.seeds),
+        "equal_seconds": seconds,
+        "variants": parts,
+    }
+
+
+def summary(
+    nats: Float[np.ndarray, "seeds units"], tokens: Int[np.ndarray, "units"], size: int, settings: Score
+) -> dict[str, Any]:
+    """Means and spread over seeds; the interval is of their mean, over units drawn again.
+
+    Args:
+        size: bytes of the test text.
+    """
+    by_seed = nats.sum(axis=1) / tokens.sum()
+    mean = float(by_seed.mean())
+    low_high = interval(nats.mean(axis=0), tokens, settings)
+    return {
+        "nats_per_token": mean,
+        "nats_by_seed": by_seed.tolist(),
+        "nats_spread": float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None,
+        "perplexity_per_token": math.exp(mean),
+        "perplexity_interval": None if low_high is None else [math.exp(end) for end in low_high],
+        "bits_per_byte": float(nats.mean(axis=0).sum()) / math.log(2) / size,
+    }
+
+
+def against(
+    nats: Float[np.ndarray, "seeds units"],
+    reference: Float[np.ndarray, "seeds units"] | None,
+    tokens: Int[np.ndarray, "units"],
+    settings: Score,
+) -> dict[str, Any] | None:
+    """The difference from the reference in nats a token, unit by unit; None for the reference itself.
+
+    It is called better or worse only if the interval leaves 0 out, and no seed of the one lies among the other's.
+    """
+    if reference is None or reference is nats:
+        return None
+    difference = nats.mean(axis=0) - reference.mean(axis=0)
+    low_high = interval(difference, tokens, settings)
+    ours, theirs = nats.sum(axis=1), reference.sum(axis=1)
+    verdict = "not shown"
+    if low_high and len(ours) > 1 and low_high[1] < 0 and ours.max() < theirs.min():
+        verdict = "better"
+    if low_high and len(ours) > 1 and low_high[0] > 0 and ours.min() > theirs.max():
+        verdict = "worse"
+    return {"nats_per_token": float(difference.sum() / tokens.sum()), "interval": low_high, "verdict": verdict}
+
+
+def interval(
+    amounts: Float[np.ndarray, "units"], tokens: Int[np.ndarray, "units"], settings: Score
+) -> list[float] | None:
+    """The percentile bootstrap interval of Σ amounts / Σ tokens; None for fewer than two units."""
+    if len(tokens) < 2:
+        return None
+
+    def ratio(drawn: Float[np.ndarray, "*draws units"], counts: Int[np.ndarray, "*draws units"], axis: int) -> Any:
+        return drawn.sum(axis=axis) / counts.sum(axis=axis)
+
+    found = bootstrap(
+        (amounts, tokens),
+        ratio,
+        paired=True,
+        vectorized=True,
+        n_resamples=settings.resamples,
+        batch=max(1, 2**22 // len(tokens)),
+        confidence_level=settings.confidence,
+        method="percentile",
+        rng=np.random.default_rng(settings.seed),
+    ).confidence_interval
+    return [float(found.low), float(found.high)]
+
+
+def at(curve: Sequence[tuple[float, float]], tokens: float) -> float:
+    """The validation loss of a curve after so many tokens, between its points on a line; its last beyond them."""
+    return float(np.interp(tokens, [point[0] for point in curve], [point[1] for point in curve]))
+
+
+def _curve(compare: Compare, name: str, seed: int) -> Curve:
+    path: Path = compare.folder / "models" / name / str(seed) / "curve.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        return [(float(row["tokens"]), float(row["validation_loss"])) for row in csv.DictReader(file)]
