@@ -225,6 +225,13 @@ def test_a_difference_unit_by_unit_is_sharper_than_that_of_two_intervals() -> No
     assert paired["interval"][1] - paired["interval"][0] < (high - low) / 10
 
 
+def test_a_loss_at_equal_seconds_lies_on_the_curves_and_is_none_before_them() -> None:
+    curves = [[(100.0, 5.0), (200.0, 4.0)], [(100.0, 6.0), (200.0, 5.0)]]
+    assert results.at(curves, 150) == pytest.approx(5.0)
+    assert results.at(curves, 300) == pytest.approx(4.5)
+    assert results.at(curves, 50) is None
+
+
 def test_one_seed_shows_nothing() -> None:
     found = results.against(noisy(-0.05)[:1], UNITS[None], TOKENS, SCORE)
     assert found

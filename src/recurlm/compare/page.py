@@ -71,7 +71,7 @@ def pictures(results: Results) -> dict[str, tuple[Chart, str]]:
             f"Test perplexity: mean of {seeds} seeds and its interval; ticks: seeds",
         ),
         "seconds.png": (_curves(results, names), f"Validation loss by seconds of training, mean of {seeds} seeds"),
-        "state.png": (_state(results, names), "Test loss against generation time; labels: bytes of state"),
+        "state.png": (_state(results, names), "Test loss against generation time; bytes: of the state"),
     }
 
 
@@ -88,7 +88,7 @@ def _quality(results: Results, names: list[str]) -> Chart:
     layers = [
         chart.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q"),
         chart.mark_point(filled=True, size=70, opacity=1).encode(x="perplexity:Q", shape=shape(names)),
-        base(ticks).mark_tick(thickness=1).encode(y=y, x="perplexity:Q", color=colour(names)),
+        base(ticks).mark_tick(thickness=1, size=14).encode(y=y, x="perplexity:Q", color=colour(names)),
     ]
     return Chart("Test perplexity", finish(alt.LayerChart(layer=layers), 26 * len(names) + 40), tuple(names))
 
@@ -116,20 +116,20 @@ def _state(results: Results, names: list[str]) -> Chart:
             "precision": precision,
             "µs": part["speed"][f"generation_us_{precision}"],
             "nats": part["nats_per_token"],
-            "state": f"{part['state_bytes']:,}" if precision == "fp32" else "",
+            "label": f"fp32, {part['state_bytes']:,} bytes" if precision == "fp32" else "int8",
         }
         for name, part in results["variants"].items()
         for precision in ("fp32", "int8")
     ]
     chart = base(rows).encode(
-        x=alt.X("µs:Q", title="onnxruntime, µs a token on one thread (left int8, right fp32 as a rule)"),
+        x=alt.X("µs:Q", title="onnxruntime, µs a token on one thread"),
         y=alt.Y("nats:Q", title="test nats per token", scale=alt.Scale(zero=False, padding=15)),
         color=colour(names),
     )
     layers = [
         chart.mark_line(strokeWidth=1, opacity=0.5),
         chart.mark_point(filled=True, size=80, opacity=1).encode(shape=shape(names)),
-        chart.mark_text(dy=-11, fontSize=10).encode(text="state:N"),
+        chart.mark_text(dy=-11, fontSize=10).encode(text="label:N"),
     ]
     return Chart("Test loss against generation time", finish(alt.LayerChart(layer=layers)), tuple(names))
 

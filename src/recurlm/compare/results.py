@@ -48,7 +48,7 @@ def collect(compare: Compare, speeds: Mapping[str, Any], manifest: Mapping[str, 
             "state_bytes": each["state_bytes"],
             **summary(nats[name], tokens, each["bytes"], compare.score),
             "against_reference": against(nats[name], nats.get(compare.reference), tokens, compare.score),
-            "validation_nats_at_equal_seconds": statistics.fmean(at(curve, seconds * rate) for curve in curves[name]),
+            "validation_nats_at_equal_seconds": at(curves[name], seconds * rate),
             "speed": dict(speeds[name]),
             "settings": tuned["best"],
             "trials": len(tuned["trials"]),
@@ -140,9 +140,16 @@ def interval(
     return [float(found.low), float(found.high)]
 
 
-def at(curve: Sequence[tuple[float, float]], tokens: float) -> float:
-    """The validation loss of a curve after so many tokens, between its points on a line; its last beyond them."""
-    return float(np.interp(tokens, [point[0] for point in curve], [point[1] for point in curve]))
+def at(curves: Sequence[Curve], tokens: float) -> float | None:
+    """The mean validation loss of curves after so many tokens, between their points on a line.
+
+    None before the first point; the last one's beyond the end.
+    """
+    if any(tokens < curve[0][0] for curve in curves):
+        return None
+    return statistics.fmean(
+        float(np.interp(tokens, [point[0] for point in curve], [point[1] for point in curve])) for curve in curves
+    )
 
 
 def _curve(compare: Compare, name: str, seed: int) -> Curve:

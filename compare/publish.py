@@ -1,0 +1,38 @@
+"""Put the comparison into git: its numbers, its pictures, and its table on docs/compare.md.
+
+Inputs:  data/compare/<name>/, as the stage report left it
+Outputs: benchmarks/results/compare-<name>.json, docs/plots/compare_*.png, the table of docs/compare.md
+Command: python compare/publish.py
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from recurlm.compare import page, settings
+from recurlm.errors import InputError, exit_cleanly
+from recurlm.report import markdown
+from recurlm.storage import read_json, whole_file, write_json
+
+PAGE = Path("docs/compare.md")
+TABLE = re.compile(r"(?<=<!-- table: python compare/publish\.py -->\n).*?(?=<!-- /table -->)", re.DOTALL)
+
+
+def main() -> None:
+    compare = settings.load()
+    results = read_json(compare.folder / "results.json")
+    text = PAGE.read_text(encoding="utf-8")
+    if not TABLE.search(text):
+        raise InputError(f"{PAGE}: the marks of its table are missing")
+    write_json(Path(f"benchmarks/results/compare-{compare.name}.json"), results)
+    for name in page.pictures(results):
+        with whole_file(Path(f"docs/plots/compare_{name}")) as partial:
+            partial.write_bytes((compare.folder / name).read_bytes())
+    shown = f"{page.lead(results)}\n\n{markdown.table(page.table(results))}\n"
+    with whole_file(PAGE) as partial:
+        partial.write_text(TABLE.sub(lambda _: shown, text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)
