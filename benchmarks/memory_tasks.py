@@ -26,8 +26,7 @@ from torch.nn import functional as F
 from recurlm.config import ModelConfig
 from recurlm.errors import InputError, exit_cleanly, nearest
 from recurlm.model import build, count_parameters
-from recurlm.report.charts.base import Chart, finish
-from recurlm.report.pictures import png
+from recurlm.report.drawing import Chart, finish, png
 from recurlm.stage import make_deterministic
 from recurlm.variants import REGISTRY
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import altair
+import pandas
 import torch
 from common import PARAMS, add_json_option, seconds, write_figures
 from torch import Tensor
@@ -29,8 +30,7 @@ from torch.nn import functional as F
 from recurlm.config import ModelConfig, override
 from recurlm.errors import InputError, exit_cleanly
 from recurlm.model import LanguageModel, build, count_parameters
-from recurlm.report.charts.base import Chart, base, colour, finish, shape
-from recurlm.report.pictures import png
+from recurlm.report.drawing import Chart, Palette, base, finish, png
 from recurlm.stage import make_deterministic
 
 SYMBOLS, NOISE = 8, 8
@@ -151,8 +151,8 @@ def chart(figures: dict[str, Any]) -> Chart:
         axis=altair.Axis(values=delays),
     )
     y = altair.Y("right:Q", title="right answers", axis=altair.Axis(format="%"), scale=altair.Scale(domain=[0, 1]))
-    names = [*PARAMS.variants]
-    runs, lines = base(by_seed).encode(x, y, colour(names)), base(means).encode(x, y, colour(names))
+    palette, seeds, mean = Palette(tuple(PARAMS.variants)), pandas.DataFrame(by_seed), pandas.DataFrame(means)
+    runs, lines = (base(rows).encode(x, y, palette.colour(mean)) for rows in (seeds, mean))
     chance, trained = ({"right": 1 / SYMBOLS, "delay": delays[0]}, {"right": 0.03, "delay": figures["train_delay"]})
     layers = (
         _note(chance).mark_rule(strokeDash=[2, 3], opacity=0.6).encode(y="right:Q"),
@@ -161,7 +161,7 @@ def chart(figures: dict[str, Any]) -> Chart:
         _note(trained).mark_text(text="longest delay of training", align="right", dx=-5).encode(x=x, y=y),
         runs.mark_line(opacity=0.35, strokeWidth=1).encode(detail="run:N"),
         lines.mark_line(strokeWidth=2.5),
-        lines.mark_point(filled=True, size=60, opacity=1).encode(shape=shape(names)),
+        lines.mark_point(filled=True, size=60, opacity=1).encode(shape=palette.shape(mean)),
     )
     return Chart("", finish(altair.layer(*layers)), tuple(figures["variants"]))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from recurlm.compare import page, settings
 from recurlm.errors import InputError, exit_cleanly
-from recurlm.report import markdown
+from recurlm.report.tables import markdown
 from recurlm.storage import read_json, whole_file, write_json
 
 PAGE = Path("docs/compare.md")
@@ -29,7 +29,7 @@ def main() -> None:
     for name in page.pictures(results):
         with whole_file(Path(f"docs/plots/compare_{name}")) as partial:
             partial.write_bytes((compare.folder / name).read_bytes())
-    shown = f"{page.lead(results)}\n\n{markdown.table(page.table(results))}\n"
+    shown = f"{page.lead(results)}\n\n{markdown(page.table(results))}\n"
     with whole_file(PAGE) as partial:
         partial.write_text(TABLE.sub(lambda _: shown, text), encoding="utf-8")
 

@@ -75,6 +75,11 @@ def write_variant(data: Path, name: str, number: int) -> None:
     rows = [f"{step},{step * 1000},{6 - step / 10},{5.5 - step / 10 - number / 4},0.01" for step in (5, 10, 15)]
     header = "step,tokens,train_loss,validation_loss,learning_rate"
     (folder / "curve.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    losses = [
+        (step, 6 - step / 10, f"{5.75 - step / 10 - number / 4}" if step % 5 == 0 else "") for step in range(1, 16)
+    ]
+    logged = [f"{step},{step * 1000},{train},{validation},0.01" for step, train, validation in losses]
+    (folder / "log.csv").write_text("\n".join([header, *logged]) + "\n", encoding="utf-8")
 
     loss = 4.0 - number / 4
     scores = {
@@ -244,6 +249,7 @@ def write_diagnosis(data: Path, name: str) -> None:
             "parameters": 1234,
             "state_size": 32,
             "hidden_size": 8,
+            "layers": 2,
             "output_size": 16 if cloze else 8,
             "effective_context_tokens": 5,
             "gradient_vanished_at_before_training": 7,

@@ -16,8 +16,7 @@ import pytest
 import torch
 from tiny_project import CHECKOUT, Project
 
-from recurlm.report.lesson.marks import OPENED, fill
-from recurlm.report.lesson.measured import read
+from recurlm.report.docs import OPENED, fill, read
 
 pytestmark = pytest.mark.xdist_group("project")
 

@@ -29,7 +29,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     page = "```sh\nrecurlm --version    # which?\n```\n<!-- output: recurlm -->\nof old\n<!-- /output -->\n"
     page += "<!-- text: overview -->\n<!-- /text -->\nand <!-- figure: lstm.json test.tokens -->3<!-- /figure -->\n"
     (tmp_path / "README.md").write_text(page, encoding="utf-8")
-    monkeypatch.setattr("recurlm.report.pictures.draw", lambda root, folder: [])
+    monkeypatch.setattr(pages, "draw_pictures", lambda measured, folder: [])
     return tmp_path
 
 

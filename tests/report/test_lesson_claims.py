@@ -10,9 +10,9 @@ import pytest
 from fabricated_results import write, write_results
 
 from recurlm import config
-from recurlm.report.lesson import claims
-from recurlm.report.lesson.marks import fill
-from recurlm.report.lesson.measured import read
+from recurlm.report import claims
+from recurlm.report.docs import fill, read
+from recurlm.report.metrics import read_metrics
 from recurlm.report.results import load_results
 
 NAMES = ("rnn", "gru", "lstm", "bilstm")
@@ -39,7 +39,8 @@ def change(root: Path, file: str, part: str, **values: Any) -> None:
 
 
 def verdicts(root: Path, claim: str) -> list[str]:
-    table = claims.table(load_results(root, config.load(root / "params.yaml")))
+    results = load_results(root, config.load(root / "params.yaml"))
+    table = claims.table(results, read_metrics(results))
     assert table.heads == ("claim", "measured as", *NAMES, "verdict")
     return [row[-1].text for row in table.rows if row[0].text == claim]
 
@@ -78,7 +79,7 @@ def test_dropout_is_judged_by_the_validation_loss_whatever_the_gap(
 ) -> None:
     for name, after in zip(NAMES, with_dropout, strict=True):
         key = f"{'pseudo_' if name == 'bilstm' else ''}best_validation_nats_per_token"
-        runs = [{key: 6.0, "gap": 3.0}, {key: after, "gap": 0.1}]
+        runs = [{key: loss, "gap": 3.0, "dropout": rate, "points": []} for loss, rate in ((6.0, 0.0), (after, 0.4))]
         change(root, f"metrics/diagnostics/{name}", "overfitting", short_runs={"runs": runs})
     assert verdicts(root, "dropout helps against overfitting") == [verdict]
 
@@ -110,9 +111,8 @@ def test_what_was_not_measured_is_not_shown(root: Path) -> None:
     for folder in ("metrics/diagnostics", "metrics/perplexity", "timings"):
         for path in (root / "data" / folder).iterdir():
             path.unlink()
-    assert {row[-1].text for row in claims.table(load_results(root, config.load(root / "params.yaml"))).rows} == {
-        "not shown"
-    }
+    results = load_results(root, config.load(root / "params.yaml"))
+    assert {row[-1].text for row in claims.table(results, read_metrics(results)).rows} == {"not shown"}
 
 
 @pytest.mark.parametrize(

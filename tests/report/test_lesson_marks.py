@@ -11,8 +11,7 @@ import pytest
 from fabricated_results import write, write_results
 
 from recurlm.errors import InputError
-from recurlm.report.lesson.marks import fill
-from recurlm.report.lesson.measured import read
+from recurlm.report.docs import fill, read
 
 GATED = ("rnn", "gru", "lstm")
 NEVER = None  # the gradient never vanished, or every cut cost too much
@@ -23,6 +22,10 @@ def root(tmp_path: Path) -> Path:
     write_results(tmp_path, (*GATED, "bilstm"))
     shutil.rmtree(tmp_path / "data/metrics/diagnostics")  # each test writes what it is about
     return tmp_path
+
+
+def increases(*distances: int) -> list[dict[str, Any]]:
+    return [{"k": k, "increase": 1 / k, "increase_interval": None} for k in distances]
 
 
 def diagnose(root: Path, name: str, context: int | None = 20, reach: int | None = 30, **more: Any) -> None:
@@ -37,10 +40,11 @@ def diagnose(root: Path, name: str, context: int | None = 20, reach: int | None 
         "effective_context_tokens": context,
         "gradient_vanished_at_after_training": reach,
     }
+    flow = {"k": [0, 1, 200], "state_mean": [None, 1.0, 0.5], "input_mean": [1.0, 1.0, 0.5], "vanished_at": reach}
     found = {
         "lesson": lesson,
-        "gradients": {"after_training": {"k": [0, 1, 200], "vanished_at": reach}},
-        "context": {"effective_context_tokens": context, "cut": [{"k": 1}, {"k": 100}]},
+        "gradients": {"sides": 1, "before_training": flow, "after_training": flow},
+        "context": {"cut": increases(1, 100), "shuffled_beyond": increases(5), "dropped_beyond": increases(5)},
     }
     write(root / f"data/metrics/diagnostics/{name}.json", found | more)
 
@@ -52,8 +56,11 @@ def text(root: Path, name: str) -> str:
 
 def runs(gaps: tuple[float, float], best: tuple[float, float]) -> dict[str, Any]:
     """The overfitting block: without and with dropout."""
-    pairs = zip(gaps, best, strict=True)
-    rows = [{"problem": None, "gap": gap, "best_validation_nats_per_token": loss} for gap, loss in pairs]
+    pairs = zip(gaps, best, (0.0, 0.4), strict=True)
+    rows = [
+        {"dropout": rate, "points": [], "problem": None, "gap": gap, "best_validation_nats_per_token": loss}
+        for gap, loss, rate in pairs
+    ]
     return {"learning_curve": [], "short_runs": {"runs": rows}}
 
 
@@ -118,8 +125,9 @@ def test_the_verdict_on_memory_follows_from_the_metrics(
 def test_the_verdict_on_dropout_follows_from_the_metrics(root: Path) -> None:
     diagnose(root, "rnn", overfitting=runs(gaps=(2.0, 1.0), best=(6.1, 6.3)))
     diagnose(root, "lstm", overfitting=runs(gaps=(2.0, 1.0), best=(6.1, 6.0)))
+    failed = {"dropout": 0.0, "points": [], "gap": None, "problem": "rate too high"}
     diagnose(
-        root, "gru", overfitting={"learning_curve": [], "short_runs": {"runs": [{"problem": "rate too high"}] * 2}}
+        root, "gru", overfitting={"learning_curve": [], "short_runs": {"runs": [failed, failed | {"dropout": 0.4}]}}
     )
     sentence = text(root, "dropout")
     assert "the gap in 2 of 2 variants" in sentence

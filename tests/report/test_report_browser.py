@@ -50,10 +50,18 @@ def page(report: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterat
     browser.close()
 
 
+def phone(page: Browser) -> bool:
+    return bool(page.driver.execute_script("return innerWidth < 640"))
+
+
 def test_it_opens_from_disk_and_asks_for_nothing(page: Browser) -> None:
     figures, drawn = (len(page.driver.find_elements("css selector", each)) for each in ("figure", "figure .chart svg"))
     assert figures == drawn > 10
     assert page.console() == []
+    cut_off = (
+        "return [...document.querySelectorAll('.scroll')].filter(each => each.scrollWidth > each.clientWidth).length"
+    )
+    assert page.driver.execute_script(cut_off) == 0 or not phone(page)
     widths = page.driver.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
     assert widths[0] <= widths[1]
     page.driver.execute_script("fetch('https://example.org/').catch(() => 0)")
@@ -70,6 +78,10 @@ def test_a_legend_hides_a_variant_and_a_head_sorts(page: Browser) -> None:
     page.driver.execute_script("arguments[0].click()", button)
     page.wait(lambda: len(page.driver.find_elements("css selector", mark)) < before)
     assert button.get_attribute("aria-pressed") == "false"
+
+    top = "return document.querySelector('#comparison tbody tr').getBoundingClientRect().top + scrollY"
+    height = page.driver.execute_script("return innerHeight")
+    assert page.driver.execute_script(top) < height / 2, "the first screen is the comparison"
 
     head = page.driver.find_elements("css selector", "#comparison thead button")[3]
     first = "return document.querySelector('#comparison tbody th').textContent"

@@ -8,16 +8,17 @@ import re
 import shutil
 from html import unescape
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 from fabricated_results import VARIANTS, write_results
 
 from recurlm import config
-from recurlm.report import html, page_sections
+from recurlm.report import page
 from recurlm.report.build import build
 from recurlm.report.heat_map import EMPTY, HeatMap, StateTrace, TokenTrace
+from recurlm.report.metrics import read_metrics
 from recurlm.report.results import DIAGNOSTIC_FILES, load_results
-from recurlm.report.section import Section
 
 PARTS = {
     "perplexity": ("Perplexity as papers report it", "Where the loss is"),
@@ -27,26 +28,51 @@ PARTS = {
 }
 
 
+class Part(NamedTuple):
+    """A section of the page."""
+
+    html: str
+
+    def all(self, pattern: str) -> list[str]:
+        return [unescape(found) for found in re.findall(pattern, self.html, re.DOTALL)]
+
+    @property
+    def gaps(self) -> list[str]:
+        return self.all(r'<p class="gap">(.*?)</p>')
+
+    @property
+    def variants(self) -> set[str]:
+        """Those in the legends of its charts, and in its tables."""
+        rows = [name.split(",")[0].split(" ")[0] for name in self.all(r'<th scope="row">(.*?)</th>')]
+        return {*self.all(r'data-variant="(.*?)"'), *rows}
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     write_results(tmp_path)
     return tmp_path
 
 
-def sections(root: Path) -> dict[str, Section]:
+def content(root: Path, heat_map: HeatMap = EMPTY) -> dict[str, Any]:
     results = load_results(root, config.load(root / "params.yaml"))
-    return {section.title: section for section in page_sections.sections(results, (), EMPTY)}
+    return page.context(results, read_metrics(results), (), heat_map)
+
+
+def sections(root: Path, heat_map: HeatMap = EMPTY) -> dict[str, Part]:
+    html = page.as_html("", content(root, heat_map))
+    parts = re.findall(r'<section id="[^"]+">\s*<h2>(.*?)</h2>(.*?)</section>', html, re.DOTALL)
+    return {unescape(title): Part(inside) for title, inside in parts}
 
 
 def test_every_section_has_its_pictures_or_tables(root: Path) -> None:
     found = sections(root)
     for titles in PARTS.values():
         for title in titles:
-            assert found[title].gaps == (), title
-            assert found[title].table or found[title].tables or found[title].charts, title
+            assert found[title].gaps == [], title
+            assert found[title].variants >= {"rnn", "lstm"}, title
     for title in ("Gradient flow", "Effective context", "Gates", "Overfitting and dropout", "Temperature"):
-        assert found[title].charts, title
-    assert {name for name, _ in found["Temperature"].temperatures} == set(VARIANTS)
+        assert "<figure" in found[title].html, title
+    assert set(found["Temperature"].all(r'class="temperatures.*?" data-variant="(.*?)"')) == set(VARIANTS)
 
 
 @pytest.mark.parametrize("part", DIAGNOSTIC_FILES)
@@ -61,9 +87,9 @@ def test_a_file_that_is_missing_or_broken_costs_its_own_place_only(root: Path, p
     found = sections(root)
     for title in PARTS[part]:
         assert any(gap.startswith("lstm: ") and path.name in gap for gap in found[title].gaps), title
-        assert "rnn" in found[title].charts[0].variants if found[title].charts else found[title].table
+        assert "rnn" in found[title].variants
     others = [title for other, titles in PARTS.items() if other != part for title in titles]
-    assert all(found[title].gaps == () for title in others)
+    assert all(found[title].gaps == [] for title in others)
 
 
 def test_timings_of_another_model_are_a_gap(root: Path) -> None:
@@ -72,41 +98,41 @@ def test_timings_of_another_model_are_a_gap(root: Path) -> None:
 
 
 def test_pseudo_numbers_stand_on_axes_of_their_own(root: Path) -> None:
-    for section in sections(root).values():
-        for chart in section.charts:
-            kinds = {name.startswith("bi") for name in chart.variants}
-            assert len(kinds) == 1 or chart.cloze == ("bilstm",), "shared only where the legend marks it"
-            titles = re.findall(r'"title": "([^"]+)"', json.dumps(chart.spec))
-            if any(re.search(r"\b(nats|bits|perplexity)\b", title) for title in titles) and kinds == {True}:
-                assert any("pseudo-" in title for title in titles), chart.caption
+    found = content(root)
+    assert found["cloze"] == ("bilstm",), "whose name legends mark"
+    for chart in (chart for charts in found["charts"].values() for chart in charts):
+        kinds = {name.startswith("bi") for name in chart.variants}
+        titles = re.findall(r'"title": "([^"]+)"', json.dumps(chart.spec))
+        if any(re.search(r"\b(nats|bits|perplexity)\b", title) for title in titles):
+            assert len(kinds) == 1, chart.caption
+            assert kinds == {any("pseudo-" in title for title in titles)}, chart.caption
 
 
 def test_every_section_names_the_files_of_its_numbers(root: Path) -> None:
     build(root, "")
-    page = (root / "data/report/index.html").read_text(encoding="utf-8")
-    for section in sections(root).values():
-        assert section.sources or section.terms
-        for source in section.sources:
-            assert source in unescape(page)
+    for title, section in sections(root).items():
+        sources = section.all("<code>(.*?)</code>")
+        assert sources or title == "How to read this"
+        for source in sources:
             for name in VARIANTS:
                 assert (root / source.replace("<variant>", name)).exists(), source
 
 
 def test_no_text_of_a_model_becomes_markup(root: Path) -> None:
     build(root, "")
-    page = (root / "data/report/index.html").read_text(encoding="utf-8")
-    assert "<script>alert(1)" not in page
-    assert "&lt;/script&gt;&lt;script&gt;alert(1)" in page
-    heat_map = HeatMap(["</script><b>"], "validation", 1, [TokenTrace("rnn", "", "bits", [1.0], ["<i>"], [])], [])
-    drawn = html.page("", (Section("A text", heat_map=heat_map),))
+    html = (root / "data/report/index.html").read_text(encoding="utf-8")
+    assert "<script>alert(1)" not in html
+    assert "&lt;/script&gt;&lt;script&gt;alert(1)" in html
+    trace = TokenTrace("rnn", "", "bits", [1.0], ["<i>"], [])
+    drawn = sections(root, HeatMap(["</script><b>"], "validation", 1, [trace], []))["Token heat map"].html
     assert "</script><b>" not in drawn
     assert '<i>"' not in drawn
 
 
-def test_the_heat_map_holds_the_states_of_each_variant() -> None:
+def test_the_heat_map_holds_the_states_of_each_variant(root: Path) -> None:
     state = StateTrace("layer0.h", 1, 0.5, "fw==", [0])
     heat_map = HeatMap(["to"], "validation", 1, [TokenTrace("rnn", "", "bits", [2.5], ["be"], [state])], [])
-    drawn = html.page("", (Section("A text", heat_map=heat_map),))
+    drawn = sections(root, heat_map)["Token heat map"].html
     data = re.search(r'<script type="application/json">(\{"tokens".+?)</script>', drawn)
     assert data
     assert json.loads(data[1])["traces"][0]["states"][0]["values"] == "fw=="

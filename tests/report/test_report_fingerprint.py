@@ -26,6 +26,7 @@ def root(tmp_path: Path) -> Path:
         "data/tokens/manifest.json",
         "data/models/rnn/model.json",
         "data/models/rnn/curve.csv",
+        "data/models/rnn/log.csv",
         "data/metrics/rnn.json",
         "data/metrics/verification/rnn.json",
         "data/onnx/rnn/fp32/bundle.json",

@@ -8,6 +8,7 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from fabricated_results import write_results
 from hypothesis import given
@@ -15,14 +16,13 @@ from hypothesis import strategies as st
 
 from recurlm import config
 from recurlm.errors import InputError
-from recurlm.report import html, markdown, tables
+from recurlm.report import charts, page, page_tables
 from recurlm.report.build import build
-from recurlm.report.charts import memory, speed
-from recurlm.report.charts.base import svg
+from recurlm.report.drawing import Palette, svg
+from recurlm.report.metrics import COLUMNS, Metrics, read_metrics
 from recurlm.report.results import load_results
 from recurlm.report.samples import Sample
-from recurlm.report.section import Section
-from recurlm.report.tables import Cell, Table
+from recurlm.report.tables import Cell, Table, markdown, show
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00\r"))
 
@@ -68,7 +68,7 @@ def test_both_pages_compare_all_variants(root: Path) -> None:
     assert list(compared) == ["rnn", "lstm", "bilstm"], "in the order of params.yaml"
     assert compared["rnn"] == {
         "variant": "rnn",
-        "perplexity per token": "54.60",
+        "perplexity per token": "54.60 (53.60 to 55.60)",
         "perplexity per word": "403.4",
         "bits per byte": "2.0000",
         "pseudo-perplexity per token": "—",
@@ -81,8 +81,10 @@ def test_both_pages_compare_all_variants(root: Path) -> None:
         "bundle": "12.3 MB",
         "ONNX = PyTorch": "verified",
     }
+    assert compared["lstm"]["perplexity per token"] == "**42.52**", "its interval is that of another score"
     text = Reader(pages(root)[1]).text
-    assert all(cell in text for row in compared.values() for cell in row.values() if "*" not in cell)
+    shown = [part for row in compared.values() for cell in row.values() for part in re.split(r"\*\*| \(|\)", cell)]
+    assert all(part in text for part in shown)
 
 
 def test_a_cloze_model_never_competes_with_left_to_right_models(root: Path) -> None:
@@ -95,21 +97,49 @@ def test_a_cloze_model_never_competes_with_left_to_right_models(root: Path) -> N
     assert "bilstm" in (report / "curves-cloze.svg").read_text(encoding="utf-8")
 
 
+def test_the_table_has_a_row_for_each_split_protocol_and_metric(root: Path) -> None:
+    metrics = read_metrics(load_results(root, config.load(root / "params.yaml")))
+    keys = metrics.table.drop(columns=["value", "low", "high", "objective"])
+    assert not keys.duplicated().any()
+    assert metrics.value("lstm", "bits_per_byte", "evaluate", "test") == 1.875
+    assert metrics.value("bilstm", "pseudo_perplexity_per_token", "cold_windows") == pytest.approx(70.105, abs=1e-3)
+    assert metrics.value("bilstm", "perplexity_per_token", "cold_windows") is None
+    assert metrics.interval("rnn", "perplexity_per_token", "static") == pytest.approx((53.598, 55.598), abs=1e-3)
+    assert metrics.rows("log", "nats_per_token", variant="lstm", split="train")["value"].tolist() == pytest.approx(
+        [6 - step / 10 for step in range(1, 16)]
+    )
+    written = pages(root) and pd.read_csv(root / "data/report/metrics.csv")
+    pd.testing.assert_frame_equal(written.fillna({"split": ""}), metrics.table.reset_index(drop=True))
+
+
+def test_curves_have_the_points_of_the_log_and_of_a_model_without_one_the_evaluations(root: Path) -> None:
+    (root / "data/models/rnn/log.csv").unlink()
+    results = load_results(root, config.load(root / "params.yaml"))
+    curve = next(charts.learning_curves(read_metrics(results), page.palette_of(results)))
+    lines, points = (curve.spec["datasets"][layer["data"]["name"]] for layer in curve.spec["layer"])
+    drawn = {name: [row["split"] for row in lines if row["variant"] == name] for name in ("rnn", "lstm")}
+    assert {name: (rows.count("train"), rows.count("validation")) for name, rows in drawn.items()} == {
+        "rnn": (3, 3),
+        "lstm": (15, 3),
+    }
+    assert [row["value"] for row in points if row["variant"] == "lstm"] == [4.75, 4.25, 3.75]
+
+
 def test_a_variant_with_nothing_yet_is_named_and_breaks_nothing(root: Path) -> None:
     for path in ("models/lstm", "onnx/lstm"):
         shutil.rmtree(root / "data" / path)
     for path in ("metrics/lstm.json", "metrics/verification/lstm.json"):
         (root / "data" / path).unlink()
     assert rows(root, "Comparison")["lstm"]["bits per byte"] == "—"
-    for page in pages(root):
-        assert "lstm: not trained yet, not evaluated yet, no bundle yet, not verified yet" in page
+    for text in pages(root):
+        assert "lstm: not trained yet, not evaluated yet, no bundle yet, not verified yet" in text
 
 
 def test_a_report_of_nothing_at_all_can_be_made(root: Path) -> None:
     shutil.rmtree(root / "data")
     (root / "dvc.lock").unlink()
-    for page in pages(root):
-        assert "No variant has been trained yet." in page
+    for text in pages(root):
+        assert "No variant has been trained yet." in text
 
 
 def test_a_failed_verification_is_shown(root: Path) -> None:
@@ -159,7 +189,7 @@ def test_all_curves_are_one_csv_file_for_dvc(root: Path) -> None:
     build(root, "")
     lines = (root / "data/report/curves.csv").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "variant,objective,step,tokens,train_loss,validation_loss"
-    assert lines[1] == "rnn,causal,5,5000,5.5,5.0"
+    assert lines[1] == "rnn,causal,5,5000,5.5,5.25"
     assert len(lines) == 1 + 3 * 3
 
 
@@ -187,56 +217,62 @@ def test_an_unreadable_file_is_named(root: Path, file: str, content: str, compla
 
 @given(ANY_TEXT, ANY_TEXT)
 def test_any_text_is_shown_as_it_is_in_html(prompt: str, text: str) -> None:
-    table = Table(("variant", text), ((Cell(prompt), Cell(text, best=True)),))
-    page = Reader(html.page(prompt, (Section(text, (text,), table, samples=(Sample(text, prompt, text),)),)))
-    plain = Reader(
-        html.page("", (Section("", ("",), Table(("", ""), ((Cell(""), Cell("", True)),)), samples=(Sample("", ""),)),))
-    )
-    assert page.tags == plain.tags
-    assert prompt + text in page.text
+    macros = page.environment(html=True).get_template("html.j2").make_module({"none_text": "—", "cloze": ()})
+
+    def shown(prompt: str, text: str) -> Reader:
+        table = Table(
+            ("variant", text), ((Cell(prompt), Cell(text, best=True, note=f"({text})")),), caption="a caption"
+        )
+        return Reader(
+            "".join(map(str, (macros.note(text), macros.table(table), macros.sample(Sample(text, prompt, text)))))
+        )
+
+    assert shown(prompt, text).tags == shown("", "").tags
+    assert prompt + text in shown(prompt, text).text
 
 
 @given(ANY_TEXT)
 def test_no_text_can_end_its_fence_in_markdown(text: str) -> None:
-    page = markdown.page("", (Section("Samples", samples=(Sample("rnn", "", text),)),))
-    fence = re.search(r"^(`{3,})text$", page, re.MULTILINE)
+    macros = page.environment(html=False).get_template("markdown.j2").module
+    sample = str(macros.sample(Sample("rnn", "", text)))
+    fence = re.search(r"^(`{3,})text$", sample, re.MULTILINE)
     assert fence
-    inside = page[fence.end() + 1 :]
+    inside = sample[fence.end() + 1 :]
     assert inside.startswith(text)
     assert fence[1] not in text
 
 
 @given(ANY_TEXT)
 def test_no_text_can_add_a_column_or_a_row_in_markdown(text: str) -> None:
-    table = markdown.table(Table(("variant", text), ((Cell("rnn"), Cell(text)),)))
+    table = markdown(Table(("variant", text), ((Cell("rnn"), Cell(text)),)))
     assert len(table.split("\n")) == 3
     assert all(len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == 3 for line in table.split("\n"))
 
 
 def test_nothing_is_pointed_out_where_all_are_equal(root: Path) -> None:
     results = load_results(root, config.load(root / "params.yaml"))
-    same = [
-        column for column in zip(*tables.comparison(results).rows, strict=True) if len({c.text for c in column}) == 1
-    ]
+    rows = page_tables.comparison(results, read_metrics(results)).rows
+    same = [column for column in zip(*rows, strict=True) if len({cell.text for cell in column}) == 1]
     assert same
     assert not any(cell.best for column in same for cell in column)
 
 
 def test_a_perplexity_that_means_nothing_is_not_shown_as_a_number() -> None:
-    assert tables.per_word(38.25) == "38.2"
-    assert tables.per_word(152_074_641.0) == "over 100,000"
+    assert show(38.25, "word") == "38.2"
+    assert show(152_074_641.0, "word") == "over 100,000"
 
 
 def test_the_axis_of_gates_is_as_wide_as_the_data() -> None:
-    rows = [{"variant": "gru", "gate": "layer0 update", "closed": 0.2, "open": 0.1}]
-    (chart,) = memory.gates(rows, ["gru"])
+    head = {"variant": "gru", "objective": "causal", "protocol": "gate layer0 update"}
+    rows = [head | {"metric": f"fraction_{side}", "value": value} for side, value in (("closed", 0.2), ("open", 0.1))]
+    (chart,) = charts.gates(Metrics(pd.DataFrame(rows, columns=COLUMNS), {}), Palette(("gru",)))
     assert chart.spec["encoding"]["x"]["scale"]["domain"] == [-0.2, 0.2]
 
 
 def test_the_labels_of_precisions_have_sides_of_their_own() -> None:
     row = {"variant": "gru", "objective": "causal", "bits": 2.0, "speed": 1000.0}
-    rows = [row | {"precision": name, "order": place} for place, name in enumerate(speed.PRECISIONS)]
-    (chart,) = speed.against_quality(rows, ["gru"])
+    rows = [row | {"precision": name, "order": place} for place, name in enumerate(charts.PRECISIONS)]
+    (chart,) = charts.quality_against_speed(pd.DataFrame(rows), Palette(("gru",)))
     labels = [layer["mark"] for layer in chart.spec["layer"] if layer["mark"]["type"] == "text"]
-    assert len({(mark["align"], mark.get("dy", 0)) for mark in labels}) == len(speed.PRECISIONS)
+    assert len({(mark["align"], mark.get("dy", 0)) for mark in labels}) == len(charts.PRECISIONS)
     svg(chart)  # Vega takes it

@@ -12,8 +12,8 @@ from tiny_project import Project
 
 from recurlm import config
 from recurlm.config import Speed
+from recurlm.report.metrics import read_metrics
 from recurlm.report.results import load_results
-from recurlm.report.sections import speed
 from recurlm.verify import length
 
 TRAIN = train_config(
@@ -51,6 +51,6 @@ def test_verify_leaves_the_timings_that_the_report_draws(reproduced: Project) ->
         assert timings["training_growth"] is not None
         assert (timings["generation"] == []) == (name == "bilstm")
         assert timings["model_sha256"] == json.loads((data / f"models/{name}/model.json").read_bytes())["sha256"]
-    section = speed.by_length(load_results(reproduced.folder, config.load(reproduced.folder / "params.yaml")))
-    assert section.gaps == ()
-    assert section.charts
+    metrics = read_metrics(load_results(reproduced.folder, config.load(reproduced.folder / "params.yaml")))
+    assert metrics.gaps["lengths"] == ()
+    assert set(metrics.rows("length", "training_step_seconds")["variant"]) == {"gru", "bilstm"}

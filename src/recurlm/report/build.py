@@ -6,9 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from recurlm import config
-from recurlm.report import dvc_outputs, fingerprint, heat_map, html, markdown, page_sections, samples
-from recurlm.report.charts.base import svg
+from recurlm.report import dvc_outputs, fingerprint, heat_map, page, samples
+from recurlm.report.drawing import svg
 from recurlm.report.fingerprint import Fingerprint
+from recurlm.report.metrics import read_metrics
 from recurlm.report.results import load_results
 from recurlm.report.samples import Sample
 from recurlm.report.sync_plan import make_plan
@@ -22,16 +23,17 @@ def build(root: Path, inputs: str) -> Fingerprint:
         inputs: `fingerprint.inputs_hash(root)`, computed before anything is read.
     """
     results = load_results(root, config.load(root / "params.yaml"))
+    metrics = read_metrics(results)
     drawn = samples.draw(results)
     tokens = heat_map.read(root, results)
-    sections = page_sections.sections(results, drawn, tokens)
-    lead = page_sections.lead(results)
+    content, lead = page.context(results, metrics, drawn, tokens), page.lead(results)
     with whole_folder(root / fingerprint.FOLDER) as folder:
-        (folder / "report.md").write_text(markdown.page(lead, sections), encoding="utf-8")
-        (folder / "index.html").write_text(html.page(lead, sections, list(results.params.variants)), encoding="utf-8")
-        for chart in (chart for section in sections for chart in section.charts if chart.file):
+        (folder / "report.md").write_text(page.as_markdown(lead, content), encoding="utf-8")
+        (folder / "index.html").write_text(page.as_html(lead, content), encoding="utf-8")
+        for chart in (chart for section in content["charts"].values() for chart in section if chart.file):
             (folder / chart.file).write_text(svg(chart), encoding="utf-8")
-        dvc_outputs.write(folder, results)
+        metrics.table.to_csv(folder / "metrics.csv", index=False, lineterminator="\n")
+        dvc_outputs.write(folder, results, metrics)
         heat_map.write(folder, tokens)
         _write_samples(folder / "samples", drawn)
         return fingerprint.write(folder, inputs, lambda report_hash: asdict(make_plan(results, report_hash)))

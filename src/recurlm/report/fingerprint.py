@@ -26,6 +26,7 @@ INPUTS = (
     "data/tokens/manifest.json",
     "data/models/*/model.json",
     "data/models/*/curve.csv",
+    "data/models/*/log.csv",
     "data/metrics/*.json",
     "data/metrics/verification/*.json",
     "data/metrics/perplexity/*.json",
@@ -35,7 +36,7 @@ INPUTS = (
     "data/timings/*.json",
 )
 CODE = ("report", "runtime", "tracking")
-CODE_FILES = {".py", ".css", ".js"}
+CODE_FILES = {".py", ".css", ".js", ".j2"}
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,21 @@ import sys
 from pathlib import Path
 
 from recurlm.errors import InputError, exit_cleanly
-from recurlm.report import pictures
-from recurlm.report.lesson.marks import fill
-from recurlm.report.lesson.measured import Measured, read
+from recurlm.report import page
+from recurlm.report.docs import Measured, fill, read
+from recurlm.report.drawing import png
 from recurlm.report.lock import Lock
 from recurlm.storage import read_json, whole_file, write_json
 
 PAGES = ("README.md", "docs/results.md", "docs/diagnostics.md", "docs/generate.md", "docs/lesson.md")
 MADE_FROM = "docs/made_from.json"
+# File of the chart beside the page → name and title of the PNG.
+PICTURES = {
+    "curves.svg": ("learning_curves.png", "Learning curves, left to right"),
+    "gradients.svg": ("gradient_flow.png", "Gradient flow: the loss at t with respect to the state at t − k"),
+    "context.svg": ("effective_context.png", "Effective context: context cut to k tokens"),
+    "speed.svg": ("speed_against_quality.png", "Quality against inference speed: fp32, int8, int4"),
+}
 
 
 def main() -> None:
@@ -56,7 +63,7 @@ def write(root: Path) -> list[str]:
             with whole_file(root / name) as partial:
                 partial.write_text(filled, encoding="utf-8")
             changed.append(f"{name}: filled")
-    changed += pictures.draw(root, root / "docs/plots")
+    changed += draw_pictures(measured, root / "docs/plots")
     write_json(root / MADE_FROM, made_from(root, measured))
     return changed
 
@@ -77,6 +84,24 @@ def check(root: Path) -> list[str]:
     if noted.is_file() and read_json(noted) != made_from(root, measured):
         problems.append(f"the texts and pictures are of other models than dvc.lock's ({MADE_FROM})")
     return problems
+
+
+def draw_pictures(measured: Measured, folder: Path) -> list[str]:
+    """Draw the main plots as PNG on white; one line a file.
+
+    Raises:
+        InputError: there are no results to draw one from.
+    """
+    drawn = page.draw(measured.results, measured.metrics, page.palette_of(measured.results))
+    charts = {chart.file: chart for section in drawn.values() for chart in section}
+    lines = []
+    for file, (name, title) in PICTURES.items():
+        if file not in charts:
+            raise InputError(f"data: nothing to draw {name} from: run dvc repro first")
+        with whole_file(folder / name) as partial:
+            partial.write_bytes(png(charts[file], title))
+        lines.append(f"wrote {folder / name}, {(folder / name).stat().st_size / 1000:.0f} kB")
+    return lines
 
 
 def _pages(root: Path) -> dict[str, str]:

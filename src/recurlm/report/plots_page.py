@@ -8,18 +8,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import vl_convert
-
 from recurlm.errors import InputError, exit_cleanly
-from recurlm.report.charts.base import VEGA_LITE
-from recurlm.report.html import in_a_script
+from recurlm.report.page import vega
 from recurlm.storage import whole_file
 
 
 def template() -> str:
     """The template: DVC puts the plots at `{plot_divs}`."""
-    # Without a snippet the bundle exports its names to `window`, which the stubs do not know.
-    code = in_a_script(vl_convert.javascript_bundle(None, vl_version=VEGA_LITE))  # type: ignore[arg-type]
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -27,7 +22,7 @@ def template() -> str:
 {{refresh_tag}}
 <link rel="icon" href="data:,">
 <title>DVC plots</title>
-<script>{code}</script>
+<script>{vega()}</script>
 </head>
 <body>
 {{plot_divs}}

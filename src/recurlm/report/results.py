@@ -21,7 +21,7 @@ JsonObject = dict[str, Any]
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One row of a learning curve: losses in nats per token."""
+    """One row of a learning curve or of a log: losses in nats per token."""
 
     step: int
     tokens: int
@@ -66,13 +66,14 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Result:
-    """One variant: its configuration, learning curve, metrics, bundles and timings."""
+    """One variant: its configuration, learning curves, metrics, bundles and timings."""
 
     name: str
     model_config: JsonObject  # its configuration when the model was trained
     settings: JsonObject  # the sections fetch, tokenize and train when the model was trained
     model: JsonObject  # model.json
-    curve: tuple[CurvePoint, ...]
+    curve: tuple[CurvePoint, ...]  # with the loss of the whole validation split
+    log: tuple[CurvePoint, ...]  # many more points, some of them with the loss of a sample of the validation split
     metrics: JsonObject | None  # data/metrics/<variant>.json
     bundles: tuple[BundleResult, ...]  # fp32 first
     locked: dict[str, str]  # path of a stage's out → its md5 in dvc.lock
@@ -171,6 +172,7 @@ def _result(data: Path, name: str, params: Params, lock: Lock) -> Result:
         settings=_settings(name, params, lock.stages),
         model=model,
         curve=_read_curve(data / "models" / name / "curve.csv", training),
+        log=_read_curve(data / "models" / name / "log.csv", training),
         metrics=_read(data / "metrics" / f"{name}.json"),
         bundles=bundles,
         locked=lock.outs(f"train@{name}") | lock.outs(f"verify@{name}"),

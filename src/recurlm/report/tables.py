@@ -1,14 +1,14 @@
-"""The tables of a report as text cells, independent of Markdown and HTML."""
+"""Tables of cells that are ready to be read, and how their numbers are written; independent of Markdown and HTML."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+import math
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from recurlm.report.objectives import OBJECTIVES, Objective
-from recurlm.report.results import BundleResult, Result, Results
+import pandas as pd
 
 NONE = "—"
 MOST_PER_WORD = 100_000  # more than a corpus has different words
@@ -19,6 +19,7 @@ class Cell:
     text: str
     best: bool = False  # of its column
     value: float | None = None  # what a reader sorts by, where it is a number
+    note: str = ""  # beside it, such as its interval
 
 
 @dataclass(frozen=True)
@@ -27,204 +28,98 @@ class Table:
 
     heads: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    groups: tuple[tuple[str, int], ...] = ()  # heads above the heads: text and how many columns it spans
+    caption: str = ""
     words: int = 1  # number of columns from the left that hold words
 
 
 @dataclass(frozen=True)
 class Column:
-    """A value of each row: how to read it, how to format it, and whether `min` or `max` is best."""
+    """A column of a data frame: how `show` formats it, its head, and whether the lowest or the highest is best.
 
-    head: str
-    value: Callable[[Any], Any]
-    format: Callable[[Any], str]
-    best: Callable[..., Any] | None = None
+    Columns `<name> low` and `<name> high` hold its interval, where it has one.
+    """
 
-
-def count(value: int) -> str:
-    return f"{value:,}"
-
-
-def decimals(digits: int) -> Callable[[float], str]:
-    return lambda value: f"{value:,.{digits}f}"
+    name: str
+    form: str = ","
+    head: str = ""
+    best: Literal["", "min", "max"] = ""
 
 
-def per_word(value: float) -> str:
-    """A perplexity per word; of a model of characters that has hardly learned, it is a number that says nothing."""
-    return decimals(1)(value) if value <= MOST_PER_WORD else f"over {MOST_PER_WORD:,}"
+def show(value: Any, form: str = ",") -> str:
+    """A number as text: Python's format, or MB, or one that ends in %; a dash where there is none.
+
+    `word` is for perplexities per word: of a model of characters that has hardly learned, one says nothing.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return NONE
+    if isinstance(value, str):
+        return value
+    if form == "word":
+        return show(value, ",.1f") if value <= MOST_PER_WORD else f"over {MOST_PER_WORD:,}"
+    if form == "MB":
+        return f"{value / 1e6:,.1f} MB"
+    if form.endswith("%"):
+        return f"{show(100 * value, f'{form[:-1]}f' if form[-2:-1].isdigit() else form[:-1])} %"
+    if form.endswith("e") and value == 0:
+        return "0"
+    if form == "," and float(value).is_integer():
+        value = int(value)  # a data frame holds counts as floats
+    return format(value, form).replace("-", "−")
 
 
-def percent(value: float) -> str:
-    return f"{100 * value:.2f} %"
+def label(metric: str) -> str:
+    """A metric's name for a reader: `pseudo_bits_per_byte` is pseudo-bits per byte."""
+    return re.sub(r"^pseudo ", "pseudo-", metric.replace("_", " "))
 
 
-def signed_percent(value: float) -> str:
-    return f"{100 * value:+.2f} %"
+def grid(head: str, frame: pd.DataFrame, columns: Iterable[Column], caption: str = "") -> Table:
+    """A row for each row of the frame, which its index names; columns that it lacks are dashes."""
+    shown = [
+        (each, frame[each.name] if each.name in frame else pd.Series(None, frame.index, dtype=object))
+        for each in columns
+    ]
+    best = [_best(column, values) for column, values in shown]
+    rows = []
+    for place, name in enumerate(frame.index):
+        cells = [Cell(str(name) if isinstance(name, str) else ", ".join(map(str, name)))]
+        for (column, values), top in zip(shown, best, strict=True):
+            value = values.iloc[place]
+            number = float(value) if isinstance(value, int | float) and not math.isnan(value) else None
+            note = _interval(frame.iloc[place], column)
+            cells.append(Cell(show(value, column.form), number is not None and number == top, number, note))
+        rows.append(tuple(cells))
+    return Table((head, *(column.head or label(column.name) for column, _ in shown)), tuple(rows), caption)
 
 
-def megabytes(value: int) -> str:
-    return f"{value / 1e6:,.1f} MB"
-
-
-def scientific(value: float) -> str:
-    return f"{value:.1e}" if value else "0"
-
-
-def interval(bounds: Sequence[float]) -> str:
-    return f"{bounds[0]:,.2f} to {bounds[1]:,.2f}"
-
-
-def yes(value: bool) -> str:
-    return "yes" if value else "no"
-
-
-def comparison(results: Results) -> Table:
-    """One row per variant: test scores, size and verification."""
-    others = (
-        Column("parameters", lambda result: result.parameters, count),
-        Column("layers × hidden", lambda result: result.model_config, lambda b: f"{b['layers']} × {b['hidden_size']}"),
-        Column("gates", lambda result: result.model.get("gates"), str),
-        Column("bundle", lambda result: result.bundle_bytes, megabytes),
-        Column("ONNX = PyTorch", lambda result: result, _verification_status),
-    )
-    return _scores(results, "test", others)
-
-
-def validation(results: Results) -> Table:
-    return _scores(results, "validation", ())
-
-
-def _scores(results: Results, split: str, others: tuple[Column, ...]) -> Table:
-    """The scores of a split, each objective's in columns of its own, and other columns."""
-    present = {result.objective for result in results.variants}
-    shown = [objective for objective in OBJECTIVES if objective in present or not objective.pseudo]
-    scores = [_quality(split, objective) for objective in shown]
-    words = Column("words out of vocabulary", _score(split, "out_of_vocabulary_rate"), percent)
-    table = _table(results, (*itertools.chain(*scores), words, *others))
-    labels = ((objective.label, len(columns)) for objective, columns in zip(shown, scores, strict=True))
-    return Table(table.heads, table.rows, (("", 1), *labels, ("", 1 + len(others))) if len(shown) > 1 else ())
-
-
-def _quality(split: str, objective: Objective) -> tuple[Column, ...]:
-    def score(key: str) -> Callable[[Result], Any]:
-        return _score(split, objective.metric(key))
-
-    return (
-        Column(objective.unit("perplexity per token"), score("perplexity_per_token"), decimals(2), min),
-        Column(objective.unit("perplexity per word"), score("perplexity_per_word"), per_word, min),
-        Column(objective.unit("bits per byte"), score("bits_per_byte"), decimals(4), min),
-    )
-
-
-def _score(split: str, key: str) -> Callable[[Result], Any]:
-    return lambda result: (result.metrics or {}).get(split, {}).get(key)
-
-
-def _verification_status(each: Result | BundleResult) -> str:
-    bundles = each.bundles if isinstance(each, Result) else (each,)
-    if any(bundle.verification is None for bundle in bundles):
-        return "not yet verified"
-    return "verified" if each.verified else "check failed"
-
-
-def verifications(results: Results) -> Table:
-    """One row per bundle: its verification, its size, its perplexity increase and its speed."""
-
-    def verification(key: str) -> Callable[[BundleResult], Any]:
-        return lambda bundle: (bundle.verification or {}).get(key)
-
-    def speed(key: str) -> Callable[[BundleResult], Any]:
-        return lambda bundle: (bundle.timings or {}).get(key)
-
-    rows = [(f"{result.name} {bundle.precision}", bundle) for result in results.variants for bundle in result.bundles]
-    return rows_of(
-        "bundle",
-        rows,
-        (
-            Column("ONNX = PyTorch", lambda bundle: bundle, _verification_status),
-            Column("size", verification("bundle_bytes"), megabytes),
-            Column(
-                "perplexity increase on test, over PyTorch in fp32", verification("perplexity_increase"), signed_percent
-            ),
-            Column("largest logit difference", verification("largest_logit_difference"), scientific),
-            Column("identical greedy tokens", verification("greedy_tokens_identical"), count),
-            Column("identical sampled tokens", verification("sampled_tokens_identical"), count),
-            Column("near ties", verification("near_ties"), count),
-            Column("chunked calls identical", verification("chunked_calls_identical"), yes),
-            Column("generation, tokens/s", speed("tokens_per_second"), decimals(0)),
-            Column("mask filling, tokens/s", speed("filled_per_second"), decimals(0)),
-        ),
-    )
-
-
-def timings(results: Results) -> Table | None:
-    """Training and inference speeds on this machine; None if it has timings of none of these models."""
-    if not any(result.training_timings or result.generation_timings for result in results.variants):
-        return None
-
-    def training(key: str) -> Callable[[Result], Any]:
-        return lambda result: (result.training_timings or {}).get(key)
-
-    def generation(key: str) -> Callable[[Result], Any]:
-        return lambda result: (result.generation_timings or {}).get(key)
-
-    return _table(
-        results,
-        (
-            Column("training, tokens/s", training("tokens_per_second"), decimals(0), max),
-            Column("training, seconds", training("seconds"), decimals(0)),
-            Column("device", training("device"), str),
-            Column("precision", training("precision"), str),
-            Column("threads", training("threads"), str),
-            Column("generation in fp32, tokens/s", generation("tokens_per_second"), decimals(0), max),
-            Column("mask filling in fp32, tokens/s", generation("filled_per_second"), decimals(0), max),
-            Column("threads", generation("threads"), str),
-        ),
-    )
-
-
-def corpus(results: Results) -> Table | None:
-    if not results.tokens and not results.corpus:
-        return None
-    texts = (results.corpus or {}).get("splits", {})
-    tokens = (results.tokens or {}).get("splits", {})
-    keys = ("documents", "bytes", "characters", "words", "tokens")
-
-    def cell(split: str, key: str) -> Cell:
-        value = tokens.get(split, {}).get(key, texts.get(split, {}).get(key))
-        return Cell(NONE if value is None else count(value))
-
-    splits = [split for split in ("train", "validation", "test") if split in texts or split in tokens]
-    rows = tuple((Cell(split), *(cell(split, key) for key in keys)) for split in splits)
-    return Table(("split", *keys), rows)
-
-
-def _table(results: Results, columns: tuple[Column, ...]) -> Table:
-    return rows_of("variant", [(result.name, result) for result in results.variants], columns)
-
-
-def rows_of(head: str, named: Sequence[tuple[str, Any]], columns: tuple[Column, ...]) -> Table:
-    """One row per (name, object that the columns read)."""
-    values = [[column.value(value) for column in columns] for _, value in named]
-    best = [_best(column, [row[index] for row in values]) for index, column in enumerate(columns)]
-    rows = tuple(
-        (
-            Cell(name),
-            *(
-                Cell(
-                    NONE if value is None else column.format(value),
-                    value is not None and value == best[index],
-                    float(value) if isinstance(value, int | float) else None,
-                )
-                for index, (column, value) in enumerate(zip(columns, row, strict=True))
-            ),
-        )
-        for (name, _), row in zip(named, values, strict=True)
-    )
-    return Table((head, *(column.head for column in columns)), rows)
-
-
-def _best(column: Column, values: list[Any]) -> Any:
+def _best(column: Column, values: pd.Series) -> Any:
     """The best value of a column; None where all are equal."""
-    known = [value for value in values if value is not None]
-    return column.best(known) if column.best and any(value != known[0] for value in known) else None
+    known = values.dropna()
+    return getattr(known, column.best)() if column.best and known.nunique() > 1 else None
+
+
+def _interval(row: pd.Series, column: Column) -> str:
+    low, high = (row.get(f"{column.name} {bound}") for bound in ("low", "high"))
+    return "" if pd.isna(low) else f"{show(low, column.form)} to {show(high, column.form)}"
+
+
+def rows_of(heads: Sequence[str], cells: Iterable[Sequence[str]], words: int = 1, caption: str = "") -> Table:
+    """A table of texts."""
+    return Table(tuple(heads), tuple(tuple(map(Cell, row)) for row in cells), caption, words)
+
+
+def markdown(table: Table) -> str:
+    """A Markdown table: the first column left-aligned, all others right-aligned."""
+    heads = [escape_markdown(head) for head in table.heads]
+    rule = [":--", *("--:" for _ in heads[1:])]
+    rows = [[_markdown_cell(cell) for cell in row] for row in table.rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, rule, *rows))
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = f"**{escape_markdown(cell.text)}**" if cell.best else escape_markdown(cell.text)
+    return f"{text} ({cell.note})" if cell.note else text
+
+
+def escape_markdown(text: str) -> str:
+    """The text with all Markdown markup escaped."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~&])", r"\\\1", " ".join(text.split()))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recurlm.report import fingerprint
-from recurlm.report.palette import COLOURS
+from recurlm.report.drawing import COLOURS
 from recurlm.report.results import Result, Results
 from recurlm.tracking.store import KEY
 

@@ -10,9 +10,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.tracking.context.registry import resolve_tags
 
-from recurlm.report import fingerprint, markdown, tables
+from recurlm.report import fingerprint
+from recurlm.report.metrics import read_metrics
+from recurlm.report.page_tables import comparison
 from recurlm.report.results import Result, Results
 from recurlm.report.sync_plan import SyncPlan, best, validation_bits
+from recurlm.report.tables import markdown
 from recurlm.tracking import describe
 from recurlm.tracking.client import discard, runs_with
 from recurlm.tracking.datasets import datasets
@@ -108,5 +111,6 @@ class ParentRuns:
     def _note(self, runs: dict[str, str]) -> str:
         links = " · ".join(f"[{name}](#/experiments/{self.experiment}/runs/{run})" for name, run in runs.items())
         logged = tuple(result for result in self.results.variants if result.name in runs)
-        whole = f"{links}\n\n{markdown.table(tables.comparison(replace(self.results, variants=logged)))}\n"
+        shown = replace(self.results, variants=logged)
+        whole = f"{links}\n\n{markdown(comparison(shown, read_metrics(shown)))}\n"
         return whole if len(whole) <= LONGEST_NOTE else links[:LONGEST_NOTE]

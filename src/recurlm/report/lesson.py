@@ -10,9 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from recurlm.errors import exit_cleanly
+from recurlm.report.docs import fill, read
 from recurlm.report.fill_page import fill_page
-from recurlm.report.lesson.marks import fill
-from recurlm.report.lesson.measured import read
 
 
 def main() -> None:

@@ -39,7 +39,8 @@
   const settings = content(document.getElementById("settings"));
   const figures = all("figure").map((figure) => ({
     element: figure.querySelector(".chart"),
-    spec: content(figure.querySelector("script")),
+    // The buttons are the legend; Vega's own are for the SVG files.
+    spec: JSON.parse(figure.querySelector("script").textContent, (key, value) => (key === "legend" ? null : value)),
     view: null,
     requested: false,
   }));
@@ -50,7 +51,7 @@
     const drawn = await vegaEmbed(figure.element, figure.spec, {
       actions: false,
       renderer: "svg",
-      config: { ...settings[dark.matches ? "dark" : "light"], legend: { disable: true } },
+      config: settings[dark.matches ? "dark" : "light"],
       tooltip: { theme: dark.matches ? "dark" : "light" },
     });
     figure.view = drawn.view;

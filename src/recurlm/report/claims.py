@@ -1,0 +1,248 @@
+"""What the lesson claims, the figure of each variant that tests it, and a verdict that follows from the figures.
+
+A verdict is one of four: `holds`; `by little`, where the figures point the lesson's way and differ by less than the
+margin named here; `does not hold`; and `not shown`, where the figures that it needs are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
+from typing import Any
+
+from recurlm.report.metrics import Metrics
+from recurlm.report.results import Result, Results
+from recurlm.report.tables import NONE, Table, rows_of
+
+HOLDS, LITTLE, NOT, NOT_SHOWN = "holds", "by little", "does not hold", "not shown"
+FARTHER = 1.5  # times as far counts as a longer memory
+FASTER = 1.1  # times as many tokens/s count as faster
+LOWER = 0.01  # the fraction by which a loss or a perplexity has to fall
+CONSTANT = 1.1  # an exponent of seconds ∝ lengthᵖ up to which the cost of a token counts as constant
+NEVER = float("inf")  # no k within reach was enough
+
+Values = dict[str, Any]  # variant → its value, of those that have one
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the lesson; `timed` where its figures are timings of this machine."""
+
+    claim: str
+    measure: str
+    read: Callable[[Metrics, Result], Any]  # a value, or None
+    show: Callable[[Any, Metrics, Result], str]
+    judge: Callable[[Values, Metrics, Results], str]
+    timed: bool = False
+
+    def row(self, results: Results, metrics: Metrics) -> tuple[str, ...]:
+        """The claim, how it was measured, a figure of each variant, and the verdict."""
+        read = {result.name: self.read(metrics, result) for result in results.variants}
+        values = {name: value for name, value in read.items() if value is not None}
+        figures = (
+            self.show(values[result.name], metrics, result) if result.name in values else NONE
+            for result in results.variants
+        )
+        return (self.claim, self.measure, *figures, self.judge(values, metrics, results))
+
+
+def table(
+    results: Results, metrics: Metrics, timed: bool | None = None, more: tuple[tuple[str, ...], ...] = ()
+) -> Table:
+    """All claims; or only those whose figures are timings, or are not; and rows of other measurements."""
+    chosen = [claim for claim in CLAIMS if timed is None or claim.timed == timed]
+    heads = ("claim", "measured as", *(result.name for result in results.variants), "verdict")
+    rows = [*(claim.row(results, metrics) for claim in chosen), *more]
+    return rows_of(heads, rows, words=2, caption="What the lesson claims")
+
+
+def _by_gates(values: Values, metrics: Metrics, results: Results) -> dict[float, list[float]]:
+    """Gates of the cell → the values of the left-to-right variants with so many."""
+    groups: dict[float, list[float]] = {}
+    for result in results.variants:
+        gates = metrics.value(result.name, "gates", "lesson")
+        if gates is not None and result.name in values and not result.objective.pseudo:
+            groups.setdefault(gates, []).append(float(values[result.name]))
+    return groups
+
+
+def _reach(metric: str) -> Callable[[Metrics, Result], float | None]:
+    """A distance of the lesson's block; NEVER where the block has none."""
+
+    def read(metrics: Metrics, result: Result) -> float | None:
+        if metrics.value(result.name, "gates", "lesson") is None:
+            return None
+        found = metrics.value(result.name, metric, "lesson")
+        return NEVER if found is None else found
+
+    return read
+
+
+def show_reach(protocol: str) -> Callable[[float, Metrics, Result], str]:
+    """The distance, or that it is more than the farthest point of a curve."""
+
+    def show(distance: float, metrics: Metrics, result: Result) -> str:
+        side = result.objective.context_side if protocol == "cut" else ""
+        if distance != NEVER:
+            return f"{distance:,.0f}{side}"
+        return f"more than {metrics.rows(protocol, variant=result.name)['at'].max():.0f}"
+
+    return show
+
+
+def _vanishes_without_gates(values: Values, metrics: Metrics, results: Results) -> str:
+    ungated = _by_gates(values, metrics, results).get(0)
+    if not ungated:
+        return NOT_SHOWN
+    return NOT if max(ungated) == NEVER else HOLDS
+
+
+def _gates_reach_farther(values: Values, metrics: Metrics, results: Results) -> str:
+    groups = _by_gates(values, metrics, results)
+    ungated = groups.pop(0, [])
+    gated = [value for group in groups.values() for value in group]
+    if not ungated or not gated:
+        return NOT_SHOWN
+    return reaches_farther(max(ungated), min(gated))
+
+
+def reaches_farther(ungated: float, gated: float) -> str:
+    """The verdict on two distances."""
+    if gated <= ungated:
+        return NOT
+    return HOLDS if gated >= FARTHER * ungated else LITTLE
+
+
+def remembers_more(ungated: list[list[float]], gated: list[list[float]]) -> str:
+    """Right answers by seed, without and with gates. It holds where every gated run beats every ungated one."""
+    if not ungated or not gated:
+        return NOT_SHOWN
+    if min(map(fmean, gated)) <= max(map(fmean, ungated)):
+        return NOT
+    return HOLDS if min(map(min, gated)) > max(map(max, ungated)) else LITTLE
+
+
+def _number(metric: str, protocol: str) -> Callable[[Metrics, Result], float | None]:
+    return lambda metrics, result: metrics.value(result.name, metric, protocol)
+
+
+def _show(form: str) -> Callable[[float, Metrics, Result], str]:
+    return lambda value, metrics, result: format(value, form)
+
+
+def _faster(ratios: list[float]) -> str:
+    if not ratios:
+        return NOT_SHOWN
+    if min(ratios) <= 1:
+        return NOT
+    return HOLDS if min(ratios) >= FASTER else LITTLE
+
+
+def _more_gates_slower(values: Values, metrics: Metrics, results: Results) -> str:
+    groups = [group for _, group in sorted(_by_gates(values, metrics, results).items())]
+    return _faster([min(fewer) / max(more) for fewer, more in pairwise(groups)])
+
+
+def _two_directions_faster(values: Values, _: Metrics, results: Results) -> str:
+    """Each bidirectional variant against the left-to-right ones of its cell."""
+    timed = [(values[each.name], each.model_config) for each in results.variants if each.name in values]
+    both = [pair for pair in timed if pair[1]["bidirectional"]]
+    one = [pair for pair in timed if not pair[1]["bidirectional"]]
+    return _faster([speed / other for speed, config in both for other, same in one if config["cell"] == same["cell"]])
+
+
+def _best_losses(metrics: Metrics, result: Result) -> tuple[float, float] | None:
+    """The best validation loss of the short runs, without and with dropout."""
+    metric = result.objective.metric("best_validation_nats_per_token")
+    runs = metrics.table[metrics.table["protocol"].str.startswith("dropout ")]
+    losses = runs[(runs["variant"] == result.name) & (runs["metric"] == metric)]["value"].tolist()
+    return (losses[0], losses[1]) if len(losses) == 2 else None
+
+
+def _show_losses(losses: tuple[float, float], _: Metrics, result: Result) -> str:
+    return f"{losses[0]:.2f} → {losses[1]:.2f} {result.objective.unit('nats')}"
+
+
+def _lower_everywhere(values: Values, _: Metrics, __: Results) -> str:
+    if not values:
+        return NOT_SHOWN
+    falls = [1 - after / before for before, after in values.values()]
+    if min(falls) >= LOWER:
+        return HOLDS
+    if min(falls) > 0:
+        return LITTLE
+    lower = sum(fall > 0 for fall in falls)
+    return f"{NOT}: lower in {lower} of {len(falls)}" if lower else NOT
+
+
+def _output(metrics: Metrics, result: Result) -> tuple[float, int] | None:
+    """Features that the decoder reads, and those of one direction."""
+    config, output = result.model_config, metrics.value(result.name, "output_size", "lesson")
+    width = config["embedding_size"] if config["block"] == "residual" else config["hidden_size"]
+    one = width * (config["layers"] if config["concat_layers"] else 1)
+    return None if output is None else (output, int(one))
+
+
+def _show_output(sizes: tuple[float, int], _: Metrics, __: Result) -> str:
+    return f"{sizes[0]:,.0f} of {sizes[1]:,}"
+
+
+def _doubled(values: Values, _: Metrics, results: Results) -> str:
+    both = [
+        values[each.name] for each in results.variants if each.name in values and each.model_config["bidirectional"]
+    ]
+    if not both:
+        return NOT_SHOWN
+    return HOLDS if all(output == 2 * one for output, one in both) else NOT
+
+
+def _cost_grows(values: Values, _: Metrics, __: Results) -> str:
+    if not values:
+        return NOT_SHOWN
+    return HOLDS if min(values.values()) > CONSTANT else NOT
+
+
+def _with_cache(metrics: Metrics, result: Result) -> tuple[float, float] | None:
+    """Perplexity without and with a neural cache, on the same tokens."""
+    without, cached = (
+        metrics.value(result.name, "perplexity_per_token", protocol)
+        for protocol in ("static for neural_cache", "neural_cache")
+    )
+    return None if without is None or cached is None else (without, cached)
+
+
+def _show_perplexities(perplexities: tuple[float, float], _: Metrics, __: Result) -> str:
+    return f"{perplexities[0]:.1f} → {perplexities[1]:.1f}"
+
+
+STEPS = _reach("gradient_vanished_at_after_training")
+SHOW_STEPS = show_reach("after training")
+VANISHED = "steps back from which on the gradient is below 1 % of that one step back, after training"
+MEMORY, SLOWER = "gates keep a memory longer", "more gates, slower"
+DROPOUT = "best validation loss of the short runs, without → with"
+ONE_DIRECTION = "training, tokens/s, against the same cell left to right"
+LONG = "long sequences need something else"
+GROWTH, CACHE = "cost: exponent p of generation time ∝ lengthᵖ", "memory: perplexity without → with a neural cache"
+TRAINING, GENERATION = _number("tokens_per_second", "train"), _number("tokens_per_second", "fp32 timings")
+CLAIMS = (
+    Claim("gradients vanish without gates", VANISHED, STEPS, SHOW_STEPS, _vanishes_without_gates),
+    Claim(MEMORY, VANISHED, STEPS, SHOW_STEPS, _gates_reach_farther),
+    Claim(
+        MEMORY, "effective context, tokens", _reach("effective_context_tokens"), show_reach("cut"), _gates_reach_farther
+    ),
+    Claim(SLOWER, "training, tokens/s", TRAINING, _show(",.0f"), _more_gates_slower, timed=True),
+    Claim(SLOWER, "generation, tokens/s", GENERATION, _show(",.0f"), _more_gates_slower, timed=True),
+    Claim("dropout helps against overfitting", DROPOUT, _best_losses, _show_losses, _lower_everywhere),
+    Claim(
+        "bidirectional doubles the output",
+        "features of one position, of one direction",
+        _output,
+        _show_output,
+        _doubled,
+    ),
+    Claim("bidirectional trains faster", ONE_DIRECTION, TRAINING, _show(",.0f"), _two_directions_faster, timed=True),
+    Claim(LONG, GROWTH, _number("generation_growth", "length"), _show(".2f"), _cost_grows, timed=True),
+    Claim(LONG, CACHE, _with_cache, _show_perplexities, _lower_everywhere),
+)

@@ -1,1 +1,0 @@
-"""Fills docs/lesson.md with figures from data/metrics and data/timings."""

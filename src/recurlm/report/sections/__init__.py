@@ -1,1 +1,0 @@
-"""The parts of a report that stage diagnose measures, one file each."""
