@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from recurlm.config import Tokenize
 from recurlm.errors import InputError
+from recurlm.tokens import encode
 from recurlm.tokens.counts import Counts
 from recurlm.tokens.encode import write_tokens
 from recurlm.tokens.files import open_tokens
@@ -202,3 +203,14 @@ def test_memory_does_not_grow_with_the_corpus(kind: str, megabytes: tuple[int, i
     small, large = megabytes
     grown = (peak(large) - peak(small)) / 1024
     assert grown < (large - small) / 2, f"{grown:.1f} MB more for {large - small} MB more text"
+
+
+def test_a_word_too_long_for_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(encode, "LONGEST_WORD", 20_000)
+    whole, longer = (SPLITS | {"test": Texts(["a" * count])} for count in (20_000, 20_001))
+    write(tmp_path / "whole", "bpe", whole)
+    with pytest.raises(
+        InputError, match="document 0 has 20,001 characters without a space to cut at, and at most 20,000"
+    ):
+        write(tmp_path / "longer", "bpe", longer)
+    write(tmp_path / "longer", "char", longer)

@@ -13,8 +13,9 @@ from tokenizers import Tokenizer
 
 from recurlm.config import Tokenize
 from recurlm.errors import InputError
+from recurlm.tokens.pieces import PIECE
 from recurlm.tokens.special import BOS, EOL, MASK, UNK, special_ids
-from recurlm.tokens.tokenizer import KINDS, learn_tokenizer, load_tokenizer
+from recurlm.tokens.tokenizer import KINDS, LONG_WORD, learn_tokenizer, load_tokenizer
 
 SPECIALS = [BOS, MASK, UNK, EOL]
 # Text that holds the names of the special tokens, so that a merge could make them if any could.
@@ -159,3 +160,10 @@ def test_a_broken_tokenizer_file_is_refused(tmp_path: Path) -> None:
         load_tokenizer(path)
     with pytest.raises(InputError, match="corrupted"):
         load_tokenizer(path, sha256="0" * 64)
+
+
+def test_a_word_without_end_is_learned_from_in_parts() -> None:
+    """In one word of that length the pairs would double up to it, in hours."""
+    tokenizer = learn("bpe", "ab" * PIECE, size=300)
+    assert max(map(len, tokenizer.get_vocab())) == LONG_WORD
+    assert ids(tokenizer, "ab" * PIECE) == ids(tokenizer, "ab" * (LONG_WORD // 2)) * (2 * PIECE // LONG_WORD)

@@ -18,6 +18,7 @@ from recurlm.tokens.special import special_ids
 from recurlm.tokens.tokenizer import KINDS, learn_tokenizer, tokenizer_of_model
 
 BATCH = 1 << 18  # characters encoded in one call
+LONGEST_WORD = 1 << 24  # characters; each takes some 200 bytes while it is encoded
 
 Progress = Callable[[str, int], None]  # what is being read, and how many more bytes of it have been
 
@@ -120,6 +121,11 @@ def _batches(documents: Documents, cut: str) -> Iterator[list[tuple[bool, str]]]
     size = 0
     for document in range(len(documents)):
         for is_first, text in _marked(safe_pieces(documents.pieces(document), cut)):
+            if len(text) > LONGEST_WORD:
+                raise InputError(
+                    f"document {document} has {len(text):,} characters without a space to cut at, and at most "
+                    f"{LONGEST_WORD:,} can be encoded at once: set tokenize.kind to 'char', or break them up"
+                )
             batch.append((is_first, text))
             size += max(len(text), PIECE // 256)
             if size >= BATCH:

@@ -13,14 +13,14 @@ def safe_pieces(texts: Iterable[str], cut: str, size: int = PIECE) -> Iterator[s
 
     Only a stretch with no such place in it, such as a word of a million letters, makes a longer piece.
     """
-    piece = re.compile(rf".{{1,{size}}}{cut}|.+?{cut}", re.DOTALL)
-    rest = ""
+    piece, place = re.compile(rf".{{1,{size}}}{cut}", re.DOTALL), re.compile(cut)
+    rest, searched = "", 0  # characters of it that have no such place
     for text in texts:
         rest += text
         end = 0
-        while match := piece.match(rest, end):
-            yield match[0]
+        while end < len(rest) and (match := piece.match(rest, end) or place.search(rest, max(end + 1, searched))):
+            yield rest[end : match.end()]
             end = match.end()
-        rest = rest[end:]
+        rest, searched = rest[end:], len(rest) - end
     if rest:
         yield rest

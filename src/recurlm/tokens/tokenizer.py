@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ from recurlm.config import Tokenize
 from recurlm.errors import InputError
 from recurlm.storage import check_sha256, read_json
 from recurlm.tokens import bpe, char, word
+from recurlm.tokens.pieces import PIECE
+
+LONG_WORD = 256  # characters that a longer stretch is cut into, to learn from
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,14 @@ def learn_tokenizer(texts: Iterable[str], section: Tokenize) -> Tokenizer:
         raise InputError(
             f"params.yaml: tokenize.lowercase is for kind 'word' only, and tokenize.kind is '{section.kind}'"
         )
-    return KINDS[section.kind].learn(texts, section.vocab_size, section.lowercase)
+    return KINDS[section.kind].learn(_without_long_words(texts), section.vocab_size, section.lowercase)
+
+
+def _without_long_words(texts: Iterable[str]) -> Iterator[str]:
+    """What is longer than a piece has no place to cut: in one word of that length, pairs would be counted for hours."""
+    for text in texts:
+        size = len(text) if len(text) <= PIECE else LONG_WORD
+        yield from (text[begin : begin + size] for begin in range(0, len(text), size or 1))
 
 
 def load_tokenizer(path: Path, sha256: str | None = None) -> Tokenizer:
