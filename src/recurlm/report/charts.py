@@ -75,7 +75,7 @@ def _curve(frame: pd.DataFrame, palette: Palette, x: alt.X, unit: str) -> dict[s
     whole = frame[frame["protocol"].str.startswith("curve") & (frame["split"] == "validation")]
     # The first losses are those of guessing, and would press all others together.
     top = frame.loc[(frame["split"] == "validation") | (frame["at"] > frame["at"].max() / 10), "value"].max()
-    scale = alt.Scale(zero=False, domainMax=top, clamp=True)
+    scale = alt.Scale(zero=False, domainMax=top)
     y = alt.Y("value:Q", title=f"loss, {unit}", scale=scale)
     tooltip: list[str | alt.Tooltip] = [
         "variant:N",
@@ -87,7 +87,8 @@ def _curve(frame: pd.DataFrame, palette: Palette, x: alt.X, unit: str) -> dict[s
     opacity = alt.condition("datum.split == 'train'", alt.value(0.55), alt.value(1))
     points = base(whole).encode(x, y, palette.colour(frame), palette.shape(frame), tooltip=tooltip)
     return finish(
-        lines.mark_line(strokeWidth=1.6).encode(opacity=opacity) + points.mark_point(filled=True, size=60, opacity=1)
+        lines.mark_line(strokeWidth=1.6, clip=True).encode(opacity=opacity)
+        + points.mark_point(filled=True, size=60, opacity=1)
     )
 
 
