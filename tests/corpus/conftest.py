@@ -63,6 +63,7 @@ class Hub:
         self.files: dict[tuple[str, str], dict[str, bytes]] = {}  # (id, commit) → path → bytes
         self.requests: list[str] = []
         self.broken: set[str] = set()  # paths whose bytes stop half-way
+        self.deaf = False  # hangs up without an answer
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.environment = {"HF_ENDPOINT": f"http://127.0.0.1:{self.server.server_address[1]}"}
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
@@ -130,6 +131,9 @@ def _handler(hub: Hub) -> type[http.server.BaseHTTPRequestHandler]:
 
         def _respond(self) -> None:
             hub.requests.append(f"{self.command} {self.path}")
+            if hub.deaf:
+                self.close_connection = True
+                return
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             status, headers, data = hub.answer(self.path, body)
             self.send_response(status)

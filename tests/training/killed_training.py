@@ -18,10 +18,20 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "pipelines"))
 import train
 
 CHECKPOINT = Path("data/checkpoints")
+MOST_SAVES, MOST_SECONDS = 30, 0.02  # until a kill, and from a save to the kill
 
 
-def attempt(variant: str, seconds: float | None) -> bool:
-    """Train, and kill it after so many seconds; whether it came to its end."""
+def saved_at(variant: str) -> int:
+    """When the checkpoint was written; 0 where there is none."""
+    try:
+        return (CHECKPOINT / f"{variant}.safetensors").stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def attempt(variant: str, saves: int | None, seconds: float) -> bool:
+    """Train, and kill it so many seconds after it saved its state so many times; whether it came to its end."""
+    last = saved_at(variant)
     child = os.fork()
     if child == 0:
         sys.argv = ["train.py", variant]
@@ -29,10 +39,17 @@ def attempt(variant: str, seconds: float | None) -> bool:
             train.run_variant(train.main)
         finally:
             os._exit(0 if Path(f"data/models/{variant}/model.safetensors").exists() else 1)
-    if seconds is not None:
-        time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
+    ended, status = 0, 0
+    while saves and not ended:
+        time.sleep(0.001)
+        now = saved_at(variant)
+        saves, last = (saves - 1, now) if now not in (0, last) else (saves, last)
+        ended, status = os.waitpid(child, os.WNOHANG)
+    if not ended:
+        if saves is not None:
+            time.sleep(seconds)
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
     if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0:
         sys.exit("the training failed")
     return os.WIFEXITED(status)
@@ -43,12 +60,12 @@ def main() -> None:
     draw, killed, resumed = random.Random(seed), 0, 0
     while killed < kills:
         resumed += any(CHECKPOINT.glob("*.safetensors"))
-        if attempt(variant, draw.uniform(0.05, 1.0)):
+        if attempt(variant, draw.randint(0, MOST_SAVES), draw.uniform(0, MOST_SECONDS)):
             break  # it was quicker
         killed += 1
     else:
         resumed += any(CHECKPOINT.glob("*.safetensors"))
-        attempt(variant, None)
+        attempt(variant, None, 0)
     print(killed, resumed)
 
 

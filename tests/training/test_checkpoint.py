@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,6 +58,12 @@ def results(folder: Path, variant: str) -> dict[str, bytes]:
     return {name: (folder / "data/models" / variant / name).read_bytes() for name in RESULTS}
 
 
+def wait_for_a_checkpoint(running: subprocess.Popen[Any], folder: Path, variant: str) -> None:
+    while not (folder / f"data/checkpoints/{variant}.safetensors").exists():
+        assert running.poll() is None
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize(("variant", "seed"), [("lstm", 1), ("bilstm", 2)])
 def test_ten_kills_change_no_byte_of_the_result(folder: Path, variant: str, seed: int) -> None:
     subprocess.run(command(variant), cwd=folder, check=True, capture_output=True)
@@ -81,8 +88,7 @@ def test_ctrl_c_ends_after_the_step_and_says_how_to_go_on(folder: Path) -> None:
     shutil.rmtree(folder / "data/models/gru")
 
     running = subprocess.Popen(command("gru"), cwd=folder, stderr=subprocess.PIPE, text=True)
-    while not list((folder / "data/checkpoints").glob("gru.safetensors")):
-        time.sleep(0.01)
+    wait_for_a_checkpoint(running, folder, "gru")
     running.send_signal(signal.SIGINT)
     _, output = running.communicate(timeout=60)
     assert running.returncode == 130
@@ -98,8 +104,7 @@ def test_a_run_with_other_parameters_starts_anew(folder: Path) -> None:
     changed = (folder / "params.yaml").read_text(encoding="utf-8").replace("seed: 1", "seed: 2")
     (folder / "other.yaml").write_text(changed, encoding="utf-8")
     running = subprocess.Popen(command("rnn"), cwd=folder, stderr=subprocess.DEVNULL)
-    while not list((folder / "data/checkpoints").glob("rnn.safetensors")):
-        time.sleep(0.01)
+    wait_for_a_checkpoint(running, folder, "rnn")
     running.kill()
     running.wait()
     (folder / "other.yaml").replace(folder / "params.yaml")
