@@ -104,7 +104,9 @@ def test_the_stages_before_the_score_depend_on_no_test_text() -> None:
         assert tokens == {"train.bin", "validation.bin"}
 
 
-def test_a_search_that_was_killed_goes_on_to_the_same_trials(project: Compare) -> None:
+def test_a_search_that_was_killed_goes_on_to_the_same_trials(
+    project: Compare, capfd: pytest.CaptureFixture[str]
+) -> None:
     plan, file = read_plan(project, "lstm"), project.folder / "tuned/lstm.json"
     tune.tune(project, plan)
     undisturbed = file.read_bytes()
@@ -115,6 +117,7 @@ def test_a_search_that_was_killed_goes_on_to_the_same_trials(project: Compare) -
             tune.tune(project, plan, stop_after(steps))
     assert not file.exists()
     tune.tune(project, plan)
+    assert capfd.readouterr().err.count("goes on from its checkpoint") == 3
     assert file.read_bytes() == undisturbed
     trials = json.loads(undisturbed)["trials"]
     assert len(trials) == 3
@@ -149,7 +152,7 @@ def test_a_trial_that_diverges_counts_as_one(project: Compare) -> None:
         distributions=tune.distributions(project.tune.space),
         value=np.inf,
     )
-    assert set(tune.propose(project.tune, 1, [mild])) == set(type(project.tune.space).model_fields)
+    assert tune.propose(project.tune, 1, [mild]) != tune.propose(project.tune, 1, []), "TPE learns from it"
 
 
 def test_every_variant_is_proposed_the_same_first_trials_within_the_space(project: Compare) -> None:
@@ -165,7 +168,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     return found
 
 
-def test_training_that_was_killed_ends_with_the_same_models(project: Compare) -> None:
+def test_training_that_was_killed_ends_with_the_same_models(
+    project: Compare, capfd: pytest.CaptureFixture[str]
+) -> None:
     plan, folder = read_plan(project, "gru"), project.folder / "models/gru"
     tune.tune(project, plan)
     seeds.train_seeds(project, plan)
@@ -176,7 +181,9 @@ def test_training_that_was_killed_ends_with_the_same_models(project: Compare) ->
         with pytest.raises(StoppedError):
             seeds.train_seeds(project, plan, stop_after(steps))
     seeds.train_seeds(project, plan)
+    assert capfd.readouterr().err.count("goes on from its checkpoint") == 3
     assert contents(folder) == undisturbed
+    assert undisturbed["1/model.safetensors"] != undisturbed["2/model.safetensors"]
 
 
 @pytest.mark.parametrize(("documents", "unit"), [(2, "document"), (3, "window")])
@@ -201,18 +208,24 @@ TOKENS = np.full(60, 1000)
 UNITS = np.random.default_rng(1).normal(4000, 300, 60)
 
 
-def noisy(shift: float, spread: float = 0.0) -> np.ndarray:
+def noisy(shift: float, spread: float = 0.0, draw: int = 2) -> np.ndarray:
     """Three seeds' nats: those of UNITS, shifted by nats a token, and by a spread from seed to seed."""
-    noise = np.random.default_rng(2).normal(0, 20, (3, 60))
+    noise = np.random.default_rng(draw).normal(0, 20, (3, 60))
     return UNITS + noise + 1000 * (shift + spread * np.array([[-1.0], [0.0], [1.0]]))
 
 
 @pytest.mark.parametrize(
     ("shift", "spread", "verdict"),
-    [(0.05, 0.0, "worse"), (-0.05, 0.0, "better"), (0.0, 0.0, "not shown"), (0.05, 0.1, "not shown")],
+    [
+        (0.05, 0.0, "worse"),
+        (-0.05, 0.0, "better"),
+        (0.0, 0.0, "not shown"),
+        (0.05, 0.1, "not shown"),
+        (-0.05, 0.1, "not shown"),
+    ],
 )
 def test_better_is_said_only_where_interval_and_seeds_agree(shift: float, spread: float, verdict: str) -> None:
-    found = results.against(noisy(shift, spread), noisy(0.0) if spread else UNITS + np.zeros((3, 1)), TOKENS, SCORE)
+    found = results.against(noisy(shift, spread), noisy(0.0, draw=3), TOKENS, SCORE)
     assert found is not None
     assert found["verdict"] == verdict
     assert found["interval"][0] < shift < found["interval"][1]
@@ -265,7 +278,16 @@ def test_a_value_that_does_not_fit_is_named(project: Compare, changes: Any, mess
         write_compare(merged(SMALL, changes))
 
 
-def test_the_plan_of_a_variant_hangs_on_its_own_block_and_cell(project: Compare) -> None:
+def test_the_plan_of_a_variant_hangs_on_its_own_block_and_cell(
+    project: Compare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = Path("recurlm")
+    shutil.copytree(CHECKOUT / "src/recurlm", package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(settings.recurlm, "__file__", str(package / "__init__.py"))
+
+    def edit(file: str) -> None:
+        (package / file).write_text((package / file).read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8")
+
     def plans() -> dict[str, bytes]:
         compare, params = settings.project()
         settings.write_plans(compare, params)
@@ -274,6 +296,18 @@ def test_the_plan_of_a_variant_hangs_on_its_own_block_and_cell(project: Compare)
     before = plans()
     write_params(Path(), merged(TINY, {"variants": {"gru": BLOCK | {"hidden_size": 8}, "lstm": BLOCK}}))
     assert {name for name, content in plans().items() if content != before[name]} == {"gru"}
+    same = {"train": {"checkpoint": {"every_seconds": 5}, "machine": {"threads": 1}, "data": {"epochs": 9}}}
+    same |= {"evaluate": {"window_tokens": 32}}
+    write_params(Path(), merged(merged(TINY, {"variants": {"gru": BLOCK, "lstm": BLOCK}}), same))
+    assert plans() == before
+    for file, stale in (
+        ("variants/gru.py", {"gru"}),
+        ("variants/mamba2.py", set()),
+        ("training/loop.py", {"gru", "lstm"}),
+    ):
+        earlier = plans()
+        edit(file)
+        assert {name for name, content in plans().items() if content != earlier[name]} == stale
 
 
 def test_the_whole_ends_with_a_table_a_page_and_trials_in_mlflow_and_again_with_the_same_numbers(

@@ -45,9 +45,7 @@ class Texts:
 
 def key_of(plan: Plan, texts: Texts, **more: Any) -> str:
     """A hash of what shapes the weights of a variant's runs."""
-    shape = {"model": plan.model.model_dump(), "train": plan.train.model_dump(exclude={"checkpoint", "machine"})}
-    versions = {"torch": torch.__version__, "code": plan.code, "tokens": texts.sha256}
-    return run_key({"variant": plan.variant, **shape, **versions, **more}, [])
+    return run_key({"plan": plan.sha256, "torch": torch.__version__, "tokens": texts.sha256, **more}, [])
 
 
 def run(

@@ -104,7 +104,7 @@ class Plan:
     model: ModelConfig
     train: TrainConfig
     evaluate: Evaluate
-    code: str  # a hash of the code that shapes its weights
+    sha256: str  # of its file, which also names the code that shapes the weights
 
     def configure(
         self, settings: dict[str, float], seed: int, epochs: float, evals: int
@@ -149,7 +149,13 @@ def write_plans(compare: Compare, params: Params) -> None:
     """
     blocks = load_yaml(ZOO)["variants"] if ZOO.is_file() else {}
     known = {name: ModelConfig(**(params.model | block)) for name, block in blocks.items()} | params.variants
-    train = params.train.model_dump(exclude={"seed"})
+    # Neither what every run has of its own, nor what changes no result.
+    own: dict[str, Any] = {
+        "data": {"epochs", "state_reset_prob"},
+        "evaluation": {"num_evals"},
+        "optimizer": {"weight_decay"},
+    }
+    train = params.train.model_dump(exclude=own | dict.fromkeys(("seed", "init_from", "checkpoint", "machine"), True))
     with whole_folder(compare.folder / "plan") as folder:
         for name in compare.variants:
             if name not in known:
@@ -158,10 +164,7 @@ def write_plans(compare: Compare, params: Params) -> None:
                 raise InputError(f"{FILE}: '{name}' predicts from both sides: its scores compare with no other's here")
             model = known[name].model_dump(exclude={*OF_MODEL})
             code = _code(known[name].cell)
-            write_json(
-                folder / f"{name}.json",
-                {"model": model, "train": train, "evaluate": params.evaluate.model_dump(), "code": code},
-            )
+            write_json(folder / f"{name}.json", {"model": model, "train": train, "code": code})
 
 
 def _code(cell: str) -> str:
@@ -183,11 +186,15 @@ def read_plan(compare: Compare, variant: str) -> Plan:
     Raises:
         InputError: there is none.
     """
-    raw = read_json(compare.folder / "plan" / f"{variant}.json")
+    path = compare.folder / "plan" / f"{variant}.json"
+    raw = read_json(path)
     # What is tuned has a place in both; every run replaces it.
     model = ModelConfig(**(raw["model"] | {"muon_lr": 0.01, "adamw_lr": 0.01, "dropout": 0.0}))
-    train = TrainConfig.model_validate(raw["train"] | {"seed": 0})
-    return Plan(variant, model, train, Evaluate.model_validate(raw["evaluate"]), raw["code"])
+    params = config.load()
+    train = params.train.model_dump()
+    for key, value in raw["train"].items():
+        train[key] = train[key] | value if isinstance(value, dict) else value
+    return Plan(variant, model, TrainConfig.model_validate(train), params.evaluate, sha256_of(path))
 
 
 def project() -> tuple[Compare, Params]:

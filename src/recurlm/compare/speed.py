@@ -111,7 +111,7 @@ def _first(compare: Compare, variant: str) -> Path:
 
 def estimate(compare: Compare, plans: Sequence[Plan], texts: Texts) -> Mapping[str, float]:
     """Seconds that each variant will take, from a short run: its trials, its seeds, and their scores."""
-    rates = training_speeds(plans, texts, 1, 1.0)
+    rates = training_speeds(plans, texts, 1, compare.speed.seconds)
     tuning, training = compare.tune, compare.train
     read = tuning.trials * tuning.tokens + len(training.seeds) * training.tokens
     manifest = texts.train.manifest["splits"]
