@@ -57,6 +57,7 @@ def phone(page: Browser) -> bool:
 def test_it_opens_from_disk_and_asks_for_nothing(page: Browser) -> None:
     figures, drawn = (len(page.driver.find_elements("css selector", each)) for each in ("figure", "figure .chart svg"))
     assert figures == drawn > 10
+    assert page.driver.find_elements("css selector", ".chart .role-legend") == [], "the buttons are the legend"
     assert page.console() == []
     cut_off = (
         "return [...document.querySelectorAll('.scroll')].filter(each => each.scrollWidth > each.clientWidth).length"
