@@ -92,6 +92,20 @@ def test_a_file_that_is_missing_or_broken_costs_its_own_place_only(root: Path, p
     assert all(found[title].gaps == [] for title in others)
 
 
+def test_one_temperature_and_one_dropout_twice_are_shown_once(root: Path) -> None:
+    path = root / "data/metrics/samples/rnn.json"
+    samples = json.loads(path.read_bytes())
+    path.write_text(json.dumps(samples | {"temperatures": samples["temperatures"][:1] * 2}), encoding="utf-8")
+    path = root / "data/metrics/diagnostics/rnn.json"
+    diagnostics = json.loads(path.read_bytes())
+    short = diagnostics["overfitting"]["short_runs"]
+    short["runs"] = short["runs"][:1] * 2
+    path.write_text(json.dumps(diagnostics), encoding="utf-8")
+    found = sections(root)
+    for title, row in (("Temperature", "rnn, 0.5"), ("Overfitting and dropout", "rnn, dropout 0")):
+        assert found[title].all(r'<th scope="row">(.*?)</th>').count(row) == 1
+
+
 def test_timings_of_another_model_are_a_gap(root: Path) -> None:
     (root / "data/models/rnn/model.safetensors").write_bytes(b"trained anew")
     assert sections(root)["Speed by length"].gaps[0].startswith("rnn: ")

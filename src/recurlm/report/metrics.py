@@ -66,9 +66,10 @@ class Metrics:
 
 
 def pivoted(rows: pd.DataFrame, index: str | list[str], values: str = "value") -> pd.DataFrame:
-    """A column a metric, and rows in the order of the table."""
+    """A column a metric, and rows in the order of the table; what was measured twice is there once."""
     order = rows[index].drop_duplicates()
-    frame = rows.pivot(index=index, columns="metric", values=values)
+    keys = [index] if isinstance(index, str) else index
+    frame = rows.drop_duplicates([*keys, "metric"]).pivot(index=index, columns="metric", values=values)
     return frame.reindex(order if isinstance(index, str) else pd.MultiIndex.from_frame(order))
 
 
