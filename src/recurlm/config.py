@@ -146,9 +146,11 @@ class TrainCheckpoint(Section):
 
 
 class TrainMachine(Section):
-    """What changes no result."""
+    """What changes no result by more than the order of float sums."""
 
-    threads: Annotated[int, Field(ge=1)] | None
+    processes: Annotated[int, Field(ge=1, le=1024)]
+    threads: Annotated[int, Field(ge=1)] | None  # of a process
+    timeout_seconds: Annotated[float, Field(ge=1)]  # for another process's answer
     progress_seconds: Annotated[float, Field(gt=0)]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,14 +80,15 @@ def score(
     context_tokens: int,
     batch_size: int,
     progress: Callable[[int], object] | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> Score:
-    """Score every text token of a split once.
+    """Score every text token of a split once; with `part` (r, W) those of each W-th batch, from batch r on.
 
     A cloze model's log-likelihoods are pseudo-log-likelihoods: not comparable with the others. `progress` is called
     with the number of scored tokens of each batch.
     """
     windows = split_windows(starts, window_tokens, context_tokens, objective_of(model).both_sides)
-    return score_windows(model, ids, windows, batch_size, progress)
+    return score_windows(model, ids, windows, batch_size, progress, part)
 
 
 def score_windows(
@@ -95,10 +97,13 @@ def score_windows(
     windows: Windows,
     batch_size: int,
     progress: Callable[[int], object] | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> Score:
     """Score the tokens of some windows of a split (see `score`)."""
+    first, every = part
     with exact(model):
-        return total(batches(ids, windows, batch_size), lambda batch: token_nll(model, batch).nats, progress)
+        own = islice(batches(ids, windows, batch_size), first, None, every)
+        return total(own, lambda batch: token_nll(model, batch).nats, progress)
 
 
 def total(scored: Iterable[Batch], scorer: Scorer, progress: Callable[[int], object] | None = None) -> Score:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from recurlm.storage import sha256_of, whole_file
+from recurlm.training.distributed import ALONE, Workers
 
 
 class Snapshot(NamedTuple):
@@ -31,13 +32,17 @@ class Snapshot(NamedTuple):
 
 
 class Checkpoint:
-    """One file, replaced every so often. It belongs to one run, whose key hashes all that shapes its result."""
+    """One file, replaced every so often. It belongs to one run, whose key hashes all that shapes its result.
 
-    def __init__(self, path: Path, key: str, every: float) -> None:
+    Of several processes, the first one writes and reads it.
+    """
+
+    def __init__(self, path: Path, key: str, every: float, workers: Workers = ALONE) -> None:
         """`every` is in seconds; 0 saves after every step."""
         self.path = path
         self.key = key
         self.every = every
+        self.workers = workers
         self._saved_at = time.monotonic()
 
     @property
@@ -46,28 +51,29 @@ class Checkpoint:
 
     def save(self, snapshot: Snapshot) -> None:
         """Replace the file, whole or not at all."""
-        content = save(
-            {
-                name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-                for name, value in snapshot.tensors.items()
-            },
-            {"key": self.key, "values": json.dumps(snapshot.values)},
-        )
-        with whole_file(self.path) as partial:
-            partial.write_bytes(content)
+        if self.workers.first:
+            content = save(
+                {
+                    name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+                    for name, value in snapshot.tensors.items()
+                },
+                {"key": self.key, "values": json.dumps(snapshot.values)},
+            )
+            with whole_file(self.path) as partial:
+                partial.write_bytes(content)
         self._saved_at = time.monotonic()
 
     def load(self) -> Snapshot | None:
         """What was saved last; None if nothing was, or if it belongs to another run."""
+        content = self.workers.from_first(lambda: self.path.read_bytes() if self.path.exists() else b"")
         try:
-            with safe_open(self.path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("key") != self.key:
-                    return None
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                return Snapshot(tensors, json.loads(metadata["values"]))
-        except (FileNotFoundError, SafetensorError):
+            tensors = load(content)
+        except SafetensorError:
             return None
+        # The file's header, which names the tensors: its length in 8 bytes, then JSON.
+        size = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+        return Snapshot(tensors, json.loads(metadata["values"])) if metadata.get("key") == self.key else None
 
     def remove(self) -> None:
         """The run is over, and its result written."""

@@ -18,6 +18,7 @@ from recurlm.model import LanguageModel
 from recurlm.objective import objective_of
 from recurlm.training.batches import BatchIterator, Stream
 from recurlm.training.checkpoint import Checkpoint
+from recurlm.training.distributed import ALONE, Workers
 from recurlm.training.loss import linear_cross_entropy, sampled_cross_entropy
 from recurlm.training.machine import out_of_memory_is_bad_input
 from recurlm.training.optimizer import lr_scale, optimizers, precision, set_lr
@@ -49,6 +50,7 @@ def train(
     clock: Callable[[], float] | None = None,
     evaluate_sample: Evaluate | None = None,
     on_log: OnLog = lambda point: None,
+    workers: Workers = ALONE,
 ) -> TrainResult:
     """Train in place, on the model's device, and leave the weights that were best on the validation split.
 
@@ -60,20 +62,23 @@ def train(
         clock: progress from 0 to 1, in place of the tokens that were read: for a run against time.
         evaluate_sample: scores a small part of the validation split, for the log; the weights that are kept do not
             depend on it.
-        on_log: called with each row of the log as soon as there is one. After a kill, rows since the last checkpoint
-            come once more.
+        on_log: called in the first process with each row of the log as soon as there is one. After a kill, rows since
+            the last checkpoint come once more.
+        workers: the processes that train; each of them calls this function, with the whole stream.
 
     Raises:
         InputError: the loss is no longer a number, or far above that of a model that knows nothing; or memory is short.
         StoppedError: `stop` said so.
     """
+    workers.join(model, stream.batch_size)
     total = count_tokens(config, stream)
     state = TrainState(
         model,
-        optimizers(model, config.optimizer, model_config.muon_lr, model_config.adamw_lr),
+        optimizers(model, config.optimizer, model_config.muon_lr, model_config.adamw_lr, workers),
         WeightAverage(model, config.regularization),
         BatchIterator(stream),
         TrainResult(precision=precision(config.precision, model.embedding.weight.device)),
+        workers=workers,
     )
     if checkpoint and (saved := checkpoint.load()):
         state.load_state_dict(saved)
@@ -112,12 +117,13 @@ def train(
             due = eval_due(config.log.evals, sampled, progress())
             _log(state, evaluate_sample if due else None, model_config.muon_lr * scale)
             state.result.seconds[state.step] = seconds()
-            on_log(state.result.log[-1])
+            if workers.first:
+                on_log(state.result.log[-1])
         if eval_due(config.evaluation.num_evals, len(state.result.curve), progress()):
             _evaluate(state, evaluate, model_config.muon_lr * scale)
             state.result.seconds[state.step] = seconds()
-        stopped = stop()
-        if checkpoint and (checkpoint.due or stopped):
+        stopped, save_due = workers.any(stop(), checkpoint is not None and checkpoint.due)
+        if checkpoint and (save_due or stopped):
             state.elapsed = seconds()
             checkpoint.save(state.state_dict())
         if stopped:
@@ -138,30 +144,35 @@ def train_step(
     Returns:
         The mean cross-entropy in nats per token (see `cross_entropy`), penalties apart.
     """
-    model, data, device = state.model, config.data, state.device
+    model, data, device, workers = state.model, config.data, state.device, state.workers
+    own = workers.rows(window)
     objective, regularization = objective_of(model), config.regularization
     if state.batches.epoch_begins:
-        state.recurrent = model.initial_state(len(window))
-    # Drawn on the CPU: the same on any device. A state that is only ever carried on has never been zero since the
-    # weights were random, and the model would go astray where a text begins.
-    keep = torch.rand(len(window)) >= data.state_reset_prob
+        state.recurrent = model.initial_state(len(own))
+    # Drawn on the CPU and for the whole batch: the same on any device and in any number of processes. A state that is
+    # only ever carried on has never been zero since the weights were random, and the model would go astray where a text
+    # begins.
+    keep = workers.rows(torch.rand(len(window)) >= data.state_reset_prob)
     recurrent = mask_state(state.recurrent, keep.to(device))
-    inputs, targets = objective.inputs_and_targets(window.to(device), special["mask"], data.mask_prob)
-    reset = resets_at(window[:, :-1], special["bos"]) if data.reset_at_bos else None
+    step_inputs, step_targets = objective.inputs_and_targets(window.to(device), special["mask"], data.mask_prob)
+    inputs, targets = workers.rows(step_inputs), workers.rows(step_targets)
+    reset = resets_at(own[:, :-1], special["bos"]) if data.reset_at_bos else None
     matrices = model.recurrence.recurrent_matrices() if weight_drop_p else []
     with weight_drop(matrices, weight_drop_p):
         with torch.autocast(device.type, torch.bfloat16, enabled=state.result.precision == "bf16"):
             y, after = model.read(inputs, recurrent, None if reset is None else reset.to(device))
             dropped = model.output_dropout(y)
-            loss = cross_entropy(model, model.projection(dropped), targets, config.sampled_softmax)
+            loss = cross_entropy(model, model.projection(dropped), targets, config.sampled_softmax, step_targets)
         penalty = activation_penalty(y, dropped, regularization.ar, regularization.tar)
-        (loss + penalty).backward()  # type: ignore[no-untyped-call]
+        share = len(own) / len(window)  # of the step's mean
+        ((loss + penalty) * share).backward()  # type: ignore[no-untyped-call]
+    step_loss = workers.sum_gradients(model, loss * share)
     clip_grad_norm_(model.parameters(), config.optimizer.max_grad_norm)
     for optimizer in state.optimizers:
         optimizer.step()
         optimizer.zero_grad()
     state.recurrent = objective.detach_state(model, after)
-    return loss.item()
+    return step_loss
 
 
 def resets_at(tokens: Int[Tensor, "batch time"], bos: int) -> Bool[Tensor, "batch time"] | None:
@@ -175,11 +186,13 @@ def cross_entropy(
     features: Float[Tensor, "batch time width"],
     targets: Int[Tensor, "batch time"],
     negatives: int,
+    step_targets: Int[Tensor, "step_batch time"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean nats per token; with `negatives` the estimate of a sampled softmax."""
+    """Mean nats per token; with `negatives` the estimate of a sampled softmax, none of them in `step_targets`."""
     x, decoder = features.flatten(0, 1), model.decoder
     if negatives:
-        return sampled_cross_entropy(x, decoder.weight, decoder.bias, targets.flatten(), negatives)
+        seen = None if step_targets is None else step_targets.flatten()
+        return sampled_cross_entropy(x, decoder.weight, decoder.bias, targets.flatten(), negatives, seen)
     return linear_cross_entropy(x, decoder.weight, decoder.bias, targets.flatten())
 
 

@@ -33,6 +33,7 @@ def sampled_cross_entropy(
     bias: Float[Tensor, "vocabulary"],
     targets: Int[Tensor, "positions"],
     negatives: int,
+    step_targets: Int[Tensor, "step_positions"] | None = None,
 ) -> Float[Tensor, ""]:
     """Sampled softmax: the same from all targets and some negatives (Bengio & Senécal 2003; Jean et al. 2015).
 
@@ -41,9 +42,10 @@ def sampled_cross_entropy(
 
     Args:
         negatives: how many; where the vocabulary has no more, all are taken and the loss is exact.
+        step_targets: those of all processes, none of which is a negative; None: `targets`.
     """
     present = torch.zeros(len(weight), dtype=torch.bool, device=targets.device)
-    present[targets] = True
+    present[targets if step_targets is None else step_targets] = True
     others = (~present).nonzero()[:, 0]
     # Drawn on the CPU: the same on any device.
     sampled = torch.randperm(len(others))[:negatives].to(others.device)

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from recurlm.training.distributed import ALONE, Workers
+
 # Jordan et al. 2024, https://kellerjordan.github.io/posts/muon: an odd polynomial that, applied five times, brings
 # singular values between 0.003 and 1 to between 0.7 and 1.2.
 A, B, C, TIMES = 3.4445, -4.7750, 2.0315, 5
@@ -28,18 +30,27 @@ class Muon(Optimizer):
 
     It differs from torch.optim.Muon in one thing: a matrix is orthogonalized at every `every`-th step, the matrices in
     turns, and moves along the same direction until its turn comes again. Momentum changes slowly, and five products of
-    matrices are as much work as a small batch.
+    matrices are as much work as a small batch. Several processes share that work, a matrix each.
     """
 
     def __init__(
-        self, matrices: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float, every: int = 1
+        self,
+        matrices: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        every: int = 1,
+        workers: Workers = ALONE,
     ) -> None:
+        self.workers = workers
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "every": every}
         super().__init__(list(matrices), defaults)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
+            moved = [matrix for matrix in group["params"] if matrix.grad is not None]
+            turned: list[Tensor] = []  # new directions, each found by one process
             for number, matrix in enumerate(group["params"]):
                 if matrix.grad is None:
                     continue
@@ -48,8 +59,14 @@ class Muon(Optimizer):
                     state["momentum"], state["step"] = torch.zeros_like(matrix), torch.zeros(())
                 momentum = state["momentum"].lerp_(matrix.grad, 1 - group["momentum"])
                 if "direction" not in state or (int(state["step"]) + number) % group["every"] == 0:
-                    state["direction"] = orthogonal(matrix.grad.lerp(momentum, group["momentum"]))
+                    mine = self.workers.owns(len(turned))
+                    update = matrix.grad.lerp(momentum, group["momentum"])
+                    state["direction"] = orthogonal(update) if mine else update
+                    turned.append(state["direction"])
                 state["step"] += 1
+            self.workers.exchange(turned)
+            for matrix in moved:
+                state = self.state[matrix]
                 matrix.mul_(1 - group["lr"] * group["weight_decay"])
                 matrix.add_(state["direction"], alpha=-group["lr"] * 0.2 * math.sqrt(max(matrix.shape)))
 

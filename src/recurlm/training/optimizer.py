@@ -12,10 +12,13 @@ from torch.optim import AdamW, Optimizer
 from recurlm.config import TrainOptimizer, TrainSchedule
 from recurlm.errors import InputError
 from recurlm.model import LanguageModel
+from recurlm.training.distributed import ALONE, Workers
 from recurlm.training.muon import Muon, has_bf16
 
 
-def optimizers(model: LanguageModel, config: TrainOptimizer, muon_lr: float, adamw_lr: float) -> list[Optimizer]:
+def optimizers(
+    model: LanguageModel, config: TrainOptimizer, muon_lr: float, adamw_lr: float, workers: Workers = ALONE
+) -> list[Optimizer]:
     """AdamW for everything, or Muon for the recurrence's matrices and AdamW for the rest. Only matrices are decayed."""
     matrices = [parameter for parameter in model.parameters() if parameter.ndim == 2]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim != 2]
@@ -28,6 +31,7 @@ def optimizers(model: LanguageModel, config: TrainOptimizer, muon_lr: float, ada
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         every=config.orthogonalize_every,
+        workers=workers,
     )
     outside = [parameter for parameter in matrices if id(parameter) not in inside]
     return [muon, _adamw(outside, vectors, adamw_lr, config)]

@@ -23,6 +23,7 @@ from recurlm.storage import read_json, sha256_of, whole_folder, write_json
 from recurlm.tokens.files import TokenFile, open_tokens
 from recurlm.training.batches import Stream
 from recurlm.training.checkpoint import Checkpoint, run_key
+from recurlm.training.distributed import ALONE, Workers
 from recurlm.training.estimate import TimeLeft, Work, check_memory, say_before, work_of
 from recurlm.training.initial import check_folder, copy_tokenizer, load_initial_weights
 from recurlm.training.loop import count_tokens, train
@@ -31,7 +32,7 @@ from recurlm.training.optimizer import precision
 from recurlm.training.state import EvalPoint, LogPoint, TrainResult
 
 
-def train_variant(name: str, params: Params, data: Path, stop: Callable[[], bool]) -> None:
+def train_variant(name: str, params: Params, data: Path, stop: Callable[[], bool], workers: Workers = ALONE) -> None:
     """Train one variant on the splits in `data`, and write its model, curve and timings there.
 
     Raises:
@@ -54,7 +55,8 @@ def train_variant(name: str, params: Params, data: Path, stop: Callable[[], bool
     own = work(name)
     if own is not None:
         check_memory(name, own, device)
-        say_before(name, own, device, precision(config.precision, device))
+        if workers.first:
+            say_before(name, own, device, precision(config.precision, device))
     earlier = None if config.init_from is None else Path(config.init_from)
     if earlier is not None:
         check_folder(earlier, data)
@@ -65,7 +67,7 @@ def train_variant(name: str, params: Params, data: Path, stop: Callable[[], bool
             load_initial_weights(earlier, network, name, training.manifest)
         network.to(device)
     path, key = checkpoint_path(name, data), key_of(name, params, device, data)
-    checkpoint = Checkpoint(path, key, config.checkpoint.every_seconds)
+    checkpoint = Checkpoint(path, key, config.checkpoint.every_seconds, workers)
     system = SystemMetrics()
 
     def waiting() -> dict[str, Work]:
@@ -75,8 +77,9 @@ def train_variant(name: str, params: Params, data: Path, stop: Callable[[], bool
     with TrainingBar(name, config, stream, TimeLeft(name, own, waiting) if own else None) as bar:
 
         def on_step(tokens: int, loss: float) -> None:
-            system.sample()
-            bar.update(tokens, loss)
+            if workers.first:
+                system.sample()
+                bar.update(tokens, loss)
 
         result = train(
             network,
@@ -84,17 +87,21 @@ def train_variant(name: str, params: Params, data: Path, stop: Callable[[], bool
             training.manifest["special"],
             config,
             model_config,
-            lambda network: validation_loss(network, validation, params),
+            lambda network: validation_loss(network, validation, params, workers),
             on_step,
             checkpoint,
             stop,
-            evaluate_sample=lambda network: sample_loss(network, validation, params.train),
+            evaluate_sample=lambda network: sample_loss(network, validation, params.train, workers),
+            workers=workers,
         )
+    if not workers.first:
+        return
     with whole_folder(data / "models" / name) as folder:
         model.save(folder, network, name, model_config, copy_tokenizer(data / "tokens", folder))
         _write_rows(folder / "curve.csv", EvalPoint._fields, result.curve)
         _write_rows(folder / "log.csv", LogPoint._fields, result.log)
-    timings = _timings(data / "models" / name, result, device) | {"run_key": key, "system": system.samples}
+    timings = _timings(data / "models" / name, result, device)
+    timings |= {"processes": workers.world, "run_key": key, "system": system.samples}
     write_json(data / "timings" / f"train-{name}.json", timings)
     checkpoint.remove()
 
@@ -139,7 +146,7 @@ def _is_trained(name: str, params: Params, device: torch.device, data: Path) -> 
     return bool(read_json(timings).get("run_key") == key_of(name, params, device, data))
 
 
-def validation_loss(network: LanguageModel, validation: TokenFile, params: Params) -> float:
+def validation_loss(network: LanguageModel, validation: TokenFile, params: Params, workers: Workers = ALONE) -> float:
     """Nats per token, by the windows of `train.evaluation`: quicker than the stage evaluate, and near it."""
     settings = params.train.evaluation
     nats, count = score(
@@ -149,18 +156,20 @@ def validation_loss(network: LanguageModel, validation: TokenFile, params: Param
         settings.window_tokens,
         settings.context_tokens,
         settings.batch_size,
+        part=(workers.rank, workers.world),
     )
-    return nats / count
+    nats, tokens = workers.sum(nats, count)
+    return nats / tokens
 
 
-def sample_loss(network: LanguageModel, validation: TokenFile, config: TrainConfig) -> float:
+def sample_loss(network: LanguageModel, validation: TokenFile, config: TrainConfig, workers: Workers = ALONE) -> float:
     """Nats per token on the sample of `train.log`: the same windows at every call, evenly spread over the split."""
     log, both_sides = config.log, objective_of(network).both_sides
     windows = split_windows(validation.starts, log.window_tokens, log.context_tokens, both_sides)
-    nats, count = score_windows(
-        network, validation.ids, windows.sample(log.sample_tokens), config.evaluation.batch_size
-    )
-    return nats / count
+    sample, part = windows.sample(log.sample_tokens), (workers.rank, workers.world)
+    nats, count = score_windows(network, validation.ids, sample, config.evaluation.batch_size, part=part)
+    nats, tokens = workers.sum(nats, count)
+    return nats / tokens
 
 
 def checkpoint_path(name: str, data: Path) -> Path:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from recurlm.model import LanguageModel
 from recurlm.training.batches import BatchIterator, Cursor
 from recurlm.training.checkpoint import Snapshot
+from recurlm.training.distributed import ALONE, Workers
 from recurlm.training.regularization import WeightAverage
 from recurlm.variants.base import State
 
@@ -68,6 +69,7 @@ class TrainState:
     elapsed: float = 0.0  # seconds, at the last checkpoint
     recurrent: State = field(default_factory=dict)
     best: dict[str, Tensor] = field(default_factory=dict)  # weights
+    workers: Workers = ALONE
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +82,7 @@ class TrainState:
             "optimizer": _optimizer_tensors(self.optimizers),
             "average": self.average.mean,
             "random": _random_state(self.device),
-            "recurrent": self.recurrent,
+            "recurrent": self.workers.gather(self.recurrent, self.batches.stream.batch_size),
             "best": self.best,
         }
         values: dict[str, Any] = {
@@ -113,7 +115,8 @@ class TrainState:
         self.batches.cursor = Cursor(**values["cursor"])
         self.step, self.tokens, self.losses = values["step"], values["tokens"], values["losses"]
         self.elapsed = values["elapsed"]
-        self.recurrent, self.best = on_device("recurrent"), on_device("best")
+        self.recurrent = {name: self.workers.rows(value) for name, value in on_device("recurrent").items()}
+        self.best = on_device("best")
         self.result.curve = [EvalPoint(*row) for row in values["curve"]]
         self.result.log = [LogPoint(*row) for row in values["log"]]
         self.unlogged = values["unlogged"]

@@ -76,11 +76,14 @@ class LockedDropout(nn.Module):
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
+        self.lanes: tuple[slice, int] | None = None
+        """Where a process has but some rows of a batch: which, and how many the batch has."""
 
     def forward(self, x: Float[Tensor, "batch *time features"]) -> Float[Tensor, "batch *time features"]:
         if not self.training or self.p == 0:
             return x
-        keep = torch.rand(len(x), x.shape[-1], device=x.device) >= self.p
+        rows, batch_size = self.lanes or (slice(None), len(x))
+        keep = torch.rand(batch_size, x.shape[-1], device=x.device)[rows] >= self.p
         mask = keep.to(x.dtype).div_(1 - self.p)
         return x * mask.view(len(x), *[1] * (x.ndim - 2), -1)
 

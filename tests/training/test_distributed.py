@@ -1,0 +1,223 @@
+"""Training on several processes: the data, masks and results of one; the same bytes again; lost processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import forked_workers
+import psutil
+import pytest
+import yaml
+from configs import CHECKOUT, write_params
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recurlm.errors import InputError
+from recurlm.training.distributed import LOST, Workers
+
+NATS = 1e-3  # between runs whose sums have another order
+RESULTS = ("model.safetensors", "model.json", "curve.csv", "log.csv")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    subprocess.run([sys.executable, forked_workers.__file__, str(folder)], check=True, capture_output=True)
+    return folder
+
+
+def losses(runs: Path, name: str, rank: int = 0) -> list[float]:
+    """The loss of each step."""
+    values: list[float] = json.loads((runs / f"{name}.{rank}.json").read_text(encoding="utf-8"))["losses"]
+    return values
+
+
+def weights(runs: Path, name: str, rank: int = 0) -> bytes:
+    return (runs / f"{name}.{rank}.safetensors").read_bytes()
+
+
+def largest_difference(one: list[float], other: list[float]) -> float:
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("one", "many"), [("lstm1", "lstm2"), ("lstm1", "lstm4"), ("bilstm1", "bilstm4"), ("lstm1", "lstm4goeson")]
+)
+def test_the_losses_do_not_depend_on_the_number_of_processes(runs: Path, one: str, many: str) -> None:
+    alone, together = losses(runs, one), losses(runs, many)
+    assert largest_difference(alone[-len(together) :], together) < NATS
+    assert max(alone) - min(alone) > 100 * NATS
+
+
+def test_all_processes_have_the_same_weights_and_know_the_same_loss(runs: Path) -> None:
+    for name, (_, world, stops, _) in forked_workers.RUNS.items():
+        if not stops:
+            assert len({weights(runs, name, rank) for rank in range(world)}) == 1
+            assert all(losses(runs, name, rank) == losses(runs, name) for rank in range(world))
+
+
+def test_the_same_number_of_processes_gives_the_same_bytes_again(runs: Path) -> None:
+    assert weights(runs, "lstm2") == weights(runs, "lstm2again")
+    assert weights(runs, "lstm2") != weights(runs, "lstm4")
+
+
+def test_a_run_goes_on_from_its_checkpoint_with_the_state_of_every_row(runs: Path) -> None:
+    assert weights(runs, "lstm2goeson") == weights(runs, "lstm2")
+    assert losses(runs, "lstm2goeson") == losses(runs, "lstm2")[forked_workers.STOP_AFTER :]
+
+
+@given(world=st.integers(1, 40), more=st.integers(0, 100))
+def test_each_row_has_one_process_and_each_process_a_row(world: int, more: int) -> None:
+    parts = [Workers(rank, world).lanes(world + more) for rank in range(world)]
+    assert (parts[0].start, parts[-1].stop) == (0, world + more)
+    assert all(before.stop == after.start for before, after in pairwise(parts))
+    sizes = [part.stop - part.start for part in parts]
+    assert min(sizes) >= 1
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_more_processes_than_rows_are_refused() -> None:
+    with pytest.raises(InputError, match=r"batch_size is 3, and 4 processes"):
+        Workers(1, 4).join(forked_workers.build("lstm", forked_workers.model_config(), 9), 3)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with tokens whose training takes two processes some seconds."""
+    folder = tmp_path_factory.mktemp("prepared")
+    write_params(
+        folder,
+        {
+            "fetch": {"source": "files", "files": {"path": "play.txt", "split": "position"}},
+            "tokenize": {"kind": "char"},
+            "train": {
+                "data": {"epochs": 4, "batch_size": 4, "sequence_length": 16},
+                "checkpoint": {"every_seconds": 0},
+                "machine": {"processes": 2, "timeout_seconds": 60},
+                "evaluation": {"num_evals": 2},
+            },
+            "variants": {"gru": {"embedding_size": 8, "hidden_size": 12, "dropout": 0.2}},
+        },
+    )
+    lines = (f"KING. The {number} ships of {number * 7 % 31} lords come home, and sing.\n" for number in range(400))
+    (folder / "play.txt").write_text("".join(lines), encoding="utf-8")
+    for script in ("fetch.py", "tokenize_corpus.py"):
+        subprocess.run([sys.executable, CHECKOUT / "pipelines" / script], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def folder(prepared: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(prepared, tmp_path / "project"))
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, str(CHECKOUT / "pipelines/train.py"), "gru"]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / "data/models/gru" / name).read_bytes() for name in RESULTS}
+
+
+def worker(stage: subprocess.Popen[str], folder: Path, rank: int) -> psutil.Process:
+    """The process of a rank, once there is a checkpoint."""
+    while not (folder / "data/checkpoints/gru.safetensors").exists():
+        assert stage.poll() is None
+        time.sleep(0.01)
+    return next(child for child in psutil.Process(stage.pid).children() if child.environ().get("RANK") == str(rank))
+
+
+def test_the_stage_starts_processes_and_a_killed_one_changes_no_byte_of_the_result(folder: Path) -> None:
+    whole = start(folder)
+    _, said = whole.communicate(timeout=120)
+    assert whole.returncode == 0, said
+    assert said.count("parameters") == 1  # one process speaks
+    undisturbed = results(folder)
+    timings = json.loads((folder / "data/timings/train-gru.json").read_text(encoding="utf-8"))
+    assert timings["processes"] == 2
+    shutil.rmtree(folder / "data/models/gru")
+
+    killed = start(folder)
+    worker(killed, folder, rank=1).kill()
+    _, said = killed.communicate(timeout=120)
+    assert killed.returncode == 0, said
+    assert "process 1 was ended by signal 9: all 2 start again from the last checkpoint\n" in said
+    assert "goes on from its checkpoint" in said
+    assert "Traceback" not in said
+    assert results(folder) == undisturbed
+
+
+def test_ctrl_c_ends_all_processes_and_one_says_how_to_go_on(folder: Path) -> None:
+    stage = start(folder)
+    worker(stage, folder, rank=0)
+    stage.send_signal(signal.SIGINT)
+    _, said = stage.communicate(timeout=120)
+    assert stage.returncode == 130
+    assert said.count("is kept: run it again to go on") == 1
+    assert "Traceback" not in said
+
+
+def test_bad_input_is_said_by_one_process(folder: Path) -> None:
+    params: dict[str, Any] = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    params["train"]["machine"]["processes"] = 5
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    stage = start(folder)
+    _, said = stage.communicate(timeout=120)
+    assert stage.returncode == 2
+    assert [line for line in said.splitlines() if line.startswith("recurlm: ")] == [
+        "recurlm: params.yaml: train.data.batch_size is 4, and 5 processes train, each with at least one row: "
+        "raise it, or lower train.machine.processes"
+    ]
+    assert not (folder / "data/models").exists()
+
+
+HUNG = """
+import os, sys, time
+import torch.distributed as dist
+from configs import train_config
+from recurlm.training.distributed import workers_of
+environment = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "localhost", "MASTER_PORT": sys.argv[1], "WORLD_SIZE": "3"}
+os.environ |= environment | {"LOCAL_WORLD_SIZE": "3"}
+children = []
+for rank in range(3):
+    if (child := os.fork()) == 0:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        with workers_of(train_config(**{"machine.timeout_seconds": 2})) as workers:
+            assert workers.sum(1.0) == [3.0]
+            if rank == 1:
+                time.sleep(8)  # hangs
+                os._exit(0)
+            workers.sum(1.0)
+        os._exit(0)
+    children.append(child)
+print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+"""
+
+
+def test_a_silent_process_is_named_in_one_line(unused_port: int) -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(CHECKOUT / "tests"), str(CHECKOUT / "src")])}
+    done = subprocess.run(
+        [sys.executable, "-c", HUNG, str(unused_port)], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [str(LOST), "0", str(LOST)]
+    said = [line for line in done.stderr.splitlines() if line.startswith("recurlm: ")]
+    assert len(said) == 1
+    assert said[0].startswith("recurlm: process 1 of 0 to 2 is gone, or gave no answer for 2 seconds")
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return int(found.getsockname()[1])
