@@ -6,7 +6,7 @@ import inspect
 import logging
 import warnings
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 from unittest.mock import patch
 
@@ -62,12 +62,14 @@ def trace(
         )
         assert program is not None
         # What int8 and int4 have an exact form of is left for it, where it reads weights alone too.
-        optimizer.optimize_ir(program.model, should_fold=lambda node: False if node.op_type in REWRITTEN else None)
+        fold = partial(optimizer.optimize_ir, should_fold=lambda node: False if node.op_type in REWRITTEN else None)
+        fold(program.model)
         # Not before: a value that is two outputs is two values only now.
         for value, name in zip(program.model.graph.outputs, outputs, strict=True):
             value.name = name
         # A gate is computed by the same node for the state and as an output.
         Sequential(DeduplicateInitializersPass(size_limit=2**40), CommonSubexpressionEliminationPass())(program.model)
+        fold(program.model)  # a large weight's Transpose is folded only where nothing else reads the weight
         NameFixPass()(program.model)  # a value within that has an output's name gets another one
     graph: onnx.GraphProto = program.model_proto.graph
     _clean(graph)
