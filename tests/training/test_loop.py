@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recurlm.config import TrainConfig
+from recurlm.config import TrainConfig, override
 from recurlm.errors import InputError
 from recurlm.evaluation.perplexity import score_windows
 from recurlm.evaluation.windows import split_windows
@@ -111,16 +111,16 @@ def test_a_log_with_a_sample_of_the_validation_split_changes_no_weight(name: str
         nats, tokens = score_windows(model, ids, windows, 8)
         return nats / tokens
 
-    def trained(**more: Any) -> tuple[dict[str, Tensor], TrainResult]:
+    def trained(config: TrainConfig, **more: Any) -> tuple[dict[str, Tensor], TrainResult]:
         model = fresh(name, dropout=0.3, layers=2)
         losses = iter([3.0, 1.0, 2.0])
         result = run(model, config, evaluate=lambda model: next(losses), **more)
         return model.state_dict(), result
 
-    plain, without = trained()
+    plain, without = trained(override(config, {"log.points": 1}))
     steps: list[float] = []
     weights, result = trained(
-        evaluate_sample=evaluate_sample, on_log=rows.append, on_step=lambda tokens, loss: steps.append(loss)
+        config, evaluate_sample=evaluate_sample, on_log=rows.append, on_step=lambda tokens, loss: steps.append(loss)
     )
     assert all(torch.equal(weights[key], value) for key, value in plain.items())
     assert result.curve == without.curve
