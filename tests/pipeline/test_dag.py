@@ -188,7 +188,11 @@ def test_an_edited_file_makes_only_the_stages_that_use_it_stale(
 
 @pytest.mark.parametrize(
     "change",
-    [{"checkpoint": {"every_seconds": 5}}, {"machine": {"threads": 1}}, {"machine": {"progress_seconds": 2}}],
+    [
+        {"checkpoint": {"every_seconds": 5}},
+        {"machine": {"threads": 1, "processes": 2}},
+        {"machine": {"progress_seconds": 2}},
+    ],
 )
 def test_what_changes_no_result_retrains_nothing(reproduced: Project, change: dict[str, Any]) -> None:
     path = reproduced.folder / "params.yaml"

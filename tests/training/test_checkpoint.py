@@ -145,6 +145,7 @@ def test_a_checkpoint_of_another_run_or_a_broken_one_is_not_loaded(tmp_path: Pat
     [
         ({"checkpoint.every_seconds": 7}, True),
         ({"machine.threads": 1}, True),
+        ({"machine.processes": 2}, True),
         ({"machine.progress_seconds": 3}, True),
         ({"evaluation.num_evals": 4}, False),
         ({"data.mask_prob": 0.2}, False),
