@@ -18,6 +18,7 @@ from recurlm.export import sampling
 from recurlm.export.assemble import Graph, Shape
 from recurlm.export.steps import Covered, Cut, Draw, Limits, Penalize, Remember, Scale, Weigh
 from recurlm.export.trace import trace
+from recurlm.processes import end_with_parent
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 NUCLEUS = 256  # tokens ranked at first where top-p alone is asked for; all are, if these don't hold enough
@@ -117,7 +118,7 @@ def traced_beside(vocab_size: int, suppressed: list[int], opset: int) -> Iterato
 
     No variant shapes them, and they take as long as all else that is traced of a model.
     """
-    with ProcessPoolExecutor(1, get_context("spawn")) as helper:
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=end_with_parent) as helper:
         yield helper.submit(traced_parts, vocab_size, tuple(suppressed), opset).result
 
 
