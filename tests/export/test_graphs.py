@@ -19,7 +19,8 @@ from recurlm.config import Sampling
 from recurlm.export.bundle import never_drawn, write_graphs
 from recurlm.model import LanguageModel
 from recurlm.objective import objective_of
-from recurlm.verify.checks import GREEDY, chunked_calls, filled_tokens, generated_tokens
+from recurlm.verify import calls
+from recurlm.verify.checks import GREEDY, Comparison
 from recurlm.verify.prompts import pieces
 from recurlm.verify.reference import Reference
 from recurlm.verify.sessions import Graphs
@@ -86,7 +87,7 @@ def uniform(*shape: int) -> np.ndarray:
 def test_the_generator_draws_the_tokens_of_pytorch(exported, name: str, sampling: Sampling) -> None:
     reference, graphs = sides(exported, name)
     prompts = pieces(text(60), [11, 1, 30])
-    agreement = generated_tokens(reference, graphs, prompts, uniform(3, 50), sampling, error=1e-5)
+    agreement = Comparison(reference, graphs, error=1e-5).generated(prompts, uniform(3, 50), sampling)
     assert agreement.tokens == 150
     assert len(agreement.near_ties) <= 1
 
@@ -95,7 +96,7 @@ def test_the_generator_draws_the_tokens_of_pytorch(exported, name: str, sampling
 @pytest.mark.parametrize("sampling", SAMPLINGS[:3], ids=str)
 def test_chunked_calls_give_the_tokens_of_one_call(exported, name: str, sampling: Sampling) -> None:
     _, graphs = sides(exported, name)
-    chunked_calls(graphs, text(5), uniform(90), sampling)
+    calls.chunked(graphs, text(5), uniform(90), sampling)
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -142,7 +143,7 @@ def test_the_scorer_gives_pytorchs_log_probabilities_at_any_batch_length_and_chu
 def test_the_filler_draws_the_tokens_of_pytorch(exported, name: str, sampling: Sampling) -> None:
     reference, graphs = sides(exported, name)
     texts = pieces(text(80), [50, 1, 29])
-    agreement = filled_tokens(reference, graphs, texts, uniform(3, 50), sampling, error=1e-5)
+    agreement = Comparison(reference, graphs, error=1e-5).filled(texts, uniform(3, 50), sampling)
     assert agreement.tokens == 80
     assert len(agreement.near_ties) <= 1
 

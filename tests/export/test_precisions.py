@@ -24,16 +24,9 @@ from recurlm.model import LanguageModel
 from recurlm.objective import objective_of
 from recurlm.storage import read_json
 from recurlm.tokens.files import TokenFile
+from recurlm.verify import calls
 from recurlm.verify.agreement import verify
-from recurlm.verify.checks import (
-    GREEDY,
-    VerificationError,
-    chunked_calls,
-    equal_steps,
-    filled_tokens,
-    generated_tokens,
-    scored_tokens,
-)
+from recurlm.verify.checks import GREEDY, Comparison, VerificationError
 from recurlm.verify.prompts import pieces
 from recurlm.verify.quantized import QuantizedArithmetic
 from recurlm.verify.reference import Reference
@@ -74,11 +67,12 @@ class Made:
         self.objective = objective_of(self.model)
         self.products = write_graphs(folder, name, self.model, MANIFEST, settings, precision, TEXT, cache)
         self.quantized = QuantizedArithmetic(load_file(folder / QUANTIZED), self.model)
-        self.reference = self.reference_with(self.quantized)
         self.graphs = Graphs(folder)
+        self.comparison = self.comparison_with(self.quantized)
 
-    def reference_with(self, arithmetic: QuantizedArithmetic) -> Reference:
-        return Reference(self.model, never_drawn(MANIFEST["special"], self.objective), arithmetic)
+    def comparison_with(self, arithmetic: QuantizedArithmetic) -> Comparison:
+        suppressed = never_drawn(MANIFEST["special"], self.objective)
+        return Comparison(Reference(self.model, suppressed, arithmetic), self.graphs)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +103,7 @@ def test_every_product_with_weights_is_quantized_and_those_of_activations_become
 
 def test_every_step_equals_pytorchs_bit_for_bit(made: Made) -> None:
     """Each from its own states: 120 steps of 8 rows and 40 of one."""
-    assert equal_steps(made.reference, made.graphs, text_of(300)) == 1000
+    assert made.comparison.steps(text_of(300)) == 1000
     assert made.quantized.met == {key.split(".")[1] for key in made.quantized.arithmetic}
 
 
@@ -117,18 +111,18 @@ def test_every_step_equals_pytorchs_bit_for_bit(made: Made) -> None:
 def test_every_token_is_pytorchs_from_prompts_of_different_lengths(made: Made, sampling: Sampling) -> None:
     rows = pieces(text_of(300), [1, 5, 30])
     uniform = np.random.default_rng(3).random((3, 50), np.float32)
-    compare = filled_tokens if made.objective.both_sides else generated_tokens
-    agreement = compare(made.reference, made.graphs, rows, uniform, sampling)
+    compare = made.comparison.filled if made.objective.both_sides else made.comparison.generated
+    agreement = compare(rows, uniform, sampling)
     assert agreement.tokens == (36 if made.objective.both_sides else 150)
     assert not agreement.near_ties
-    assert scored_tokens(made.reference, made.graphs, rows, tolerance=1e-5) < 1e-5
+    assert made.comparison.scored(rows) < 1e-5
 
 
 def test_calls_in_parts_give_the_tokens_of_one_call(made: Made) -> None:
     """Parts of the time for a model that carries its state on; rows of the batch for one that reads whole texts."""
     uniform = np.random.default_rng(3).random((3, 90), np.float32)
     if not made.objective.both_sides:
-        assert chunked_calls(made.graphs, text_of(5), uniform[0], FREE)
+        assert calls.chunked(made.graphs, text_of(5), uniform[0], FREE)
         return
     tokens, lengths = text_of(270).reshape(3, 90), np.array([90, 41, 1])
     filled = made.graphs.fill(tokens, lengths, uniform, FREE)
@@ -170,7 +164,7 @@ def test_a_model_that_is_quantized_otherwise_fails(made: Made) -> None:
     name = next(key for key in arithmetic if key.startswith("weights."))
     arithmetic[name][0, 0] += 1
     with pytest.raises(VerificationError, match="differs from PyTorch's"):
-        equal_steps(made.reference_with(QuantizedArithmetic(arithmetic, made.model)), made.graphs, text_of(300))
+        made.comparison_with(QuantizedArithmetic(arithmetic, made.model)).steps(text_of(300))
 
 
 def test_a_product_that_was_not_seen_is_an_error_and_stays_in_fp32_never() -> None:
@@ -189,7 +183,7 @@ def test_a_large_table_is_quantized_too(
         folder = tmp_path / str(number)
         folder.mkdir()
         made = Made("gru", "int8", folder, ExportCache(caches["gru"].traces), settings)
-        assert equal_steps(made.reference, made.graphs, text_of(300)) == 1000
+        assert made.comparison.steps(text_of(300)) == 1000
         assert any(key.startswith("table.") for key in made.quantized.arithmetic)
         step = onnx.load(folder / "step.onnx").graph
         assert not [

@@ -6,9 +6,10 @@ import pytest
 from configs import PARAMS
 
 from recurlm.config import override
-from recurlm.verify import faults
-from recurlm.verify.faults import Outcome, Subject, plant_all, tiny_subjects
-from recurlm.verify.planted import Fault
+from recurlm.verify.faults import plant
+from recurlm.verify.faults.catalogue import Fault
+from recurlm.verify.faults.plant import Outcome, Subject, plant_all
+from recurlm.verify.faults.tiny import tiny_subjects
 
 QUICK = PARAMS.model_copy(update={"verify": override(PARAMS.verify, {"num_tokens": 40})})
 # A few of each kind; `python -m recurlm.verify.faults` plants all.
@@ -43,12 +44,12 @@ def test_planted_faults_are_caught(subject: tuple[Subject, set[str]]) -> None:
 def test_what_nothing_checks_is_missed(subject: tuple[Subject, set[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     """And so is a fault that changes nothing: none is counted as caught by rule."""
     bundle, _ = subject
-    nothing = Fault("nothing changed", lambda folder: None)
-    monkeypatch.setattr(faults, "catalogue", lambda *_: [nothing])
+    nothing = [Fault(f"nothing changed in {graph}", lambda folder: None, graph) for graph in ("step", "scorer", "")]
+    monkeypatch.setattr(plant, "catalogue", lambda *_: nothing)
     outcome = Outcome()
     plant_all(bundle, outcome)
-    name = f"{bundle.variant} {bundle.precision}, nothing changed"
-    assert outcome.summary() == {"planted": 1, "caught": 0, "missed": [name]}
+    names = [f"{bundle.variant} {bundle.precision}, {fault.name}" for fault in nothing]
+    assert outcome.summary() == {"planted": 3, "caught": 0, "missed": names}
 
 
 def test_the_catalogue_has_at_least_forty_faults_of_each_kind_of_bundle(subject: tuple[Subject, set[str]]) -> None:

@@ -4,59 +4,44 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import asdict
+from collections.abc import Callable, Set
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
-from jaxtyping import Int
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from recurlm.config import Evaluate, Precision, Sampling, Verify
+from recurlm.config import Evaluate, Sampling, Verify
 from recurlm.evaluation.perplexity import total
 from recurlm.evaluation.windows import batches, split_windows
 from recurlm.export.bundle import QUANTIZED, never_drawn
 from recurlm.model import LanguageModel
-from recurlm.objective import Objective, objective_of
+from recurlm.objective import objective_of
 from recurlm.storage import read_json
 from recurlm.tokens.files import TokenFile
+from recurlm.verify import calls, edges
 from recurlm.verify.checks import (
-    CHUNKS,
+    FREE,
     GREEDY,
     Agreement,
+    Comparison,
     VerificationError,
-    chunked_calls,
-    equal_steps,
-    extra_settings,
     few_near_ties,
-    filled_tokens,
-    generated_tokens,
-    largest_logit_difference,
     onnx_scorer,
-    scored_tokens,
-    stopped_rows,
 )
-from recurlm.verify.edges import (
-    drawn_beside_edges,
-    every_token,
-    halves,
-    many_texts,
-    mixed_settings,
-    scored_in_parts,
-    texts_in_parts,
-)
-from recurlm.verify.prompts import PROMPTS, prompts_of, texts_of
+from recurlm.verify.prompts import prompts_of, texts_of
 from recurlm.verify.quantized import QuantizedArithmetic
-from recurlm.verify.reference import Reference, Rows
+from recurlm.verify.reference import Extra, Reference
 from recurlm.verify.sessions import Graphs
 
-FREE = Sampling(temperature=1.0, top_k=0, top_p=1.0)
 EDGE_TOKENS = 20  # a row, beside edges and with settings of its own
-ONE_NUMBER = np.zeros((PROMPTS, 1), np.float32)  # for each prompt
 EXTRA_TOKENS = 40  # a row, with min_p and a repetition penalty
+CALL_TOKENS = sum(calls.CHUNKS) + calls.CHUNKS[-1]
 
 
 def verify(
@@ -68,7 +53,6 @@ def verify(
     settings: Verify,
     scoring: Evaluate,
     line: int = 0,
-    reference: Reference | None = None,
 ) -> dict[str, Any]:
     """Compare the graphs in `folder` with the model that they were made from.
 
@@ -79,60 +63,14 @@ def verify(
         held_out: the test split.
         metrics: of the evaluate stage, of this model on that split, with the settings `scoring`.
         line: of the terminal that shows the progress bar: several verifications may run in parallel.
-        reference: the model, as `reference_of` gives it.
 
     Raises:
         VerificationError: something differs, in fp32 by more than float error.
     """
-    description = read_json(folder / "graphs.json")
-    graphs, precision = Graphs(folder, torch.get_num_threads()), description["precision"]
-    objective = objective_of(model)
-    reference = reference or reference_of(model, folder, held_out.manifest)
-    arithmetic = reference.arithmetic
-    text = np.asarray(held_out.ids, np.int64)
-    nats = _nats_per_token(graphs, objective, held_out, scoring, f"{variant} {precision}", line)
-    scorer = _check_scorer(nats, metrics[f"{objective.metric_prefix}nats_per_token"], precision, settings)
-    if arithmetic is None:
-        difference = largest_logit_difference(reference, graphs, text, settings.logit_tolerance)
-        steps = {}
-    else:
-        difference = 0.0
-        steps = {"steps_equal": equal_steps(reference, graphs, text)}
-    # Two tokens that lie closer than this cannot be told apart in float32: see Reference.near_tie.
-    error = max(difference, 1e-6) if arithmetic is None else None
-    agreements, further = _agreements(reference, graphs, text, settings, error)
-    prompts = prompts_of(text)
-    scored_tokens(reference, graphs, prompts, settings.logit_tolerance)
-    further += _edges(reference, graphs, prompts, settings, error)
-    few_near_ties([*agreements, *further])
-    if arithmetic is not None and arithmetic.met != {key.split(".")[1] for key in arithmetic.arithmetic}:
-        raise VerificationError("a matrix was quantized that PyTorch never read")
-    numbers = np.random.default_rng(2).random((len(prompts), sum(CHUNKS) + CHUNKS[-1]), np.float32)
-    if not objective.both_sides:
-        stopped_rows(graphs, prompts, numbers, FREE)
-        for sampling in (GREEDY, *settings.sampling):
-            chunked_calls(graphs, prompts[-1], numbers[0], sampling)
-    ties = [tie for agreement in agreements for tie in agreement.near_ties]
-    identical = [agreement.tokens - len(agreement.near_ties) for agreement in agreements]
-    return {
-        "precision": precision,
-        "verified": True,  # each check above raises where it fails
-        "products": description["products"],
-        "largest_logit_difference": difference,
-        **steps,
-        **scorer,
-        "prompts": len(prompts),
-        "greedy_tokens_identical": identical[0],
-        "sampled_tokens_identical": sum(identical[1:]),
-        "sampling_settings": len(settings.sampling),
-        "near_ties": len(ties),
-        "near_ties_at": [asdict(tie) for tie in ties],
-        "further_tokens": sum(agreement.tokens for agreement in further),
-        "further_near_ties_at": [asdict(tie) for agreement in further for tie in agreement.near_ties],
-        "chunked_calls_identical": None if objective.both_sides else True,
-        "onnxruntime": onnxruntime.__version__,
-        "torch": torch.__version__.split("+")[0],
-    }
+    reference = reference_of(model, folder, held_out.manifest)
+    verification = Verification(reference, folder, held_out, metrics, settings, scoring, variant, line)
+    verification.run()
+    return verification.summary()
 
 
 def reference_of(model: LanguageModel, folder: Path, tokens: dict[str, Any]) -> Reference:
@@ -142,85 +80,196 @@ def reference_of(model: LanguageModel, folder: Path, tokens: dict[str, Any]) -> 
     return Reference(model, never_drawn(tokens["special"], objective_of(model)), arithmetic)
 
 
-def _agreements(
-    reference: Reference, graphs: Graphs, text: Int[np.ndarray, "time"], settings: Verify, error: float | None
-) -> tuple[list[Agreement], list[Agreement]]:
-    """Tokens for each sampling setting: greedy, then those of params.yaml; and those of other settings."""
-    fills = reference.objective.both_sides
-    rows = texts_of(text, settings.num_tokens) if fills else prompts_of(text)
-    time = max(len(row) for row in rows) if fills else math.ceil(settings.num_tokens / len(rows))
-    agreements = []
-    for index, sampling in enumerate((GREEDY, *settings.sampling)):
-        uniform = np.random.default_rng(index).random((len(rows), time), np.float32)
-        agreements.append(
-            filled_tokens(reference, graphs, rows, uniform, sampling, error)
-            if fills
-            else generated_tokens(reference, graphs, rows, uniform, sampling, error, tolerance=settings.logit_tolerance)
+class Verification:
+    """The checks of the graphs in one folder."""
+
+    def __init__(
+        self,
+        reference: Reference,
+        folder: Path,
+        held_out: TokenFile,
+        metrics: dict[str, Any],
+        settings: Verify,
+        scoring: Evaluate,
+        label: str = "",
+        line: int = 0,
+        error: float | None = None,
+    ) -> None:
+        """`error` of the logits is measured by the first check, for all that follow: give it where that does not run.
+
+        The other arguments are those of `verify`.
+        """
+        self.description = read_json(folder / "graphs.json")
+        graphs = Graphs(folder, torch.get_num_threads())
+        self.comparison = Comparison(reference, graphs, settings.logit_tolerance, error)
+        self.held_out, self.metrics, self.settings, self.scoring = held_out, metrics, settings, scoring
+        self.label, self.line = label, line
+        self.text = np.asarray(held_out.ids, np.int64)
+        self.prompts = prompts_of(self.text)
+        self.agreements: list[Agreement] = []  # one for each sampling setting
+        self.further: list[Agreement] = []
+        self.results: dict[str, Any] = {}
+
+    def run(self, graphs: Set[str] | None = None) -> None:
+        """Run all checks, or those that read one of some graphs; what is quick and sees much comes first.
+
+        Raises:
+            VerificationError: one fails.
+        """
+        for reads, check in self.checks():
+            if graphs is None or graphs & set(reads.split()):
+                result = check()
+                if isinstance(result, Agreement):
+                    self.further.append(result)
+        few_near_ties([*self.agreements, *self.further])
+        arithmetic = self.comparison.reference.arithmetic
+        if arithmetic is not None and arithmetic.met != {key.split(".")[1] for key in arithmetic.arithmetic}:
+            raise VerificationError("a matrix was quantized that PyTorch never read")
+
+    def checks(self) -> list[tuple[str, Callable[[], object]]]:
+        """Each with the graphs that it reads."""
+        comparison, rows = self.comparison, self.prompts
+        model = comparison.reference.model
+        texts = (rows, edges.every_token(model), edges.short_texts(model))
+        in_fp32, below = ("step scorer" if comparison.cloze else "step", self._logits), ("step", self._steps)
+        return [
+            below if comparison.exact else in_fp32,
+            ("step", partial(edges.every_token_steps, comparison)),
+            *([("step scorer generator", partial(edges.halves, comparison))] if comparison.exact else []),
+            *(("scorer", partial(comparison.scored, text)) for text in texts),
+            *(self._of_the_filler() if comparison.cloze else self._of_the_generator()),
+            ("scorer", self._perplexity),
+        ]
+
+    def _of_the_filler(self) -> list[tuple[str, Callable[[], object]]]:
+        checks = (
+            partial(edges.drawn_beside_edges, self.comparison, self.prompts, 0),
+            partial(edges.mixed_settings, self.comparison, self.prompts, 0),
+            partial(edges.short_texts_filled, self.comparison),
+            self._filled,
         )
-    if fills:
-        return agreements, []
-    uniform = np.random.default_rng(len(agreements)).random((len(rows), min(time, EXTRA_TOKENS)), np.float32)
-    extra = extra_settings(len(rows))
-    return agreements, [generated_tokens(reference, graphs, rows, uniform, FREE, error, extra)]
+        return [("filler", check) for check in checks]
 
+    def _of_the_generator(self) -> list[tuple[str, Callable[[], object]]]:
+        comparison, rows = self.comparison, self.prompts
+        numbers = np.random.default_rng(2).random((len(rows), CALL_TOKENS), np.float32)
+        checks: tuple[Callable[[], object], ...] = (
+            # The states right after the prompts: what differs in them is forgotten after many tokens.
+            partial(comparison.generated, rows, np.zeros((len(rows), 1), np.float32), GREEDY),
+            partial(edges.mixed_settings, comparison, rows, EDGE_TOKENS),
+            partial(edges.drawn_beside_edges, comparison, rows, EDGE_TOKENS),
+            self._extra,
+            partial(edges.every_token_generates, comparison),
+            partial(calls.in_parts, comparison.graphs, rows, numbers[:, :EXTRA_TOKENS]),
+            partial(calls.stopped, comparison.graphs, rows, numbers),
+            *(partial(calls.chunked, comparison.graphs, rows[-1], numbers[0], each) for each in self._settings()),
+            self._generated,
+        )
+        return [*(("generator", check) for check in checks), ("scorer", partial(comparison.scored_in_parts, rows))]
 
-def _edges(
-    reference: Reference, graphs: Graphs, prompts: Rows, settings: Verify, error: float | None
-) -> list[Agreement]:
-    tolerance = settings.logit_tolerance
-    agreements = [
-        # The states right after the prompts: what differs in them is forgotten after many tokens.
-        generated_tokens(reference, graphs, prompts, ONE_NUMBER, GREEDY, error, tolerance=tolerance)
-        if not reference.objective.both_sides
-        else Agreement(),
-        every_token(reference, graphs, tolerance, error),
-        drawn_beside_edges(reference, graphs, prompts, EDGE_TOKENS, error),
-        mixed_settings(reference, graphs, prompts, EDGE_TOKENS, error),
-    ]
-    many_texts(reference, graphs, tolerance)
-    if reference.arithmetic is not None:
-        halves(reference, graphs)
-    if not reference.objective.both_sides:
-        texts_in_parts(graphs, prompts, np.random.default_rng(3).random((len(prompts), EXTRA_TOKENS), np.float32))
-        scored_in_parts(reference, graphs, prompts, tolerance)
-    return agreements
+    def _logits(self) -> None:
+        """fp32: the error by which all that follows is judged."""
+        difference = self.results["largest_logit_difference"] = self.comparison.logits(self.text)
+        self.comparison.error = max(difference, 1e-6)
 
+    def _steps(self) -> None:
+        self.results |= {"largest_logit_difference": 0.0, "steps_equal": self.comparison.steps(self.text)}
 
-def _check_scorer(nats: float, expected: float, precision: Precision, settings: Verify) -> dict[str, float]:
-    """scorer.onnx on the test split against PyTorch in fp32: the same, or no more perplexity than the bound allows.
+    def _settings(self) -> tuple[Sampling, ...]:
+        return (GREEDY, *self.settings.sampling)
 
-    Raises:
-        VerificationError: it is not.
-    """
-    if precision == "fp32":
-        if not abs(nats - expected) <= settings.nats_tolerance:
+    def _extra(self) -> Agreement:
+        """With min_p and a repetition penalty, other ones in each row."""
+        rows = len(self.prompts)
+        uniform = np.random.default_rng(1).random((rows, min(self._time(), EXTRA_TOKENS)), np.float32)
+        extra = Extra(torch.linspace(0, 0.2, rows), torch.linspace(1, 1.5, rows).flip(0))
+        return self.comparison.generated(self.prompts, uniform, FREE, extra)
+
+    def _time(self) -> int:
+        return math.ceil(self.settings.num_tokens / len(self.prompts))
+
+    def _generated(self) -> None:
+        """Tokens of each sampling setting, greedy first: rows of one batch in PyTorch.
+
+        generator.onnx has a call for each, since what it ranks depends on all settings of a call.
+        """
+        settings, count = self._settings(), len(self.prompts)
+        each = [sampling for sampling in settings for _ in range(count)]
+        uniform = np.concatenate(
+            [np.random.default_rng(index).random((count, self._time()), np.float32) for index in range(len(settings))]
+        )
+        calls = [range(index * count, (index + 1) * count) for index in range(len(settings))]
+        agreement = self.comparison.generated(self.prompts * len(settings), uniform, each, calls=calls)
+        for index in range(len(settings)):
+            ties = [replace(tie, row=tie.row % count) for tie in agreement.near_ties if tie.row // count == index]
+            self.agreements.append(Agreement(agreement.tokens // len(settings), ties))
+
+    def _filled(self) -> None:
+        rows = texts_of(self.text, self.settings.num_tokens)
+        for index, sampling in enumerate(self._settings()):
+            uniform = np.random.default_rng(index).random((len(rows), max(map(len, rows))), np.float32)
+            self.agreements.append(self.comparison.filled(rows, uniform, sampling))
+
+    def _perplexity(self) -> None:
+        """scorer.onnx on the test split against PyTorch in fp32: the same, or no more perplexity than allowed.
+
+        Raises:
+            VerificationError: it is not.
+        """
+        precision, nats = self.description["precision"], self._nats_per_token()
+        expected = self.metrics[f"{self.comparison.reference.objective.metric_prefix}nats_per_token"]
+        self.results["scorer_nats_per_token"] = nats
+        if precision == "fp32":
+            self.results["scorer_nats_difference"] = abs(nats - expected)
+            if not abs(nats - expected) <= self.settings.nats_tolerance:
+                raise VerificationError(
+                    f"scorer.onnx gives {nats:.6f} nats a token and PyTorch {expected:.6f}: "
+                    f"more than {self.settings.nats_tolerance:.0e} apart"
+                )
+            return
+        increase = self.results["perplexity_increase"] = math.expm1(nats - expected)
+        bound = getattr(self.settings.max_perplexity_increase, precision)
+        if not increase <= bound:
             raise VerificationError(
-                f"scorer.onnx gives {nats:.6f} nats a token and PyTorch {expected:.6f}: "
-                f"more than {settings.nats_tolerance:.0e} apart"
+                f"{precision} raises the perplexity by {increase:.2%}, and params.yaml allows {bound:.2%} "
+                f"(verify.max_perplexity_increase.{precision})"
             )
-        return {"scorer_nats_per_token": nats, "scorer_nats_difference": abs(nats - expected)}
-    increase = math.expm1(nats - expected)
-    bound = settings.max_perplexity_increase.int8 if precision == "int8" else settings.max_perplexity_increase.int4
-    if not increase <= bound:
-        raise VerificationError(
-            f"{precision} raises the perplexity by {increase:.2%}, and params.yaml allows {bound:.2%} "
-            f"(verify.max_perplexity_increase.{precision})"
+
+    def _nats_per_token(self) -> float:
+        scoring, terminal = self.scoring, sys.stderr.isatty()
+        windows = split_windows(
+            self.held_out.starts, scoring.window_tokens, scoring.context_tokens, self.comparison.cloze
         )
-    return {"scorer_nats_per_token": nats, "perplexity_increase": increase}
+        with tqdm(
+            total=windows.tokens,
+            desc=f"verify {self.label} {self.description['precision']}",
+            unit="token",
+            unit_scale=True,
+            mininterval=0.1 if terminal else 10,
+            position=self.line if terminal else None,
+        ) as bar:
+            scorer = onnx_scorer(self.comparison.graphs, self.comparison.reference.objective)
+            score = total(batches(self.held_out.ids, windows, scoring.batch_size), scorer, bar.update)
+        return score.nats / score.tokens
 
-
-def _nats_per_token(
-    graphs: Graphs, objective: Objective, held_out: TokenFile, scoring: Evaluate, label: str, line: int
-) -> float:
-    windows = split_windows(held_out.starts, scoring.window_tokens, scoring.context_tokens, objective.both_sides)
-    terminal = sys.stderr.isatty()
-    with tqdm(
-        total=windows.tokens,
-        desc=f"verify {label}",
-        unit="token",
-        unit_scale=True,
-        mininterval=0.1 if terminal else 10,
-        position=line if terminal else None,
-    ) as bar:
-        score = total(batches(held_out.ids, windows, scoring.batch_size), onnx_scorer(graphs, objective), bar.update)
-    return score.nats / score.tokens
+    def summary(self) -> dict[str, Any]:
+        """What metrics and bundle.json tell: all checks have passed."""
+        ties = [asdict(tie) for agreement in self.agreements for tie in agreement.near_ties]
+        identical = [agreement.tokens - len(agreement.near_ties) for agreement in self.agreements]
+        return {
+            "precision": self.description["precision"],
+            "verified": True,
+            "products": self.description["products"],
+            **self.results,
+            "prompts": len(self.prompts),
+            "greedy_tokens_identical": identical[0],
+            "sampled_tokens_identical": sum(identical[1:]),
+            "sampling_settings": len(self.settings.sampling),
+            "near_ties": len(ties),
+            "near_ties_at": ties,
+            "further_tokens": sum(agreement.tokens for agreement in self.further),
+            "further_near_ties_at": [asdict(tie) for agreement in self.further for tie in agreement.near_ties],
+            "chunked_calls_identical": None if self.comparison.cloze else True,
+            "onnxruntime": onnxruntime.__version__,
+            "torch": torch.__version__.split("+")[0],
+        }

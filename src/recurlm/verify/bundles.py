@@ -1,19 +1,28 @@
-"""Verify a variant's graphs and write its bundles; and the row of its metrics."""
+"""Verify a variant's graphs and write its bundles; and the row of its metrics.
+
+The precisions are verified in parallel, each in a process with one thread: most of a verification reads token by token,
+which a second thread does not speed up, and with one the results are the same whatever the number of cores.
+"""
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
+from tqdm import tqdm
+
 from recurlm import model
-from recurlm.config import Params
+from recurlm.config import Evaluate, Params, Precision, Verify
 from recurlm.export.bundle import write_bundle
 from recurlm.objective import OBJECTIVES, objective_of
 from recurlm.storage import read_json, sha256_of
 from recurlm.tokens.files import open_tokens
-from recurlm.verify.parallel import verify_all
+from recurlm.verify.agreement import verify
+from recurlm.verify.length import generation_speed
 from recurlm.verify.shipped import check_bundle
-from recurlm.verify.speed import measure
 
 
 def verify_variant(name: str, params: Params, data: Path, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -42,9 +51,62 @@ def verify_variant(name: str, params: Params, data: Path, folder: Path) -> tuple
         results[precision] = verified[precision] | {"bundle_bytes": size}
         timings[precision] = {
             "bundle_sha256": sha256_of(bundle / "bundle.json"),
-            **measure(graphs, objective_of(trained)),
+            **generation_speed(graphs, objective_of(trained)),
         }
     return results, timings
+
+
+def verify_all(
+    data: Path,
+    variant: str,
+    precisions: tuple[Precision, ...],
+    metrics: dict[str, Any],
+    settings: Verify,
+    scoring: Evaluate,
+) -> dict[Precision, dict[str, Any]]:
+    """`verify` for the graphs of each precision, on the test split.
+
+    Args:
+        data: the folder that holds models/, tokens/ and graphs/.
+        metrics: of the evaluate stage, of this model on the test split, with the settings `scoring`.
+
+    Raises:
+        VerificationError: something differs by more than float error.
+    """
+    context = get_context("spawn")  # a fork of a process in which torch has threads may hang
+    # As many as there are precisions, on however few processors: so they all end at about the same time.
+    workers = max(1, len(precisions))
+    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(context.RLock(),)) as pool:
+        results = [
+            pool.submit(_verify_precision, data, variant, precision, metrics, settings, scoring, line)
+            for line, precision in enumerate(precisions)
+        ]
+        try:
+            return {
+                precision: verification.result() for precision, verification in zip(precisions, results, strict=True)
+            }
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _begin(lock: Any) -> None:
+    tqdm.set_lock(lock)  # the progress bars share a terminal
+    torch.set_num_threads(1)
+
+
+def _verify_precision(
+    data: Path,
+    variant: str,
+    precision: Precision,
+    metrics: dict[str, Any],
+    settings: Verify,
+    scoring: Evaluate,
+    line: int,
+) -> dict[str, Any]:
+    trained = model.load(data / "models" / variant)
+    test = open_tokens(data / "tokens", "test")
+    return verify(variant, trained, data / "graphs" / variant / precision, test, metrics, settings, scoring, line)
 
 
 def facts_of(name: str, data: Path, verified: dict[str, Any]) -> dict[str, Any]:

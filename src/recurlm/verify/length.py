@@ -1,4 +1,4 @@
-"""Time of training and generation by sequence length: measurements of this machine."""
+"""Time of training and generation by sequence length, and of a bundle: measurements of this machine, not results."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ import numpy as np
 import torch
 
 from recurlm import config, model
-from recurlm.config import Params, TrainConfig
+from recurlm.config import Params, Sampling, TrainConfig
 from recurlm.model import LanguageModel
-from recurlm.objective import objective_of
+from recurlm.objective import Objective, objective_of
 from recurlm.storage import sha256_of
 from recurlm.training.loop import cross_entropy
 from recurlm.training.optimizer import precision
+from recurlm.verify.sessions import Graphs
+
+TOKENS, RUNS = 500, 5  # of a bundle's speed
 
 
 def time_by_length(name: str, params: Params, data: Path) -> dict[str, Any]:
@@ -111,3 +114,31 @@ def growth(rows: Sequence[dict[str, Any]]) -> float | None:
         return None
     x, y = (np.log([row[name] for row in rows]) for name in ("tokens", "seconds"))
     return float(np.polyfit(x, y, 1)[0])
+
+
+def generation_speed(folder: Path, objective: Objective) -> dict[str, Any]:
+    """Median tokens per second of generator.onnx at batch 1 on one thread; filled positions of filler.onnx."""
+    graphs, fills = Graphs(folder, threads=1), objective.both_sides
+    uniform = np.random.default_rng(0).random((1, TOKENS), np.float32)
+    text = np.zeros((1, TOKENS), np.int64)
+    sampling = Sampling(temperature=1.0, top_k=0, top_p=1.0)
+
+    def run() -> None:
+        if fills:
+            graphs.fill(text, np.array([TOKENS]), uniform, sampling)
+        else:
+            graphs.generate(text[:, :1], uniform, sampling)
+
+    run()  # loads the graph
+    seconds = []
+    for _ in range(RUNS):
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+    speed = TOKENS / statistics.median(seconds)
+    return {
+        "tokens_per_second": None if fills else speed,
+        "filled_per_second": speed if fills else None,
+        "threads": 1,
+        "batch": 1,
+    }

@@ -56,8 +56,10 @@ class QuantizedArithmetic(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.buffers = {id(buffer) for buffer in model.buffers()} if model is not None else set()
         self.tokens = torch.empty(0, dtype=torch.int64)
         self.met: set[str] = set()  # keys of the matrices that were used
-        self.whole: dict[str, Tensor] = {
-            name: value.float() for name, value in arithmetic.items() if name.startswith("weights.")
+        self.whole = {
+            name: value.float() if 128 * 128 * len(value) < EXACT_IN_FP32 else value.double()
+            for name, value in arithmetic.items()
+            if name.startswith("weights.")
         }
 
     def __torch_dispatch__(
@@ -131,9 +133,7 @@ class QuantizedArithmetic(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The input is rounded as QuantizeLinear does, to uint8 with 128 for zero."""
         quantized = torch.clamp(torch.round(x / self.arithmetic[f"scale.{key}"]), -128, 127)
         weights = self.whole[f"weights.{key}"]
-        if 128 * 128 * len(weights) < EXACT_IN_FP32:
-            return quantized @ weights
-        return quantized.double() @ weights.double()
+        return quantized.to(weights.dtype) @ weights
 
     # Sums.
 

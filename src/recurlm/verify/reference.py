@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from recurlm.config import Sampling
-from recurlm.export.sampling import sample, suppression
+from recurlm.export.sampling import penalize, sample, suppression
 from recurlm.export.steps import keep_inactive
 from recurlm.model import LanguageModel
 from recurlm.objective import bidirectional, objective_of
@@ -23,8 +25,35 @@ from recurlm.verify.quantized import QuantizedArithmetic
 from recurlm.verify.sessions import settings_of
 
 SHIFTS = (-2.0, 0.0, 2.0)  # of the uniform number, in units of the float error: see `near_tie`
-Choose = Callable[..., Float[np.ndarray, "rows"]]
+# (logits, suppressed, uniform) → the numbers to use; equal ones choose alike.
+Choose = Callable[[Tensor, Tensor, np.ndarray[Any, Any]], Float[np.ndarray, "rows"]]
 Rows = list[Int[np.ndarray, "_"]]
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def once(method: Method) -> Method:
+    """Keep a method's results by the contents of its arguments: many checks, and all planted faults, ask the same."""
+
+    @wraps(method)
+    def kept(reference: Reference, *args: Any, **more: Any) -> Any:
+        key = (method.__name__, _contents(args), _contents(more))
+        if key not in reference.known:
+            reference.known[key] = method(reference, *args, **more)
+        return reference.known[key]
+
+    return cast(Method, kept)
+
+
+def _contents(value: Any) -> Any:
+    """A key that two arguments have in common where they are equal; arrays by a hash of their bytes."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        array = np.ascontiguousarray(value)
+        return array.dtype.str, array.shape, hashlib.sha256(array.data).digest()
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_contents, value))
+    if isinstance(value, Extra):
+        return _contents(vars(value))
+    return tuple((name, _contents(part)) for name, part in value.items()) if isinstance(value, dict) else value
 
 
 @dataclass(frozen=True)
@@ -38,13 +67,20 @@ class Extra:
         """generator.onnx's optional inputs for some of the rows."""
         return {"min_p": self.min_p.numpy()[rows], "repetition_penalty": self.penalty.numpy()[rows]}
 
+    def penalized(
+        self, logits: Float[Tensor, "vocabulary"], text: Int[np.ndarray, "time"], row: int
+    ) -> Float[Tensor, "vocabulary"]:
+        """A row's logits after some text."""
+        seen = torch.zeros(1, len(logits), dtype=torch.bool)
+        seen[0, torch.from_numpy(text)] = True
+        return penalize(logits[None], seen, self.penalty[row : row + 1])[0]
+
 
 @dataclass(frozen=True)
 class Generated:
     """What PyTorch generated from several prompts, side by side."""
 
     tokens: Int[np.ndarray, "rows new_time"]
-    logits: Float[Tensor, "rows new_time vocabulary"]  # that each was drawn from
     state: State  # after the last but one
     uniform: Float[np.ndarray, "rows new_time"]  # that drew them
 
@@ -59,12 +95,21 @@ class Reference:
         self.objective = objective_of(model)
         self.suppressed = suppression(model.vocab_size, suppressed)
         self.arithmetic = arithmetic
-        self._prompts: tuple[Rows, tuple[State, Int[Tensor, "rows"]]] | None = None  # those read last, and the result
+        self.known: dict[Any, Any] = {}  # see `once`
 
     def _computing(self) -> AbstractContextManager[object]:
         return nullcontext() if self.arithmetic is None else self.arithmetic
 
+    @once
     def step(self, token: Int[Tensor, "rows"], state: State) -> tuple[Float[Tensor, "rows vocabulary"], State]:
+        return self._step(token, state)
+
+    @once
+    def forward(self, tokens: Int[Tensor, "rows time"], state: State) -> tuple[Float[Tensor, "rows time _"], State]:
+        """The model's own pass over many tokens, in fp32."""
+        return self.model(tokens, state)  # type: ignore[no-any-return]
+
+    def _step(self, token: Int[Tensor, "rows"], state: State) -> tuple[Float[Tensor, "rows vocabulary"], State]:
         with self._computing():
             return self.model.step(token, state)
 
@@ -90,6 +135,7 @@ class Reference:
             seen,
         )
 
+    @once
     def generate(
         self,
         prompts: Rows,
@@ -103,55 +149,44 @@ class Reference:
         Args:
             choose: gives the numbers that are used, from logits and those of `uniform`.
         """
-        state, last = self._read(prompts)
+        state, last = self.after_prompts(prompts)
         uniform = uniform.copy()
         seen = torch.zeros(len(prompts), self.model.vocab_size, dtype=torch.bool)
         for row, prompt in enumerate(prompts):
             seen[row, torch.from_numpy(prompt)] = True
-        token, tokens, all_logits = last, [], []
+        token, tokens = last, []
         for numbers in uniform.T:
-            logits, state = self.step(token, state)
+            logits, state = self._step(token, state)
             if choose is not None:
-                numbers[:] = choose(logits, uniform=numbers)
+                numbers[:] = choose(logits, self.suppressed, numbers)
             token = self.draw(logits, numbers, sampling, extra, seen)
             seen[torch.arange(len(token)), token] = True
             tokens.append(token)
-            all_logits.append(logits)
-        return Generated(torch.stack(tokens, dim=1).numpy(), torch.stack(all_logits, dim=1), state, uniform)
+        return Generated(torch.stack(tokens, dim=1).numpy(), state, uniform)
 
     def tolerance(self, tolerance: float) -> float:
         """How far a number may be off: int8 and int4 are exact."""
         return tolerance if self.arithmetic is None else 0.0
 
-    def after_prompts(self, prompts: Rows) -> State:
-        """The state after all but the last token of each prompt."""
-        return self._read(prompts)[0]
-
-    def _read(self, prompts: Rows) -> tuple[State, Int[Tensor, "rows"]]:
-        """The state after all but the last token of each prompt, and that token.
-
-        The same list is read once, however many settings it is read for.
-        """
-        if self._prompts is None or self._prompts[0] is not prompts:
-            self._prompts = prompts, self._read_now(prompts)
-        return self._prompts[1]
-
-    def _read_now(self, prompts: Rows) -> tuple[State, Int[Tensor, "rows"]]:
+    @once
+    def after_prompts(self, prompts: Rows) -> tuple[State, Int[Tensor, "rows"]]:
+        """The state after all but the last token of each prompt, and that token."""
         tokens, lengths = (torch.from_numpy(value) for value in padded(prompts))
         state = self.model.initial_state(len(prompts))
         for position in range(tokens.shape[1] - 1):
-            _, after = self.step(tokens[:, position], state)
+            _, after = self._step(tokens[:, position], state)
             active = position < lengths - 1
             state = {name: keep_inactive(active, value, state[name]) for name, value in after.items()}
         return state, tokens.gather(1, lengths[:, None] - 1)[:, 0]
 
+    @once
     def logits(self, texts: Rows) -> list[Float[Tensor, "time vocabulary"]]:
         """Of a model that predicts the next token: those after each token. Of a cloze model: those at each token."""
         if not self.objective.both_sides:
             tokens, _ = padded(texts)
             state, steps = self.model.initial_state(len(texts)), []
             for token in torch.from_numpy(tokens).unbind(1):
-                logits, state = self.step(token, state)
+                logits, state = self._step(token, state)
                 steps.append(logits)
             every = torch.stack(steps, dim=1)
             return [row[: len(text)] for row, text in zip(every, texts, strict=True)]
@@ -160,6 +195,16 @@ class Reference:
         with self._computing():
             every = self.model.decode(both)
         return list(every.split([len(text) for text in texts]))  # type: ignore[no-untyped-call]
+
+    @once
+    def log_probs(self, texts: Rows) -> list[Float[Tensor, "scored"]]:
+        """Of each token that scorer.onnx scores: all, or all but the first."""
+        first = 0 if self.objective.both_sides else 1
+        scored = []
+        for text, logits in zip(texts, self.logits(texts), strict=True):
+            log_prob = torch.log_softmax(logits[: len(text) - first], dim=-1)
+            scored.append(log_prob.gather(1, torch.from_numpy(text[first:, None]))[:, 0])
+        return scored
 
     def _outputs(self, texts: Rows, side: str) -> list[Float[Tensor, "time output"]]:
         """A side's output before each token, as it walks over the texts."""

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from onnxruntime.capi import onnxruntime_pybind11_state as exceptions
 
 from recurlm.config import Sampling
 from recurlm.runtime.bundle import STATEFUL
-from recurlm.runtime.session import GraphSession, State
+from recurlm.runtime.session import GraphError, GraphSession, State
 from recurlm.storage import read_json
 
 
@@ -27,12 +28,19 @@ class Graphs:
     def call(
         self, name: str, feeds: Mapping[str, Any], state: State | None = None
     ) -> tuple[dict[str, np.ndarray[Any, Any]], State]:
-        """Run `<name>.onnx` from a state (None: zeros): its outputs by name, and the next state."""
+        """Run `<name>.onnx` from a state (None: zeros): its outputs by name, and the next state.
+
+        Raises:
+            GraphError: onnxruntime stops with an error, as at an index that is out of range.
+        """
         if name not in self._sessions:
             file, description = f"{name}.onnx", self._description
             spec = description["state_spec"] if file in STATEFUL[description["objective"]] else {}
             self._sessions[name] = GraphSession(self.folder / file, spec, self.threads)
-        return self._sessions[name].run(None, feeds, state)
+        try:
+            return self._sessions[name].run(None, feeds, state)
+        except (exceptions.Fail, exceptions.InvalidArgument, exceptions.RuntimeException) as error:
+            raise GraphError(f"{name}.onnx does not run: {' '.join(str(error).split())}") from None
 
     def step(
         self, token: Int[np.ndarray, "batch"], state: State

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto, TensorProto, helper
 
-from recurlm.verify.graph_edits import Edit, NotHereError, Part, op
+from recurlm.verify.faults.graph_edits import Edit, NotHereError, Part, op
 
 LARGER = np.float32(1.01)
 
@@ -39,14 +38,6 @@ def weight_of(part: Part, product: NodeProto) -> None:
     part.set(node, index, value)
 
 
-def one_recurrent_weight(part: Part) -> None:
-    weight_of(part, products(part)[0])
-
-
-def one_weight_of_the_last_product(part: Part) -> None:
-    weight_of(part, products(part)[-1])
-
-
 def scale_of_one_column(part: Part) -> None:
     product = products(part)[0]
     if product.op_type == "MatMulInteger":
@@ -63,11 +54,6 @@ def scale_of_one_column(part: Part) -> None:
 def two_gates_swapped(part: Part) -> None:
     split = part.find("Split", lambda node: len(node.output) > 1)
     split.output[0], split.output[1] = split.output[1], split.output[0]
-
-
-def bias_dropped(part: Part) -> None:
-    add = part.find("Add", lambda node: part.rank(node.input[1]) == 1)
-    part.set(add, 1, np.zeros_like(part.constant(add.input[1])))
 
 
 def table_row(part: Part, token: int) -> None:
@@ -87,20 +73,6 @@ def state_not_carried(part: Part, name: str) -> None:
     part.output_is(before.index(value) - 1, value)  # a body has the trip's number as well
 
 
-ARITHMETIC: list[Edit] = [
-    one_recurrent_weight, one_weight_of_the_last_product, scale_of_one_column, two_gates_swapped, bias_dropped,
-]  # fmt: skip
-
-
-def zero_point(part: Part) -> None:
-    part.set(products(part)[0], 2, np.array(127, np.uint8))
-
-
-def scale_of_the_inputs(part: Part) -> None:
-    rounding = part.find("QuantizeLinear")
-    part.set(rounding, 1, np.array(part.constant(rounding.input[1])) * LARGER)
-
-
 def rounding_half_up(part: Part) -> None:
     rounding = part.find("QuantizeLinear")
     x, scale, _ = rounding.input
@@ -113,28 +85,37 @@ def rounding_half_up(part: Part) -> None:
         op("Add", ["planted.clipped", centre], "centred"),
     ]
     part.become(rounding, "Cast", [x])
-    rounding.attribute.append(onnx.helper.make_attribute("to", TensorProto.UINT8))
+    rounding.attribute.append(helper.make_attribute("to", TensorProto.UINT8))
     part.before(rounding, 0, *nodes)
 
 
 def addition_before_the_scale(part: Part) -> None:
     """b added to s·n as s·(n + b/s): the same but for rounding."""
-    scaled = part.find("Mul", lambda node: node.op_type == "Mul" and (part.rank(node.input[1]) == 1))
+    scaled = part.find("Mul", lambda node: part.rank(node.input[1]) == 1)
     add = part.reader(scaled.output[0], "Add")
     bias = add.input[1] if add.input[0] == scaled.output[0] else add.input[0]
     whole, scale = scaled.input
-    add_inputs = [op("Div", [bias, scale], "bias"), op("Add", [whole, "planted.bias"], "sum")]
     part.become(add, "Mul", ["planted.sum", scale])
-    part.before(add, 0, *add_inputs)
+    part.before(add, 0, op("Div", [bias, scale], "bias"), op("Add", [whole, "planted.bias"], "sum"))
 
 
 def coefficient_of_an_exact_function(part: Part) -> None:
     clip = part.find("Clip", lambda node: len(node.input) == 3 and part.rank(node.input[1]) == 0)
     square = part.find("Mul", lambda node: list(node.input) == [clip.output[0]] * 2)
-    add = part.reader(square.output[0], "Add")
-    part.set(add, 1, np.array(part.constant(add.input[1])) * np.float32(1.0001))
+    part.scale(part.reader(square.output[0], "Add"), 1, 1.0001)
 
 
-QUANTIZED: list[Edit] = [
-    zero_point, scale_of_the_inputs, rounding_half_up, addition_before_the_scale, coefficient_of_an_exact_function,
-]  # fmt: skip
+ARITHMETIC: dict[str, Edit] = {
+    "one recurrent weight": lambda part: weight_of(part, products(part)[0]),
+    "one weight of the last product": lambda part: weight_of(part, products(part)[-1]),
+    "scale of one column": scale_of_one_column,
+    "two gates swapped": two_gates_swapped,
+    "bias dropped": lambda part: part.scale(part.find("Add", lambda node: part.rank(node.input[1]) == 1), 1, 0),
+}
+QUANTIZED: dict[str, Edit] = {
+    "zero point": lambda part: part.set(products(part)[0], 2, np.array(127, np.uint8)),
+    "scale of the inputs": lambda part: part.scale(part.find("QuantizeLinear"), 1, LARGER),
+    "rounding half up": rounding_half_up,
+    "addition before the scale": addition_before_the_scale,
+    "coefficient of an exact function": coefficient_of_an_exact_function,
+}

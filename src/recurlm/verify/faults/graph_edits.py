@@ -67,6 +67,11 @@ class Part:
         """Let one input of one node be a constant."""
         node.input[index] = self.weight(value)
 
+    def scale(self, node: NodeProto, index: int, factor: float | np.floating[Any]) -> None:
+        """Multiply a constant that a node reads."""
+        value = np.array(self.constant(node.input[index]))
+        self.set(node, index, value * value.dtype.type(factor))
+
     def weight(self, value: Any) -> str:
         """A new initializer, which no other node reads."""
         name = f"planted{len(self.model.graph.initializer)}"

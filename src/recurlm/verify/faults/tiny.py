@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import random
-import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +12,7 @@ import torch
 from recurlm.config import Evaluate, ModelConfig, Params, Precision, Tokenize
 from recurlm.evaluation.metrics import describe
 from recurlm.evaluation.perplexity import score
-from recurlm.export.bundle import write_bundle, write_graphs
+from recurlm.export.bundle import write_graphs
 from recurlm.export.graphs import ExportCache
 from recurlm.model import LanguageModel, build, count_parameters
 from recurlm.objective import objective_of
@@ -23,6 +20,7 @@ from recurlm.storage import sha256_of
 from recurlm.tokens.files import TokenFile
 from recurlm.tokens.special import BOS, special_ids
 from recurlm.tokens.tokenizer import learn_tokenizer
+from recurlm.verify.faults.plant import Subject, write_subject
 
 SCORING = Evaluate(batch_size=3, window_tokens=40, context_tokens=10)
 SIZES = {"embedding_size": 8, "hidden_size": 12}
@@ -30,26 +28,14 @@ LETTERS = "abcdefghijklmnopqrstu.\n"
 DOCUMENTS = (180, 120)  # tokens of each
 
 
-@dataclass(frozen=True)
-class Tiny:
-    """A small random model, its data and its bundles, none of which has a fault."""
-
-    model: LanguageModel
-    folders: dict[Precision, Path]
-    held_out: TokenFile
-    tokenizer: Path
-    metrics: dict[str, Any]
-    facts: dict[str, Any]
-
-
-def make(root: Path, variant: str, params: Params, precisions: Iterable[Precision]) -> Tiny:
-    """Write bundles, and beside their files graphs.json and what verification needs, into a new folder."""
+def tiny_subjects(variant: str, precisions: Iterable[Precision], params: Params, root: Path) -> Iterator[Subject]:
+    """Bundles of a small model with random weights, in a new folder of `root`; none has a fault."""
+    root = root / variant
     root.mkdir(parents=True)
     held_out, tokenizer = text(root)
-    small = random_model(variant, params.variants[variant], len(LETTERS) + 3)
-    nats = score(
-        small, held_out.ids, held_out.starts, SCORING.window_tokens, SCORING.context_tokens, SCORING.batch_size
-    )
+    small, params = random_model(variant, params.variants[variant]), params.model_copy(update={"evaluate": SCORING})
+    windows = (SCORING.window_tokens, SCORING.context_tokens, SCORING.batch_size)
+    nats = score(small, held_out.ids, held_out.starts, *windows)
     metrics = describe(nats, held_out.counts, objective_of(small).metric_prefix)
     facts = {
         "parameters": count_parameters(small),
@@ -57,17 +43,14 @@ def make(root: Path, variant: str, params: Params, precisions: Iterable[Precisio
         "metrics": {"protocol": objective_of(small).protocol, **metrics},
         "verification": {"verified": True},
     }
-    cache, folders = ExportCache(), {}
+    cache = ExportCache()
     for precision in precisions:
         graphs, folder = root / "graphs" / precision, root / "bundles" / precision
         for new in (graphs, folder):
             new.mkdir(parents=True)
         write_graphs(graphs, variant, small, held_out.manifest, params.export, precision, held_out.ids, cache)
-        write_bundle(folder, graphs, tokenizer, facts)
-        for file in (graphs / "graphs.json", *graphs.glob("*.safetensors")):
-            shutil.copy(file, folder)
-        folders[precision] = folder
-    return Tiny(small, folders, held_out, tokenizer, metrics, facts)
+        write_subject(folder, graphs, tokenizer, facts)
+        yield Subject(variant, precision, small, folder, held_out, tokenizer, metrics, facts, params)
 
 
 def text(root: Path) -> tuple[TokenFile, Path]:
@@ -86,10 +69,10 @@ def text(root: Path) -> tuple[TokenFile, Path]:
     return TokenFile(np.array([id for document in ids for id in document], np.uint16), starts, counts, manifest), path
 
 
-def random_model(variant: str, config: ModelConfig, vocab_size: int) -> LanguageModel:
+def random_model(variant: str, config: ModelConfig) -> LanguageModel:
     """Large weights, so that what is changed shows."""
     torch.manual_seed(2)
-    small = build(variant, config.model_copy(update=SIZES), vocab_size).eval().requires_grad_(False)
+    small = build(variant, config.model_copy(update=SIZES), len(LETTERS) + 3).eval().requires_grad_(False)
     for parameter in small.parameters():
         parameter.normal_(std=0.5)
     return small

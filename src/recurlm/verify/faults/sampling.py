@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
-from onnx import NodeProto
+from onnx import NodeProto, numpy_helper
 
 from recurlm.export.sampling import GREEDY
-from recurlm.verify.graph_edits import Edit, Part, op
-from recurlm.verify.planted_arithmetic import LARGER, one_weight_of_the_last_product
+from recurlm.verify.faults.arithmetic import ARITHMETIC, LARGER
+from recurlm.verify.faults.graph_edits import Edit, Part, op
 
 # Sampling: the last loop of generator.onnx, and filler.onnx.
 
@@ -31,19 +30,10 @@ def suppression_dropped(part: Part) -> None:
     part.set(add, 1, np.zeros_like(part.constant(add.input[1])))
 
 
-def strict_comparison_in_the_draw(part: Part) -> None:
-    part.become(part.find("LessOrEqual"), "Less")
-
-
-def coefficient_of_the_sampler_s_exp(part: Part) -> None:
+def coefficient_of_exp(part: Part) -> None:
     largest = part.find("ReduceMax", lambda node: node.output[0].startswith("amax"))
     difference = part.reader(largest.output[0], "Sub")
-    factor = part.reader(part.reader(difference.output[0], "Clip").output[0], "Mul")
-    part.set(factor, 1, np.array(part.constant(factor.input[1])) * np.float32(1.001))
-
-
-def top_k_excludes_its_last(part: Part) -> None:
-    part.become(ranked_at_least(part), "Greater")
+    part.scale(part.reader(part.reader(difference.output[0], "Clip").output[0], "Mul"), 1, 1.001)
 
 
 def ranked_at_least(part: Part) -> NodeProto:
@@ -58,13 +48,9 @@ def top_p_before_top_k(part: Part) -> None:
     part.become(masked, "Identity", [masked.input[1]])
 
 
-def the_last_kept_is_dropped(part: Part) -> None:
-    part.become(part.makes(part.makes("kept").input[0]), "Greater")
-
-
-def min_p_ignored(part: Part) -> None:
-    lowest = part.makes(part.makes(part.makes("kept").input[0]).input[1])
-    part.become(lowest, "Identity", [lowest.input[0]])
+def kept(part: Part) -> NodeProto:
+    """The comparison of logits with the lowest that is kept."""
+    return part.makes(part.makes("kept").input[0])
 
 
 def temperature_after_the_cuts(part: Part) -> None:
@@ -78,17 +64,10 @@ def temperature_after_the_cuts(part: Part) -> None:
     part.after(part.find("If", cuts), "Div", divisor)
 
 
-def first_row_s_temperature_in_all(part: Part) -> None:
-    scaled = part.makes("scaled")
+def first_row_s_temperature(part: Part) -> None:
     ends = [part.weight(np.array([value])) for value in (0, 1, 0)]
+    scaled = part.makes("scaled")
     part.before(scaled, 1, op("Slice", [scaled.input[1], *ends], "first"))
-
-
-SAMPLER: list[Edit] = [
-    wrong_token_suppressed, suppression_dropped, strict_comparison_in_the_draw, coefficient_of_the_sampler_s_exp,
-    top_k_excludes_its_last, top_p_before_top_k, the_last_kept_is_dropped, temperature_after_the_cuts,
-    first_row_s_temperature_in_all,
-]  # fmt: skip
 
 
 def uniform_of_the_first_column(part: Part) -> None:
@@ -98,18 +77,13 @@ def uniform_of_the_first_column(part: Part) -> None:
 
 
 def penalty_twice(part: Part) -> None:
-    chosen = part.makes(part.makes("penalized").input[1])
-    factor = part.makes(chosen.input[1]).input[1]
+    factor = part.makes(part.makes(part.makes("penalized").input[1]).input[1]).input[1]
     part.after(part.makes(factor), "Mul", factor)
 
 
-def penalty_by_the_wrong_sign(part: Part) -> None:
-    part.become(part.makes(part.makes(part.makes("penalized").input[1]).input[0]), "Less")
-
-
-def drawn_tokens_not_remembered(part: Part) -> None:
-    remembered = part.makes("remembered")
-    part.become(remembered, "Identity", [remembered.input[0]])
+def passed_through(part: Part, node: NodeProto, index: int) -> None:
+    """A node gives one of its inputs."""
+    part.become(node, "Identity", [node.input[index]])
 
 
 def stop_compared_with_the_token_before(part: Part) -> None:
@@ -119,27 +93,25 @@ def stop_compared_with_the_token_before(part: Part) -> None:
 
 def state_moves_on_after_the_stop(part: Part) -> None:
     states = [value.name for value in part.graph.input[6:]]
-    kept = part.find("Where", lambda node: node.input[1] in states)
-    part.become(kept, "Identity", [kept.input[2]])
+    passed_through(part, part.find("Where", lambda node: node.input[1] in states), 2)
 
 
-def first_token_of_the_prompt_skipped(part: Part) -> None:
-    part.become(part.find("GreaterOrEqual", lambda node: node.input[0] == part.graph.input[0].name), "Greater")
+# Loops that read.
+
+
+def active(part: Part) -> NodeProto:
+    """The comparison of the trip with where a prompt begins."""
+    return part.find("GreaterOrEqual", lambda node: node.input[0] == part.graph.input[0].name)
 
 
 def padding_read(part: Part) -> None:
-    active = part.find("GreaterOrEqual", lambda node: node.input[0] == part.graph.input[0].name)
-    part.before(active, 1, op("Sub", [active.input[1], active.input[1]], "zeros"))
-
-
-def padding_scored(part: Part) -> None:
-    part.become(part.find("Less"), "LessOrEqual")
+    begins = active(part)
+    part.before(begins, 1, op("Sub", [begins.input[1], begins.input[1]], "zeros"))
 
 
 def target_is_the_token_itself(part: Part) -> None:
     following = part.find("Add", lambda node: node.input[0] == part.graph.input[0].name)
-    target = part.reader(following.output[0], "Gather")
-    target.input[1] = following.input[0]
+    part.reader(following.output[0], "Gather").input[1] = following.input[0]
 
 
 def output_after_the_token(part: Part) -> None:
@@ -152,9 +124,8 @@ def output_after_the_token(part: Part) -> None:
 
 
 def state_begins_not_at_zero(part: Part) -> None:
-    zeros = [weight for weight in part.graph.initializer if weight.name.startswith(("state.", "zeros."))]
-    value = onnx.numpy_helper.to_array(zeros[0]) + np.float32(0.01)
-    zeros[0].CopyFrom(onnx.numpy_helper.from_array(value, zeros[0].name))
+    zeros = next(weight for weight in part.graph.initializer if weight.name.startswith(("state.", "zeros.")))
+    zeros.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(zeros) + np.float32(0.01), zeros.name))
 
 
 def length_off_by_one(part: Part) -> None:
@@ -188,15 +159,9 @@ def greedy_draws(part: Part) -> None:
     part.set(part.find("Where", is_greedy), 1, np.array(1, np.float32))
 
 
-def top_k_one_too_few(part: Part) -> None:
-    less = part.makes(part.makes("place").input[0])
-    part.set(less, 1, np.array(2))
-
-
 def top_p_too_large(part: Part) -> None:
     share = part.find("Where", lambda node: "top_p" in node.input[1] or node.input[1].startswith("reshape"))
-    scaled = part.reader(share.output[0], "Mul")
-    part.set(scaled, 1, np.array(part.constant(scaled.input[1])) * LARGER)
+    part.scale(part.reader(share.output[0], "Mul"), 1, LARGER)
 
 
 def left_and_right_exchanged(part: Part) -> None:
@@ -204,20 +169,15 @@ def left_and_right_exchanged(part: Part) -> None:
     both.input[0], both.input[1] = both.input[1], both.input[0]
 
 
-def right_side_not_reversed(part: Part) -> None:
-    text = part.find("ReverseSequence")
-    part.become(text, "Identity", [text.input[0]])
-
-
 def right_side_begins_in_the_padding(part: Part) -> None:
-    text, first, second = part.find("ReverseSequence"), part.weight(np.array([0])), part.weight(np.array([1]))
+    first, second, third = (part.weight(np.array([value])) for value in (0, 1, 2))
     nodes = [
         op("Shape", ["tokens"], "shape"),
         op("Slice", ["planted.shape", first, second], "rows"),
-        op("Slice", ["planted.shape", second, part.weight(np.array([2]))], "time"),
+        op("Slice", ["planted.shape", second, third], "time"),
         op("Expand", ["planted.time", "planted.rows"], "whole"),
     ]
-    part.before(text, 1, *nodes)
+    part.before(part.find("ReverseSequence"), 1, *nodes)
 
 
 def uniform_of_the_next_column(part: Part) -> None:
@@ -236,21 +196,64 @@ def probability_of_another_token(part: Part) -> None:
     part.before(chosen, 1, op("Mul", [chosen.input[1], part.weight(np.array(0))], "zero"))
 
 
-FRAME: list[Edit] = [greedy_draws, top_k_one_too_few, top_p_too_large, state_begins_not_at_zero]
-GENERATOR: list[Edit] = [
-    *FRAME, length_off_by_one, padding_counts_as_seen, seen_input_ignored, seen_output_without_the_drawn,
-    length_counts_one_more,
-]  # fmt: skip
-SIDES: list[Edit] = [
-    left_and_right_exchanged, right_side_not_reversed, right_side_begins_in_the_padding,
-    one_weight_of_the_last_product, probability_of_another_token,
-]  # fmt: skip
-FILLER: list[Edit] = [*FRAME, *SIDES, uniform_of_the_next_column]
-SCORER: list[Edit] = [state_begins_not_at_zero]
-CLOZE_SCORER: list[Edit] = [state_begins_not_at_zero, padding_scored, *SIDES]
+ZERO_STATE: dict[str, Edit] = {"state begins not at zero": state_begins_not_at_zero}
+PLAIN_SAMPLER: dict[str, Edit] = {
+    "wrong token suppressed": wrong_token_suppressed,
+    "suppression dropped": suppression_dropped,
+    "strict comparison in the draw": lambda part: part.become(part.find("LessOrEqual"), "Less"),
+    "coefficient of the sampler's exp": coefficient_of_exp,
+}
+SAMPLER = PLAIN_SAMPLER | {
+    "top k excludes its last": lambda part: part.become(ranked_at_least(part), "Greater"),
+    "top p before top k": top_p_before_top_k,
+    "the last kept is dropped": lambda part: part.become(kept(part), "Greater"),
+    "temperature after the cuts": temperature_after_the_cuts,
+    "first row's temperature in all": first_row_s_temperature,
+}
+FRAME = ZERO_STATE | {
+    "greedy draws": greedy_draws,
+    "top k one too few": lambda part: part.set(part.makes(part.makes("place").input[0]), 1, np.array(2)),
+    "top p too large": top_p_too_large,
+}
+SIDES: dict[str, Edit] = {
+    "left and right exchanged": left_and_right_exchanged,
+    "right side not reversed": lambda part: passed_through(part, part.find("ReverseSequence"), 0),
+    "right side begins in the padding": right_side_begins_in_the_padding,
+    "one weight of the last product": ARITHMETIC["one weight of the last product"],
+    "probability of another token": probability_of_another_token,
+}
+PADDING_SCORED: dict[str, Edit] = {"padding scored": lambda part: part.become(part.find("Less"), "LessOrEqual")}
 
-PLAIN: list[Edit] = [uniform_of_the_first_column, *SAMPLER[:4]]
-FULL: list[Edit] = [
-    uniform_of_the_first_column, *SAMPLER, min_p_ignored, penalty_twice, penalty_by_the_wrong_sign,
-    drawn_tokens_not_remembered, stop_compared_with_the_token_before, state_moves_on_after_the_stop,
-]  # fmt: skip
+# By file or loop: what is planted there, beside the arithmetic.
+PLANTED: dict[str, dict[str, Edit]] = {
+    "scorer loop": PADDING_SCORED | {"target is the token itself": target_is_the_token_itself},
+    "prompt": {
+        "first token of the prompt skipped": lambda part: part.become(active(part), "Greater"),
+        "padding read": padding_read,
+    },
+    "plain loop": PLAIN_SAMPLER | {"uniform of the first column": uniform_of_the_first_column},
+    "full loop": SAMPLER
+    | {
+        "uniform of the first column": uniform_of_the_first_column,
+        "min p ignored": lambda part: passed_through(part, part.makes(kept(part).input[1]), 0),
+        "penalty twice": penalty_twice,
+        "penalty by the wrong sign": lambda part: part.become(
+            part.makes(part.makes(part.makes("penalized").input[1]).input[0]), "Less"
+        ),
+        "drawn tokens not remembered": lambda part: passed_through(part, part.makes("remembered"), 0),
+        "stop compared with the token before": stop_compared_with_the_token_before,
+        "state moves on after the stop": state_moves_on_after_the_stop,
+    },
+    "side": {"output after the token": output_after_the_token},
+    "scorer.onnx": ZERO_STATE,
+    "generator.onnx": FRAME
+    | {
+        "length off by one": length_off_by_one,
+        "padding counts as seen": padding_counts_as_seen,
+        "seen input ignored": seen_input_ignored,
+        "seen output without the drawn": seen_output_without_the_drawn,
+        "length counts one more": length_counts_one_more,
+    },
+    "filler.onnx": SAMPLER | FRAME | SIDES | {"uniform of the next column": uniform_of_the_next_column},
+    "cloze scorer.onnx": ZERO_STATE | PADDING_SCORED | SIDES,
+}
