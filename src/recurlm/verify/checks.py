@@ -181,19 +181,19 @@ class Comparison:
         self, texts: Rows, uniform: Float[np.ndarray, "rows time"], sampling: Sampling | Sequence[Sampling]
     ) -> Agreement:
         """Tokens of filler.onnx and PyTorch at every position of some texts, and their log-probabilities."""
-        each = [sampling] * len(texts) if isinstance(sampling, Sampling) else sampling
+        each = [sampling] * len(texts) if isinstance(sampling, Sampling) else list(sampling)
         tokens, lengths = padded(texts, FILLER)
-        filled, log_prob = self.graphs.fill_and_score(tokens, lengths, uniform[:, : tokens.shape[1]], each)
-        agreement = Agreement(int(lengths.sum()))
-        for row, logits in enumerate(self.reference.logits(texts)):
-            numbers, found = uniform[row, : len(logits)], filled[row, : len(logits)]
-            scored = torch.log_softmax(logits, dim=-1).gather(1, torch.from_numpy(found[:, None]))[:, 0]
-            what = "a log-probability of filler.onnx"
-            alike(log_prob[row, : len(logits)], scored, self.log_prob_tolerance, what)
-            expected = self.reference.draw(logits, numbers, each[row]).numpy()
-            for position in np.flatnonzero(found != expected).tolist():
-                tie = NearTie(row, position, int(found[position]), int(expected[position]))
-                self.excuse(tie, logits[position], numbers[position], each[row], agreement)
+        uniform = uniform[:, : tokens.shape[1]]
+        filled, log_prob = self.graphs.fill_and_score(tokens, lengths, uniform, each)
+        inside = np.arange(tokens.shape[1]) < lengths[:, None]
+        found, logits = filled[inside], torch.cat(self.reference.logits(texts))
+        scored = torch.log_softmax(logits, dim=-1).gather(1, torch.from_numpy(found[:, None]))[:, 0]
+        alike(log_prob[inside], scored, self.log_prob_tolerance, "a log-probability of filler.onnx")
+        agreement, expected = Agreement(found.size), self.reference.drawn(texts, uniform, each)
+        for place in np.flatnonzero(found != expected).tolist():
+            row, position = np.argwhere(inside)[place].tolist()
+            tie = NearTie(row, position, int(found[place]), int(expected[place]))
+            self.excuse(tie, logits[place], float(uniform[row, position]), each[row], agreement)
         return agreement
 
     def excuse(

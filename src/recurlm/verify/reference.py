@@ -121,19 +121,18 @@ class Reference:
         extra: Extra | None = None,
         seen: Tensor | None = None,
     ) -> Int[Tensor, "rows"]:
-        """One token a row, by one setting for all or one for each."""
-        settings = {name: torch.from_numpy(value) for name, value in settings_of(sampling, len(logits)).items()}
-        return sample(
-            logits,
-            settings["temperature"],
-            settings["top_k"],
-            settings["top_p"],
-            torch.from_numpy(np.ascontiguousarray(uniform)),
-            self.suppressed,
-            None if extra is None else extra.min_p,
-            None if extra is None else extra.penalty,
-            seen,
-        )
+        """One token a row, by one setting for all or one for each; rows that ask for no cut are not sorted."""
+        numbers = {name: torch.from_numpy(value) for name, value in settings_of(sampling, len(logits)).items()}
+        numbers["uniform"] = torch.from_numpy(np.ascontiguousarray(uniform))
+        if extra is not None and seen is not None:
+            numbers |= {"min_p": extra.min_p, "penalty": extra.penalty, "seen": seen}
+        cuts = (numbers["top_k"] > 0) | (numbers["top_p"] < 1) | (numbers.get("min_p", torch.zeros(1)) > 0)
+        token = torch.zeros(len(logits), dtype=torch.int64)
+        for rows in (cuts, ~cuts):
+            if rows.any():
+                some = {name: value[rows] for name, value in numbers.items()}
+                token[rows] = sample(logits[rows], suppressed=self.suppressed, **some)
+        return token
 
     @once
     def generate(
@@ -195,6 +194,16 @@ class Reference:
         with self._computing():
             every = self.model.decode(both)
         return list(every.split([len(text) for text in texts]))  # type: ignore[no-untyped-call]
+
+    @once
+    def drawn(
+        self, texts: Rows, uniform: Float[np.ndarray, "rows time"], each: list[Sampling]
+    ) -> Int[np.ndarray, "positions"]:
+        """What a cloze model fills into each position of the texts, one after the other."""
+        rows = zip(self.logits(texts), uniform, each, strict=True)
+        return torch.cat(
+            [self.draw(logits, numbers[: len(logits)], sampling) for logits, numbers, sampling in rows]
+        ).numpy()
 
     @once
     def log_probs(self, texts: Rows) -> list[Float[Tensor, "scored"]]:
