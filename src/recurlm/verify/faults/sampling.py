@@ -36,16 +36,20 @@ def coefficient_of_exp(part: Part) -> None:
     part.scale(part.reader(part.reader(difference.output[0], "Clip").output[0], "Mul"), 1, 1.001)
 
 
-def ranked_at_least(part: Part) -> NodeProto:
-    """The comparison of ranked logits with the last of top-k."""
-    last = part.find("Where", lambda node: node.input[0].startswith("limited"))
-    return part.reader(last.output[0], "GreaterOrEqual")
+def draws(node: NodeProto) -> bool:
+    """Whether a comparison is that of the draw, and not that of places with top_k's."""
+    return not node.input[1].startswith("place")
+
+
+def among_top_k(part: Part) -> NodeProto:
+    """The comparison of the places of ranked logits with the last of top-k."""
+    return part.find("LessOrEqual", lambda node: not draws(node))
 
 
 def top_p_before_top_k(part: Part) -> None:
     """Shares are of all that is ranked, not of what top-k left."""
-    masked = part.find("Where", lambda node: node.input[0] == ranked_at_least(part).output[0])
-    part.become(masked, "Identity", [masked.input[1]])
+    either = part.reader(among_top_k(part).output[0], "Or")
+    passed_through(part, part.reader(either.output[0], "Where"), 1)
 
 
 def kept(part: Part) -> NodeProto:
@@ -200,11 +204,11 @@ ZERO_STATE: dict[str, Edit] = {"state begins not at zero": state_begins_not_at_z
 PLAIN_SAMPLER: dict[str, Edit] = {
     "wrong token suppressed": wrong_token_suppressed,
     "suppression dropped": suppression_dropped,
-    "strict comparison in the draw": lambda part: part.become(part.find("LessOrEqual"), "Less"),
+    "strict comparison in the draw": lambda part: part.become(part.find("LessOrEqual", draws), "Less"),
     "coefficient of the sampler's exp": coefficient_of_exp,
 }
 SAMPLER = PLAIN_SAMPLER | {
-    "top k excludes its last": lambda part: part.become(ranked_at_least(part), "Greater"),
+    "top k excludes its last": lambda part: part.become(among_top_k(part), "Less"),
     "top p before top k": top_p_before_top_k,
     "the last kept is dropped": lambda part: part.become(kept(part), "Greater"),
     "temperature after the cuts": temperature_after_the_cuts,
