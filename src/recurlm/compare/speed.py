@@ -23,7 +23,7 @@ from recurlm.training.loop import train_step
 from recurlm.training.optimizer import optimizers, precision
 from recurlm.training.regularization import WeightAverage
 from recurlm.training.state import TrainResult, TrainState
-from recurlm.verify.speed import measure
+from recurlm.verify.length import generation_speed
 
 START, EXPORT = 8.0, 30.0  # seconds: of a process until it trains, and of a variant's export and its timing
 MIDDLE: Settings = {
@@ -100,7 +100,7 @@ def _generation(folder: Path, texts: Texts, export: config.Export) -> dict[str, 
     found = {}
     with tempfile.TemporaryDirectory(dir=folder.parents[2]) as graphs:
         for precision_, _ in write_all(Path(graphs), name, network, manifest, settings, texts.train.ids):
-            rate = measure(Path(graphs) / precision_, objective_of(network))["tokens_per_second"]
+            rate = generation_speed(Path(graphs) / precision_, objective_of(network))["tokens_per_second"]
             found[f"generation_us_{precision_}"] = 1e6 / rate
     return found
 
