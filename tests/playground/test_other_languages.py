@@ -84,22 +84,34 @@ def expected(folder: Path, count: int, temperature: float) -> list[int]:
 def test_its_javascript_generates_pythons_text(npm: str, bundles: TinyBundles) -> None:
     """With onnxruntime-web in place of onnxruntime-node: the interface is the same."""
     folder = bundles("lstm")
-    program = (DEPLOY / "generate.mjs").read_text(encoding="utf-8")
+    text = Bundle.open(folder).vocabulary.text(expected(folder, 60, 0.8))
+    assert len(text) > 20
+    assert run_in_node(npm, "generate.mjs", str(folder), PROMPT, "60", "0.8") == f"{PROMPT}{text}\n"
+
+
+def test_its_loop_in_javascript_generates_pythons_tokens(npm: str, bundles: TinyBundles) -> None:
+    folder = bundles("lstm", "bpe", "int8")
+    prompt = map(str, Generator.from_bundle(folder).prompt_ids(PROMPT))
+    printed = run_in_node(npm, "step.mjs", str(folder), "60", "0", *prompt)
+    assert [int(token) for token in printed.split()] == expected(folder, 60, 0.0)
+
+
+def run_in_node(npm: str, name: str, *arguments: str) -> str:
+    """What a program of docs/deploy prints, with onnxruntime-web, where chance always says DRAW."""
+    program = (DEPLOY / name).read_text(encoding="utf-8")
     assert program.count('"onnxruntime-node"') == 1
     program = f"Math.random = () => {DRAW};\n" + program.replace("onnxruntime-node", "onnxruntime-web")
     # Where node finds the playground's packages.
     place = CHECKOUT / "playground/node_modules/.deploying"
     place.mkdir(exist_ok=True)
-    (place / "generate.mjs").write_text(program, encoding="utf-8")
-    command = [str(Path(npm).with_name("node")), str(place / "generate.mjs"), str(folder), PROMPT, "60", "0.8"]
+    (place / name).write_text(program, encoding="utf-8")
+    command = [str(Path(npm).with_name("node")), str(place / name), *arguments]
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
     finally:
         shutil.rmtree(place)
     assert result.returncode == 0, result.stderr
-    text = Bundle.open(folder).vocabulary.text(expected(folder, 60, 0.8))
-    assert len(text) > 20
-    assert result.stdout == f"{PROMPT}{text}\n"
+    return result.stdout
 
 
 @pytest.mark.skipif("ORT_INCLUDE" not in os.environ, reason="ORT_INCLUDE names no folder with onnxruntime_c_api.h")
