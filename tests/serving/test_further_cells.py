@@ -27,6 +27,11 @@ from recurlm.verify.agreement import verify
 
 PROMPT, COUNT = "king or ", 20
 OWN = {"heads": 2, "key_size": 6, "window": 8}
+OPTIONS = {
+    "rnn-identity": {"cell": "rnn", "nonlinearity": "relu", "start": "identity"},
+    "gru-reset-before": {"cell": "gru", "reset_after": False},
+    "lstm-options": {"cell": "lstm", "cifg": True, "peepholes": True, "projection": 10},
+}
 SCORING = Evaluate(batch_size=3, window_tokens=40, context_tokens=10)
 SETTINGS = override(
     PARAMS.verify,
@@ -38,13 +43,14 @@ SETTINGS = override(
 )
 
 
-def random_model(cell: str) -> LanguageModel:
+def random_model(name: str) -> LanguageModel:
     """As zoo.yaml has them: in a residual block with a short convolution and an MLP."""
     torch.manual_seed(4)
-    own = {key: value for key, value in OWN.items() if key in inspect.signature(REGISTRY[cell]).parameters}
+    block = OPTIONS.get(name, {"cell": name})
+    own = {key: OWN[key] for key in OWN.keys() & inspect.signature(REGISTRY[block["cell"]]).parameters.keys()}
     around = {"block": "residual", "conv": 4, "mlp_ratio": 1.0, "concat_layers": False}
-    config = model_config(cell, embedding_size=20, hidden_size=24, layers=1, **around, **own)
-    model = build(cell, config, VOCABULARY).eval().requires_grad_(False)
+    config = model_config(embedding_size=20, hidden_size=24, layers=1, **around, **own, **block)
+    model = build(name, config, VOCABULARY).eval().requires_grad_(False)
     for parameter in model.parameters():  # what begins as zero, one, or the same in each head is no test
         parameter.add_(0.1 * torch.randn_like(parameter))
     model.embedding.weight.mul_(3)
@@ -66,7 +72,7 @@ def greedy(model: LanguageModel, prompt: str, count: int) -> str:
     return tokenizer.decode(ids[1:])[len(prompt) :]
 
 
-@pytest.mark.parametrize("cell", with_slow_ones([*SHOWN, *OTHERS]))
+@pytest.mark.parametrize("cell", with_slow_ones([*SHOWN, *OTHERS, *OPTIONS], [*OTHERS, *OPTIONS]))
 def test_every_precision_is_verified_generates_and_is_served(tmp_path: Path, cell: str) -> None:
     tokenizer = tmp_path / "tokenizer.json"
     tokenizer.write_text(TOKENIZERS["bpe"].to_str(), encoding="utf-8")

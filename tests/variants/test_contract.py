@@ -40,6 +40,10 @@ def cases() -> dict[str, dict[str, Any]]:
         for key, annotation in annotations.items():
             if get_origin(annotation) is Literal:
                 found |= {f"{name}-{choice}": own | {key: choice} for choice in get_args(annotation)[1:]}
+            elif annotation is bool:
+                default = inspect.signature(cell).parameters[key].default
+                found[f"{name}-{key}-{not default}"] = own | {key: not default}
+    found["lstm-all"] = {"cell": "lstm", "projection": 3, "cifg": True, "peepholes": True}
     return found
 
 
@@ -274,3 +278,38 @@ def test_fresh_weights_come_from_the_seed_alone(case: str) -> None:
 
     assert all(torch.equal(a, b) for a, b in zip(fresh(1), fresh(1), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(fresh(1), fresh(2), strict=True))
+
+
+@every_case
+def test_gates_are_as_many_as_the_cell_says_and_between_closed_and_open(case: str) -> None:
+    recurrence = make(case)
+    x, state = make_input(recurrence, batch=3, time=1)
+    gates = recurrence.gate_activations(x[:, 0], state)
+    parts = {name.rpartition(".")[0] for name in gates}
+    assert bool(parts) == bool(recurrence.gates)
+    assert len(gates) == recurrence.gates * len(parts)
+    for values in gates.values():
+        assert values.ndim == 2
+        assert len(values) == 3
+        assert bool(((values >= 0) & (values <= 1)).all())
+
+
+KEPT = {
+    "qrnn": "c", "mingru": "h", "minlstm": "h", "hgrn": "h", "gla": "S", "hgrn2": "S", "mamba2": "h", "mlstm": "C",
+    "mamba3": "h",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", KEPT)
+def test_of_what_a_linear_cell_held_it_keeps_what_its_forget_gate_says(cell: str) -> None:
+    recurrence = make(cell, layers=1, dtype=torch.float64)
+    x, state = make_input(recurrence, batch=3, time=1)
+    name = f"layer0.{KEPT[cell]}"
+    more = torch.randn_like(state[name])
+    _, after = recurrence.step(x[:, 0], state)
+    _, with_more = recurrence.step(x[:, 0], state | {name: state[name] + more})
+    gates = recurrence.gate_activations(x[:, 0], state)
+    keep = gates["layer0.forget"] if cell != "mingru" else 1 - gates["layer0.update"]
+    if more.ndim == 4:  # a number a head, or one a key dimension
+        keep = keep.view(3, more.shape[1], -1, 1)
+    torch.testing.assert_close(with_more[name] - after[name], keep.expand_as(more) * more)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import pytest
@@ -106,6 +107,50 @@ def test_lstm_is_hochreiter_s_with_a_forget_gate(x: np.ndarray) -> None:
     state = random_state("h", "c")
     expected = hochreiter(weights(lstm, "ifgo"), x, *state.values())
     np.testing.assert_allclose(outputs(lstm, x, state), expected, rtol=1e-10)
+
+
+def test_rnn_may_start_from_the_identity_and_then_adds_up_what_it_reads(x: np.ndarray) -> None:
+    torch.manual_seed(2)
+    rnn = RNN(INPUT, HIDDEN, nonlinearity="relu", start="identity").double()
+    positive = np.abs(x)
+    torch.nn.init.uniform_(rnn.rnn.weight_ih_l0)
+    expected = np.cumsum(positive @ weights(rnn, "h")["Wh"].T, axis=0)
+    np.testing.assert_allclose(outputs(rnn, positive, {"h": np.zeros(HIDDEN)}), expected, rtol=1e-10)
+
+
+def test_gru_is_cho_s_own_with_the_reset_before_the_product(x: np.ndarray) -> None:
+    gru = GRU(INPUT, HIDDEN, reset_after=False).double()
+    random_weights(gru)
+    (h,) = random_state("h").values()
+    w, expected = weights(gru, "rzn"), []
+    for t in range(TIME):
+        r, z = (sigmoid(w["W" + g] @ x[t] + w["b" + g] + w["U" + g] @ h + w["d" + g]) for g in "rz")
+        h = z * h + (1 - z) * np.tanh(w["Wn"] @ x[t] + w["bn"] + w["Un"] @ (r * h) + w["dn"])
+        expected.append(h)
+    np.testing.assert_allclose(outputs(gru, x, random_state("h")), np.stack(expected), rtol=1e-10)
+
+
+@pytest.mark.parametrize(("cifg", "peepholes", "projection"), list(product((False, True), (False, True), (0, 3)))[1:])
+def test_lstm_s_options_are_those_of_greff_and_sak(cifg: bool, peepholes: bool, projection: int, x: np.ndarray) -> None:
+    lstm = LSTM(INPUT, HIDDEN, cifg, peepholes, projection).double()
+    random_weights(lstm)
+    gates = "fgo" if cifg else "ifgo"
+    W, U, b = (dict(zip(gates, part.detach().numpy().reshape(len(gates), HIDDEN, -1), strict=True))
+               for part in (lstm.W, lstm.U, lstm.b))  # fmt: skip
+    peeped = [part.detach().numpy() for part in lstm.p] or [0.0] * (len(gates) - 1)
+    p = dict(zip(gates.replace("g", ""), peeped, strict=True))
+    h, c = np.ones(projection or HIDDEN), np.ones(HIDDEN)
+    expected = []
+    for t in range(TIME):
+        a = {gate: W[gate] @ x[t] + U[gate] @ h + b[gate][:, 0] for gate in gates}
+        f = sigmoid(a["f"] + p["f"] * c)
+        i = 1 - f if cifg else sigmoid(a["i"] + p["i"] * c)
+        c = f * c + i * np.tanh(a["g"])
+        h = sigmoid(a["o"] + p["o"] * c) * np.tanh(c)
+        h = lstm.P.weight.detach().numpy() @ h if projection else h
+        expected.append(h)
+    state = {"h": np.ones(projection or HIDDEN), "c": np.ones(HIDDEN)}
+    np.testing.assert_allclose(outputs(lstm, x, state), np.stack(expected), rtol=1e-10)
 
 
 def test_bidirectional_joins_the_left_to_t_minus_1_and_the_right_from_t_plus_1(x: np.ndarray) -> None:

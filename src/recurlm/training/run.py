@@ -187,8 +187,8 @@ def key_of(name: str, params: Params, device: torch.device, data: Path) -> str:
         "device": str(device),
         "precision": precision(params.train.precision, device),
     }
-    code = ["training", "evaluation", "model.py", "objective.py", "variants/base.py", "variants/compose.py"]
-    code.append(f"variants/{params.variant(name).cell}.py")
+    cells = ["base", "compose", "linear", "loop", params.variant(name).cell]
+    code = ["training", "evaluation", "model.py", "objective.py", *(f"variants/{file}.py" for file in cells)]
     return run_key(settings, [data / "tokens/manifest.json", *(package / file for file in code)])
 
 

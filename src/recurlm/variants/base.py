@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 State = dict[str, Tensor]  # name → tensor[batch, *shape]
+EPSILON = 1e-6  # of norms
 
 
 class Recurrence(nn.Module, ABC):
@@ -109,24 +111,60 @@ def product(x: Float[Tensor, "batch input"], w: Float[Tensor, "output input"]) -
     return torch.matmul(x, w.T)
 
 
-class Resets:
-    """Where a chunk's rows start from a zero state, as the loops over time in rnn.py, gru.py and lstm.py need it."""
+class BlockDiagonal(nn.Module):
+    """A product whose matrix has a block a head. Graphs get a product a head, training one of all heads."""
 
-    def __init__(self, reset: Bool[Tensor, "batch time"] | None, like: Tensor) -> None:
-        self.keep: Tensor | None = None
-        self._some: list[bool] = []
-        if reset is not None:
-            self.keep = (~reset.T).to(like)[..., None]  # [time, batch, 1]
-            self._some = reset.any(0).tolist()
+    def __init__(self, heads: int, size: int, output_size: int) -> None:
+        """`size` and `output_size` are those of one head."""
+        super().__init__()
+        self.blocks = nn.ParameterList(torch.randn(output_size, size) * size**-0.5 for _ in range(heads))
 
-    def __call__(self, value: Float[Tensor, "batch hidden"], t: int) -> Float[Tensor, "batch hidden"]:
-        """What of a value passes between steps t − 1 and t, in either direction: a state, or its gradient."""
-        return value * self.keep[t] if self.keep is not None and self._some[t] else value
+    def forward(self, x: Float[Tensor, "*batch heads size"]) -> Float[Tensor, "*batch heads output"]:
+        if torch.is_grad_enabled() and self.blocks[0].requires_grad:
+            return torch.einsum("...hi,hoi->...ho", x, torch.stack(list(self.blocks)))
+        return torch.stack([torch.matmul(part, W.T) for part, W in zip(x.unbind(-2), self.blocks, strict=True)], dim=-2)
 
-    def at(self, t: int) -> bool:
-        """Whether some row is reset before step t."""
-        return bool(self._some) and self._some[t]
 
-    def over_time(self, values: Float[Tensor, "time batch hidden"]) -> Float[Tensor, "time batch hidden"]:
-        """The states that the steps of a chunk began with, given those of the steps before."""
-        return values if self.keep is None else values * self.keep
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """What a product of x gives: the precision of autocast where that is on, else x's own."""
+    device = x.device.type
+    dtype: torch.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    return dtype
+
+
+def rms_norm(x: Float[Tensor, "*batch width"], weight: Float[Tensor, "*part width"]) -> Float[Tensor, "*batch width"]:
+    """x over its root mean square, times a weight a feature (Zhang & Sennrich 2019, arXiv:1910.07467).
+
+    With gradients it is one function in the precision of autocast, with few passes over x each way; else plain tensor
+    operations, which export.
+    """
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return Scaled.apply(x, weight, x.shape[-1], autocast_dtype(x))  # type: ignore[no-untyped-call, no-any-return]
+    return x / torch.sqrt((x * x).mean(dim=-1, keepdim=True) + EPSILON) * weight
+
+
+class Scaled(torch.autograd.Function):
+    """w ⊙ x / √(Σ x² / count + ε), in fp32 or more, with the backward pass written out."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, count: int, dtype: torch.dtype) -> Tensor:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(count).add_(EPSILON).rsqrt_()
+        normed: Tensor = x * scale
+        ctx.save_for_backward(normed, scale, weight)
+        ctx.count = count
+        return (normed if weight is None else normed * weight).to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        normed, scale, weight = ctx.saved_tensors
+        dy = dy.to(normed.dtype)
+        along, dweight = dy * normed, None
+        if weight is None:
+            dot = along.sum(-1, keepdim=True)
+            dx = torch.addcmul(dy, normed, dot.div_(-ctx.count)).mul_(scale)
+        else:
+            dot = (along * weight).sum(-1, keepdim=True)
+            dweight = along.flatten(0, -1 - weight.ndim).sum(0)
+            dx = torch.mul(dy, weight).addcmul_(normed, dot.div_(-ctx.count)).mul_(scale)
+        return dx, dweight, None, None

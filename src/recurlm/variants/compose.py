@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recurlm.variants.base import LockedDropout, Recurrence, State, mask_state, part_of, prefixed
-
-EPSILON = 1e-6  # of RMSNorm
+from recurlm.variants.base import (
+    LockedDropout,
+    Recurrence,
+    State,
+    autocast_dtype,
+    mask_state,
+    part_of,
+    prefixed,
+    rms_norm,
+)
 
 
 class Stack(Recurrence):
@@ -78,14 +86,14 @@ class Stack(Recurrence):
 
 
 class RMSNorm(nn.Module):
-    """x / RMS(x), times a weight a feature (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+    """`rms_norm` with a weight of its own."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
-        return x / torch.sqrt((x * x).mean(dim=-1, keepdim=True) + EPSILON) * self.weight
+        return rms_norm(x, self.weight)
 
 
 class SwiGLU(nn.Module):
@@ -120,23 +128,52 @@ class ShortConv(Recurrence):
         self, x: Float[Tensor, "batch time width"], state: State, reset: Bool[Tensor, "batch time"] | None = None
     ) -> tuple[Float[Tensor, "batch time width"], State]:
         past, time = self.kernel - 1, x.shape[1]
-        inputs = torch.cat([state["conv"].to(x.dtype), x], dim=1)
-        taps = [inputs[:, lag : lag + time] for lag in range(self.kernel)]
-        last = inputs[:, time:]
+        inputs = torch.cat([state["conv"], x.to(state["conv"].dtype)], dim=1)
+        last, counts = inputs[:, time:], None
         if reset is not None:
             # An input counts where no reset lies between it and the output.
             segment = F.pad(reset.long().cumsum(1), (past, 0))
-            taps = [
-                tap * (segment[:, lag : lag + time] == segment[:, past:])[..., None] for lag, tap in enumerate(taps)
-            ]
+            same = [segment[:, lag : lag + time] == segment[:, past:] for lag in range(self.kernel)]
+            counts = torch.stack(same)[..., None].to(inputs.dtype)
             last = last * (segment[:, time:] == segment[:, -1:])[..., None]
-        y = self.bias + sum(tap * self.weight[:, 0, lag] for lag, tap in enumerate(taps))
-        return F.silu(y), {"conv": last}
+        weight, dtype = self.weight[:, 0].T.contiguous(), autocast_dtype(x)
+        y: Tensor = _Convolved.apply(inputs, weight, self.bias, counts, dtype)  # type: ignore[no-untyped-call]
+        return y, {"conv": last}
 
     def step(self, x: Float[Tensor, "batch width"], state: State) -> tuple[Float[Tensor, "batch width"], State]:
         inputs = torch.cat([state["conv"], x[:, None]], dim=1)
         y = (inputs * self.weight[:, 0].T).sum(dim=1) + self.bias
         return y * torch.sigmoid(y), {"conv": inputs[:, 1:]}
+
+
+class _Convolved(torch.autograd.Function):
+    """silu of a causal depthwise convolution, with the backward pass written out: one pass over the inputs a tap."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, counts: Tensor | None, dtype: torch.dtype
+    ) -> Tensor:
+        """`weight` is [kernel, width]; where `counts`, [kernel, batch, time, 1], is 0, a tap reads nothing."""
+        time = inputs.shape[1] - len(weight) + 1
+        taps = [inputs[:, lag : lag + time] for lag in range(len(weight))]
+        taps = taps if counts is None else [tap * count for tap, count in zip(taps, counts, strict=True)]
+        y = torch.addcmul(bias, taps[0], weight[0])
+        for tap, w in zip(taps[1:], weight[1:], strict=True):
+            y.addcmul_(tap, w)
+        ctx.save_for_backward(inputs, weight, counts, y)
+        return F.silu(y).to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight, counts, y = ctx.saved_tensors
+        dy = torch.ops.aten.silu_backward(dy.to(y.dtype), y)
+        dinputs, dweight = torch.zeros_like(inputs), torch.empty_like(weight)
+        for lag in range(len(weight)):
+            tap = slice(lag, lag + y.shape[1])
+            slope = dy if counts is None else dy * counts[lag]
+            dinputs[:, tap].addcmul_(slope, weight[lag])
+            torch.sum(slope * inputs[:, tap], (0, 1), out=dweight[lag])
+        return dinputs, dweight, dy.sum((0, 1)), None, None
 
 
 class Block(Recurrence):

@@ -19,6 +19,8 @@ class DeltaNet(MatrixRecurrence):
     With β up to 2, I − β k kᵀ has negative eigenvalues, which parity needs (Grazzi et al. 2024, arXiv:2411.12537).
     """
 
+    gates = 1
+
     def __init__(
         self,
         input_size: int,
@@ -44,6 +46,9 @@ class DeltaNet(MatrixRecurrence):
         q, k, bv, _, bk = self.writes(x)
         S = S + k[..., :, None] * (bv - read(S, bk))[..., None, :]
         return self.output(read(S, q), x), {"S": S}
+
+    def gate_activations(self, x: Float[Tensor, "batch input"], state: State) -> dict[str, Float[Tensor, "batch _"]]:
+        return {"write": torch.sigmoid(self.Wb(x))}
 
     def output(self, o: Float[Tensor, "*batch heads value"], x: Float[Tensor, "*batch input"]) -> Tensor:
         y: Tensor = self.norm(o)

@@ -18,6 +18,8 @@ class DeltaProduct(MatrixRecurrence):
     of n + 1 things.
     """
 
+    gates = 2
+
     def __init__(
         self, input_size: int, hidden_size: int, heads: int = 1, key_size: int | None = None, steps: int = 2
     ) -> None:
@@ -42,6 +44,9 @@ class DeltaProduct(MatrixRecurrence):
         for i in range(self.steps):
             S = S + k[:, i, :, :, None] * (bv[:, i] - read(S, bk[:, i]))[..., None, :]
         return self.output(read(S, q[:, 0]), x), {"S": S}
+
+    def gate_activations(self, x: Float[Tensor, "batch input"], state: State) -> dict[str, Float[Tensor, "batch _"]]:
+        return {"forget": torch.exp(self.decay(x)), "write": torch.sigmoid(self.Wb(x))}
 
     def output(self, o: Float[Tensor, "*batch heads value"], x: Float[Tensor, "*batch input"]) -> Tensor:
         y: Tensor = self.norm(o) * F.silu(self.Wg(x))

@@ -18,6 +18,8 @@ class HGRN(Recurrence):
     which a cell knows nothing. Its states are complex, ours are real.
     """
 
+    gates = 1
+
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
         self.output_size = hidden_size
@@ -36,6 +38,9 @@ class HGRN(Recurrence):
         f = self._forget(x)
         h = f * state["h"] + (1 - f) * F.silu(self.Wi(x))
         return h * F.silu(self.Wg(x)), {"h": h}
+
+    def gate_activations(self, x: Float[Tensor, "batch input"], state: State) -> dict[str, Float[Tensor, "batch _"]]:
+        return {"forget": self._forget(x)}
 
     def _forget(self, x: Float[Tensor, "*batch input"]) -> Tensor:
         floor = torch.sigmoid(self.floor)

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from recurlm.variants.base import Recurrence, State
-from recurlm.variants.loop import over_time
+from recurlm.variants.loop import diagonal_over_time
 
 
 class IndRNN(Recurrence):
@@ -26,7 +26,7 @@ class IndRNN(Recurrence):
     def forward(
         self, x: Float[Tensor, "batch time input"], state: State, reset: Bool[Tensor, "batch time"] | None = None
     ) -> tuple[Float[Tensor, "batch time output"], State]:
-        return over_time(self._cell, self.W(x), state, reset)
+        return diagonal_over_time(self._cell, self.W(x), {"h": state["h"]}, reset, (self.u,))
 
     def step(self, x: Float[Tensor, "batch input"], state: State) -> tuple[Float[Tensor, "batch output"], State]:
         return self._cell(self.W(x), state)

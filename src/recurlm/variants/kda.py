@@ -17,6 +17,8 @@ class KDA(MatrixRecurrence):
     α and the output's gate come from products of low rank, of one head's width.
     """
 
+    gates = 3
+
     def __init__(self, input_size: int, hidden_size: int, heads: int = 1, key_size: int | None = None) -> None:
         super().__init__(hidden_size, heads, key_size)
         keys, rank = heads * self.key_size, self.value_size
@@ -36,6 +38,10 @@ class KDA(MatrixRecurrence):
         S = torch.exp(g)[..., None] * state["S"]
         S = S + k[..., :, None] * (bv - read(S, bk))[..., None, :]
         return self.output(read(S, q), x), {"S": S}
+
+    def gate_activations(self, x: Float[Tensor, "batch input"], state: State) -> dict[str, Float[Tensor, "batch _"]]:
+        forget = super().gate_activations(x, state)
+        return forget | {"write": torch.sigmoid(self.Wb(x)), "output": torch.sigmoid(self.Wg(x))}
 
     def output(self, o: Float[Tensor, "*batch heads value"], x: Float[Tensor, "*batch input"]) -> Tensor:
         y: Tensor = self.norm(o) * torch.sigmoid(self.Wg(x))

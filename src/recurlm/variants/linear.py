@@ -22,12 +22,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recurlm.variants.base import Recurrence, State
+from recurlm.variants.base import EPSILON, Recurrence, Scaled, State, rms_norm
 
 CHUNK = 64  # micro steps in a chunk, where the decay is one number a head
 VECTOR_CHUNK = 16  # where it is a vector: exp(−16 · FLOOR) still fits fp32
 FLOOR = -5.0  # of a vector decay's logarithm: no key dimension keeps less than exp(−5) in one micro step
-EPSILON = 1e-6
 
 
 class Writes(NamedTuple):
@@ -102,8 +101,8 @@ def chunked(
     tokens = min(time, max(1, (VECTOR_CHUNK if vector else CHUNK) // micro))
     count = -(-time // tokens)
     with torch.autocast(S.device.type, enabled=False):
-        q = _in_chunks(w.q.to(S.dtype), count, tokens)
-        k, y, g = (_in_chunks(part.to(S.dtype), count, tokens * micro) for part in (w.k, w.y, w.g))
+        q = _in_chunks(w.q, count, tokens, S.dtype)
+        k, y, g = (_in_chunks(part, count, tokens * micro, S.dtype) for part in (w.k, w.y, w.g))
         inside, begin, end, whole = _segments(reset, time, tokens, count, micro, S.device)
         # In double, since a sum of large numbers loses what is added to it last; those of a vector are bounded.
         g = g if vector else g.double()[..., None]
@@ -118,9 +117,9 @@ def chunked(
         if w.e is None:
             o, S = _without_erasure(S, Q, K, y, scores, total)
         else:
-            e = _in_chunks(w.e.to(S.dtype), count, tokens * micro)
+            e = _in_chunks(w.e, count, tokens * micro, S.dtype)
             A = _scores(e, b, k, b, inside).tril(-1)
-            solved = torch.linalg.solve_triangular(A, torch.cat([y, e * fade], dim=-1), upper=False, unitriangular=True)
+            solved = _Solve.apply(A, torch.cat([y, e * fade], dim=-1))  # type: ignore[no-untyped-call]
             written, erased = torch.split(solved, [y.shape[-1], k.shape[-1]], dim=-1)
             o, S = _with_erasure(S, Q, K, written, erased, scores, total)
         return o.flatten(2, 3)[:, :, :time].transpose(1, 2), S
@@ -149,22 +148,59 @@ def _with_erasure(
 
 
 def _in_chunks(
-    x: Float[Tensor, "batch steps heads *size"], count: int, chunk: int
+    x: Float[Tensor, "batch steps heads *size"], count: int, chunk: int, dtype: torch.dtype
 ) -> Float[Tensor, "batch heads count chunk *size"]:
     """Whole chunks: steps that are missing in the last one write nothing and forget nothing."""
     missing = count * chunk - x.shape[1]
     if missing:
         x = torch.cat([x, x.new_zeros(len(x), missing, *x.shape[2:])], dim=1)
-    return torch.unflatten(x, 1, (count, chunk)).movedim(3, 1)
+    x = torch.unflatten(x, 1, (count, chunk)).movedim(3, 1)
+    return x.to(dtype, memory_format=torch.contiguous_format).contiguous()
 
 
 def _scores(q: Tensor, bq: Tensor, k: Tensor, b: Tensor, inside: Tensor) -> Tensor:
     """q kᵀ ⊙ P where `inside` is true, and else 0."""
     if b.shape[-1] == 1:
-        P = torch.exp((bq - b.transpose(-1, -2)).masked_fill(~inside, -torch.inf))
-        return q @ k.transpose(-1, -2) * P.to(q.dtype)
+        return _Faded.apply(q, k, bq, b, inside)  # type: ignore[no-untyped-call, no-any-return]
     middle = FLOOR * VECTOR_CHUNK / 2  # b lies between twice this and 0
     return ((q * torch.exp(bq - middle)) @ (k * torch.exp(middle - b)).transpose(-1, -2)).masked_fill(~inside, 0)
+
+
+class _Faded(torch.autograd.Function):
+    """q kᵀ ⊙ exp(bq − bᵀ) where `inside` is true, and else 0; differences of b are taken in its own precision."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, bq: Tensor, b: Tensor, inside: Tensor) -> Tensor:
+        P = (bq - b.transpose(-1, -2)).to(q.dtype).masked_fill_(~inside, -torch.inf).exp_()
+        scores = (q @ k.transpose(-1, -2)).mul_(P)
+        ctx.save_for_backward(q, k, P, scores)
+        ctx.dtype = b.dtype
+        return scores
+
+    @staticmethod
+    def backward(ctx: Any, dscores: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, P, scores = ctx.saved_tensors
+        along, across = dscores * scores, dscores * P
+        dbq, db = along.sum(-1, keepdim=True).to(ctx.dtype), along.sum(-2)[..., None].neg_().to(ctx.dtype)
+        return across @ k, across.transpose(-1, -2) @ q, dbq, db, None
+
+
+class _Solve(torch.autograd.Function):
+    """(I + A)⁻¹ R for strictly lower triangular A; the way back needs the inverse too."""
+
+    @staticmethod
+    def forward(ctx: Any, A: Tensor, R: Tensor) -> Tensor:
+        one = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device).expand_as(A)
+        T = torch.linalg.solve_triangular(A, one, upper=False, unitriangular=True)
+        solved: Tensor = T @ R
+        ctx.save_for_backward(T, solved)
+        return solved
+
+    @staticmethod
+    def backward(ctx: Any, dsolved: Tensor) -> tuple[Tensor, Tensor]:
+        T, solved = ctx.saved_tensors
+        dR = T.transpose(-1, -2) @ dsolved
+        return (dR @ solved.transpose(-1, -2)).neg_(), dR
 
 
 def _segments(
@@ -184,13 +220,13 @@ def _segments(
 
 
 class _Scan(torch.autograd.Function):
-    """h[t] = a[t] h[t − 1] + b[t] over time, forwards and backwards, a row of the batch a slice: no graph of steps."""
+    """h[t] = a[t] h[t − 1] + b[t] over time, forwards and backwards: no graph of steps."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, h: Tensor) -> Tensor:
-        hs = torch.empty_like(b)
+        hs = torch.empty_like(b, memory_format=torch.contiguous_format)
         start = h
-        for at, bt, out in zip(a.unbind(), b.unbind(), hs.unbind(), strict=True):
+        for at, bt, out in zip(a.unbind(1), b.unbind(1), hs.unbind(1), strict=True):
             h = torch.addcmul(bt, at, h, out=out)
         ctx.save_for_backward(a, start, hs)
         return hs
@@ -199,12 +235,13 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         a, start, hs = ctx.saved_tensors
         a = a.conj().resolve_conj()
-        db = torch.empty_like(hs)
-        db[-1] = dy[-1]
-        for t in range(len(hs) - 1, 0, -1):
-            torch.addcmul(dy[t - 1], a[t], db[t], out=db[t - 1])
-        before = torch.cat([start[None], hs[:-1]])
-        return db * before.conj(), db, a[0] * db[0]
+        db, da = torch.empty_like(hs), torch.empty_like(hs)
+        after = db[:, -1].copy_(dy[:, -1])
+        for dyt, at, out in zip(*(part.unbind(1)[::-1] for part in (dy[:, :-1], a[:, 1:], db[:, :-1])), strict=True):
+            after = torch.addcmul(dyt, at, after, out=out)
+        torch.mul(db[:, 1:], hs[:, :-1].conj(), out=da[:, 1:])
+        torch.mul(db[:, 0], start.conj(), out=da[:, 0])
+        return da, db, a[:, 0] * db[:, 0]
 
 
 def scan(a: Tensor, b: Tensor, h: Tensor, reset: Bool[Tensor, "batch time"] | None = None) -> tuple[Tensor, Tensor]:
@@ -213,13 +250,14 @@ def scan(a: Tensor, b: Tensor, h: Tensor, reset: Bool[Tensor, "batch time"] | No
     if reset is not None:
         a = a * (~reset).to(a).view(*reset.shape, *[1] * (a.ndim - 2))
     with torch.autocast(h.device.type, enabled=False):
-        over_time = (part.transpose(0, 1).contiguous() for part in (a, b))
-        hs: Tensor = _Scan.apply(*over_time, h)  # type: ignore[no-untyped-call]
-    return hs.transpose(0, 1), hs[-1]
+        hs: Tensor = _Scan.apply(a, b, h)  # type: ignore[no-untyped-call]
+    return hs, hs[:, -1]
 
 
 class MatrixRecurrence(Recurrence):
     """A recurrence whose state is a matrix a head, and whose writes depend on its inputs alone."""
+
+    gates = 1
 
     def __init__(self, hidden_size: int, heads: int, key_size: int | None) -> None:
         super().__init__()
@@ -242,6 +280,10 @@ class MatrixRecurrence(Recurrence):
         o, S = chunked(self.writes(x), state["S"], reset)
         return self.output(o, x), {"S": S}
 
+    def gate_activations(self, x: Float[Tensor, "batch input"], state: State) -> dict[str, Float[Tensor, "batch _"]]:
+        """What each head, or each of its key dimensions, keeps."""
+        return {"forget": torch.exp(self.writes(x).g).flatten(1)}
+
     def by_head(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch heads size"]:
         return torch.unflatten(x, -1, (self.heads, -1))
 
@@ -263,20 +305,10 @@ def linear(input_size: int, *sizes: int) -> nn.Module:
     return nn.Sequential(*(nn.Linear(a, b, bias=False) for a, b in zip(widths, sizes, strict=False)))
 
 
-class BlockDiagonal(nn.Module):
-    """A product whose matrix has a block a head: each head reads its own part of x. Graphs get a product a head."""
-
-    def __init__(self, heads: int, size: int, output_size: int) -> None:
-        """`size` and `output_size` are those of one head."""
-        super().__init__()
-        self.blocks = nn.ParameterList(torch.randn(output_size, size) * size**-0.5 for _ in range(heads))
-
-    def forward(self, x: Float[Tensor, "*batch heads size"]) -> Float[Tensor, "*batch heads output"]:
-        return torch.stack([torch.matmul(part, W.T) for part, W in zip(x.unbind(-2), self.blocks, strict=True)], dim=-2)
-
-
 def unit(x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
-    """x / ‖x‖."""
+    """x / ‖x‖, in fp32 or more."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return Scaled.apply(x, None, 1, torch.promote_types(x.dtype, torch.float32))  # type: ignore[no-untyped-call, no-any-return]
     return x / torch.sqrt((x * x).sum(dim=-1, keepdim=True) + EPSILON)
 
 
@@ -293,7 +325,7 @@ class HeadNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, o: Float[Tensor, "*batch heads value"]) -> Float[Tensor, "*batch width"]:
-        return normed(o).flatten(-2) * self.weight
+        return rms_norm(o, self.weight.view(o.shape[-2:])).flatten(-2)
 
 
 class Decay(nn.Module):

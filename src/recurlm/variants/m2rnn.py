@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recurlm.variants.base import Recurrence, State
-from recurlm.variants.linear import BlockDiagonal, Decay, HeadNorm, linear, read, split
+from recurlm.variants.base import BlockDiagonal, Recurrence, State
+from recurlm.variants.linear import Decay, HeadNorm, linear, read, split
 from recurlm.variants.loop import over_time
 
 
@@ -18,6 +18,8 @@ class M2RNN(Recurrence):
     W is a matrix a head, the identity at first; q and k are the same for all heads, and f = exp(−exp(A) softplus(…)) is
     one number a head.
     """
+
+    gates = 1
 
     def __init__(self, input_size: int, hidden_size: int, heads: int = 1, key_size: int | None = None) -> None:
         super().__init__()
@@ -44,6 +46,9 @@ class M2RNN(Recurrence):
     def step(self, x: Float[Tensor, "batch input"], state: State) -> tuple[Float[Tensor, "batch output"], State]:
         y, state = self._cell(self._driven(x), state)
         return self._output(y, x), state
+
+    def gate_activations(self, x: Float[Tensor, "batch input"], state: State) -> dict[str, Float[Tensor, "batch _"]]:
+        return {"forget": torch.exp(self.decay(x))}
 
     def _driven(self, x: Float[Tensor, "*batch input"]) -> Tensor:
         q, k, v = (F.silu(W(x)) for W in (self.Wq, self.Wk, self.Wv))

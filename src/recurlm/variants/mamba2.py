@@ -17,6 +17,8 @@ class Mamba2(Recurrence):
     B and C are the same for all heads. The short convolution is that of the block around the cell.
     """
 
+    gates = 1
+
     def __init__(self, input_size: int, hidden_size: int, heads: int = 1, key_size: int | None = None) -> None:
         super().__init__()
         self.heads, value_size = heads, split(hidden_size, heads)
@@ -42,6 +44,9 @@ class Mamba2(Recurrence):
         v, z, (C, B, dt_v, dt_A, _) = self._parts(x)
         h = torch.exp(dt_A)[..., None, None] * state["h"] + B[..., :, None] * dt_v[..., None, :]
         return self._output(read(h, C), v, z), {"h": h}
+
+    def gate_activations(self, x: Float[Tensor, "batch input"], state: State) -> dict[str, Float[Tensor, "batch _"]]:
+        return {"forget": torch.exp(self._parts(x)[2].g)}
 
     def _parts(self, x: Float[Tensor, "*batch input"]) -> tuple[Tensor, Tensor, Writes]:
         v, z = (torch.unflatten(W(x), -1, (self.heads, -1)) for W in (self.Wx, self.Wz))

@@ -34,6 +34,8 @@ class Mamba3(Recurrence):
     pairs turned by an angle that grows by Δ π tanh(Wθ x): so the state turns as a complex one would, as parity needs.
     """
 
+    gates = 2
+
     def __init__(self, input_size: int, hidden_size: int, heads: int = 1, key_size: int | None = None) -> None:
         super().__init__()
         self.heads, value = heads, split(hidden_size, heads)
@@ -74,6 +76,10 @@ class Mamba3(Recurrence):
         h = torch.exp(dt_A)[..., None, None] * (state["h"] + k0[..., :, None] * v0[..., None, :])
         h = h + k[..., :, None] * ((lam * dt)[..., None] * v)[..., None, :]
         return self._output(read(h, q), v, x), {"h": h, "angle": angle, "k": k, "v": v}
+
+    def gate_activations(self, x: Float[Tensor, "batch input"], state: State) -> dict[str, Float[Tensor, "batch _"]]:
+        _, _, dt_A, lam, _ = self._parts(x)
+        return {"forget": torch.exp(dt_A), "trapezoid": lam}
 
     def _parts(self, x: Float[Tensor, "*batch input"]) -> tuple[Tensor, ...]:
         v = torch.unflatten(self.Wx(x), -1, (self.heads, -1))

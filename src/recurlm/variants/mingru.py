@@ -16,6 +16,8 @@ class MinGRU(Recurrence):
     g(u) = u + 1/2 for u ≥ 0, else σ(u).
     """
 
+    gates = 1
+
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
         self.output_size = hidden_size
@@ -33,3 +35,6 @@ class MinGRU(Recurrence):
         z = torch.sigmoid(self.Wz(x))
         h = (1 - z) * state["h"] + z * positive(self.Wh(x))
         return h, {"h": h}
+
+    def gate_activations(self, x: Float[Tensor, "batch input"], state: State) -> dict[str, Float[Tensor, "batch _"]]:
+        return {"update": torch.sigmoid(self.Wz(x))}

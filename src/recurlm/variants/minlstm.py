@@ -18,6 +18,8 @@ class MinLSTM(Recurrence):
     state that is carried on would pass g a second time.
     """
 
+    gates = 1
+
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
         self.output_size = hidden_size
@@ -35,6 +37,9 @@ class MinLSTM(Recurrence):
         f = self._forget(x)
         h = f * state["h"] + (1 - f) * positive(self.Wh(x))
         return h, {"h": h}
+
+    def gate_activations(self, x: Float[Tensor, "batch input"], state: State) -> dict[str, Float[Tensor, "batch _"]]:
+        return {"forget": self._forget(x)}
 
     def _forget(self, x: Float[Tensor, "*batch input"]) -> Tensor:
         """f / (f + i) = σ(log f − log i), which is no 0 / 0 where both gates are closed."""

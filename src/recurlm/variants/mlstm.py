@@ -20,6 +20,8 @@ class MLSTM(Recurrence):
     the paper's stabilizer m, which cancels in h, is left out.
     """
 
+    gates = 2
+
     def __init__(self, input_size: int, hidden_size: int, heads: int = 1, key_size: int | None = None) -> None:
         super().__init__()
         self.heads, value_size = heads, split(hidden_size, heads)
@@ -52,6 +54,9 @@ class MLSTM(Recurrence):
         C = f[..., None, None] * state["C"] + i[..., None, None] * k[..., :, None] * v[..., None, :]
         n = f[..., None] * state["n"] + i[..., None] * k
         return self._output(read(C, q), (n * q).sum(dim=-1, keepdim=True), x), {"C": C, "n": n}
+
+    def gate_activations(self, x: Float[Tensor, "batch input"], state: State) -> dict[str, Float[Tensor, "batch _"]]:
+        return {"forget": torch.exp(self._parts(x)[-1]), "output": torch.sigmoid(self.Wo(x))}
 
     def _parts(self, x: Float[Tensor, "*batch input"]) -> tuple[Tensor, ...]:
         q, k, v = (torch.unflatten(W(x), -1, (self.heads, -1)) for W in (self.Wq, self.Wk, self.Wv))

@@ -13,6 +13,8 @@ from recurlm.variants.loop import over_time
 class Mogrifier(Recurrence):
     """x ← 2σ(Q h) ⊙ x and h ← 2σ(R x) ⊙ h in turns, then an LSTM (Melis, Kočiský & Blunsom 2019, arXiv:1909.01792)."""
 
+    gates = 3
+
     def __init__(self, input_size: int, hidden_size: int, rounds: int = 5, rank: int = 32) -> None:
         """`rank` is that of the matrices Q and R, as products of two factors."""
         super().__init__()
@@ -34,13 +36,21 @@ class Mogrifier(Recurrence):
         return over_time(self.step, x, state, reset)
 
     def step(self, x: Float[Tensor, "batch input"], state: State) -> tuple[Float[Tensor, "batch output"], State]:
-        h, c = state["h"], state["c"]
+        i, f, g, o = self._gates(x, state)
+        c = f * state["c"] + i * g
+        h = o * torch.tanh(c)
+        return h, {"h": h, "c": c}
+
+    def gate_activations(self, x: Float[Tensor, "batch input"], state: State) -> dict[str, Float[Tensor, "batch _"]]:
+        i, f, _, o = self._gates(x, state)
+        return {"input": i, "forget": f, "output": o}
+
+    def _gates(self, x: Float[Tensor, "batch input"], state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        h = state["h"]
         for r, gate in enumerate(self.gates_of):
             if r % 2 == 0:
                 x = 2 * torch.sigmoid(gate(h)) * x
             else:
                 h = 2 * torch.sigmoid(gate(x)) * h
         i, f, g, o = (self.W(x) + product(h, self.U)).chunk(4, dim=-1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        h = torch.sigmoid(o) * torch.tanh(c)
-        return h, {"h": h, "c": c}
+        return torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)

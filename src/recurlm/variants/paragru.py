@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from recurlm.variants.base import Recurrence, State
-from recurlm.variants.loop import over_time
+from recurlm.variants.loop import diagonal_over_time
 
 
 class ParaGRU(Recurrence):
@@ -16,6 +16,8 @@ class ParaGRU(Recurrence):
     z and r = σ(a ⊙ h + B x + b), each with its own a, B and b. The paper solves a chunk by Newton's method in parallel;
     on a CPU the loop over elementwise steps is exact and cheap. Its matrices B are block-diagonal, ours full.
     """
+
+    gates = 2
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -27,14 +29,21 @@ class ParaGRU(Recurrence):
     def forward(
         self, x: Float[Tensor, "batch time input"], state: State, reset: Bool[Tensor, "batch time"] | None = None
     ) -> tuple[Float[Tensor, "batch time output"], State]:
-        return over_time(self._cell, self.B(x), state, reset)
+        return diagonal_over_time(self._cell, self.B(x), {"h": state["h"]}, reset, (self.az, self.ar, self.ah))
 
     def step(self, x: Float[Tensor, "batch input"], state: State) -> tuple[Float[Tensor, "batch output"], State]:
         return self._cell(self.B(x), state)
 
+    def gate_activations(self, x: Float[Tensor, "batch input"], state: State) -> dict[str, Float[Tensor, "batch _"]]:
+        z, r = self._gates(self.B(x), state)
+        return {"update": z, "reset": r}
+
     def _cell(self, Bx: Float[Tensor, "batch gates"], state: State) -> tuple[Tensor, State]:
         h = state["h"]
-        Bz, Br, Bh = Bx.chunk(3, dim=-1)
-        z, r = torch.sigmoid(self.az * h + Bz), torch.sigmoid(self.ar * h + Br)
-        h = (1 - z) * h + z * torch.tanh(self.ah * (h * r) + Bh)
+        z, r = self._gates(Bx, state)
+        h = (1 - z) * h + z * torch.tanh(self.ah * (h * r) + Bx.chunk(3, dim=-1)[2])
         return h, {"h": h}
+
+    def _gates(self, Bx: Float[Tensor, "batch gates"], state: State) -> tuple[Tensor, Tensor]:
+        Bz, Br, _ = Bx.chunk(3, dim=-1)
+        return torch.sigmoid(self.az * state["h"] + Bz), torch.sigmoid(self.ar * state["h"] + Br)

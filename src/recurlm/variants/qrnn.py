@@ -16,6 +16,8 @@ class QRNN(Recurrence):
     z, f and o are tanh and sigmoids of a convolution over the input and the one before it, which is a state too.
     """
 
+    gates = 2
+
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
         self.output_size = hidden_size
@@ -33,6 +35,10 @@ class QRNN(Recurrence):
         z, f, o = self._gates(state["x"], x)
         c = f * state["c"] + (1 - f) * z
         return o * c, {"c": c, "x": x}
+
+    def gate_activations(self, x: Float[Tensor, "batch input"], state: State) -> dict[str, Float[Tensor, "batch _"]]:
+        _, f, o = self._gates(state["x"], x)
+        return {"forget": f, "output": o}
 
     def _gates(self, last: Float[Tensor, "*batch input"], x: Float[Tensor, "*batch input"]) -> tuple[Tensor, ...]:
         both = torch.cat([last.to(x.dtype), x], dim=-1)

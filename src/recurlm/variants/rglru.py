@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recurlm.variants.base import Recurrence, State
-from recurlm.variants.linear import BlockDiagonal, linear, scan, split
+from recurlm.variants.base import BlockDiagonal, Recurrence, State
+from recurlm.variants.linear import linear, scan, split
 
 C = 8.0
 SMALLEST = 1e-6  # of 1 − a², so that the slope of its root stays below 500
@@ -20,6 +20,8 @@ class RGLRU(Recurrence):
     The gates r, i = σ(W u + b) have block-diagonal matrices, one block a head. The output passes a gate as in Griffin's
     block, with a SiLU where that has a GELU.
     """
+
+    gates = 2
 
     def __init__(self, input_size: int, hidden_size: int, heads: int = 1) -> None:
         super().__init__()
@@ -44,8 +46,15 @@ class RGLRU(Recurrence):
         h = a * state["h"] + written
         return h * F.silu(self.Wg(x)), {"h": h}
 
+    def gate_activations(self, x: Float[Tensor, "batch input"], state: State) -> dict[str, Float[Tensor, "batch _"]]:
+        r, i = self._gates(self.Wu(x))
+        return {"recurrence": r, "input": i}
+
     def _gated(self, u: Float[Tensor, "*batch hidden"]) -> tuple[Tensor, Tensor]:
-        parts = torch.unflatten(u, -1, (self.heads, -1))
-        r, i = torch.sigmoid(self.Wr(parts).flatten(-2) + self.br), torch.sigmoid(self.Wi(parts).flatten(-2) + self.bi)
+        r, i = self._gates(u)
         a = torch.exp(-C * F.softplus(self.L) * r)
         return a, torch.sqrt((1 - a * a).clamp(min=SMALLEST)) * (i * u)
+
+    def _gates(self, u: Float[Tensor, "*batch hidden"]) -> tuple[Tensor, Tensor]:
+        parts = torch.unflatten(u, -1, (self.heads, -1))
+        return torch.sigmoid(self.Wr(parts).flatten(-2) + self.br), torch.sigmoid(self.Wi(parts).flatten(-2) + self.bi)

@@ -21,6 +21,8 @@ class RWKV7(Recurrence):
     the block's MLP stands.
     """
 
+    gates = 2
+
     def __init__(self, input_size: int, hidden_size: int, heads: int = 1) -> None:
         super().__init__()
         self.heads, size = heads, split(hidden_size, heads)
@@ -58,6 +60,10 @@ class RWKV7(Recurrence):
         erased = read(state["S"], kappa)
         S = update(state["S"], k, v, log_w) - (a * kappa)[..., :, None] * erased[..., None, :]
         return self._output(read(S, r), r, k, v, gate), {"S": S, "x": x}
+
+    def gate_activations(self, x: Float[Tensor, "batch input"], state: State) -> dict[str, Float[Tensor, "batch _"]]:
+        _, log_w, _, _, a, _, _ = self._mixed(state["x"], x)
+        return {"forget": torch.exp(log_w).flatten(1), "write": a.flatten(1)}
 
     def _mixed(self, last: Float[Tensor, "*batch input"], x: Float[Tensor, "*batch input"]) -> list[Tensor]:
         xr, xw, xk, xv, xa, xg = (x + (last - x) * self.mu[name] for name in "rwkvag")

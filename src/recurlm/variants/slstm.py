@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from recurlm.variants.base import Recurrence, State
-from recurlm.variants.linear import BlockDiagonal, split
+from recurlm.variants.base import BlockDiagonal, Recurrence, State
+from recurlm.variants.linear import split
 from recurlm.variants.loop import over_time
 
 
@@ -17,6 +17,8 @@ class SLSTM(Recurrence):
     Both gates are scaled by exp(−m'), m' = max(log f + m, log i), which cancels in c' / n'. m starts at −∞: where n is
     zero nothing was read yet, and m' = log i. Then n' is at least 1 ever after.
     """
+
+    gates = 3
 
     def __init__(self, input_size: int, hidden_size: int, heads: int = 1) -> None:
         super().__init__()
@@ -39,13 +41,22 @@ class SLSTM(Recurrence):
     def step(self, x: Float[Tensor, "batch input"], state: State) -> tuple[Float[Tensor, "batch output"], State]:
         return self._cell(self.W(x), state)
 
+    def gate_activations(self, x: Float[Tensor, "batch input"], state: State) -> dict[str, Float[Tensor, "batch _"]]:
+        _, i, f, o, _ = self._gated(self.W(x), state)
+        return {"input": i.flatten(1), "forget": f.flatten(1), "output": o.flatten(1)}
+
     def _cell(self, Wx: Float[Tensor, "batch gates"], state: State) -> tuple[Tensor, State]:
-        h, c, n, m = (torch.unflatten(part, -1, (self.heads, -1)) for part in (state[name] for name in "hcnm"))
+        c, n = (torch.unflatten(state[name], -1, (self.heads, -1)) for name in "cn")
+        z, i, f, o, m = self._gated(Wx, state)
+        c, n = f * c + i * torch.tanh(z), f * n + i
+        h = o * c / n
+        return h.flatten(1), {name: part.flatten(1) for name, part in zip("hcnm", (h, c, n, m), strict=True)}
+
+    def _gated(self, Wx: Float[Tensor, "batch gates"], state: State) -> tuple[Tensor, ...]:
+        """z, the gates i and f over exp(m'), o, and m'."""
+        h, n, m = (torch.unflatten(state[name], -1, (self.heads, -1)) for name in "hnm")
         i, f, z, o = (torch.unflatten(Wx, -1, (self.heads, -1)) + self.R(h)).chunk(4, dim=-1)
         log_f = -nn.functional.softplus(-f) + m
         log_f = torch.where(n == 0, i, log_f)
         m = torch.maximum(log_f, i)
-        i, f = torch.exp(i - m), torch.exp(log_f - m)
-        c, n = f * c + i * torch.tanh(z), f * n + i
-        h = torch.sigmoid(o) * c / n
-        return h.flatten(1), {name: part.flatten(1) for name, part in zip("hcnm", (h, c, n, m), strict=True)}
+        return z, torch.exp(i - m), torch.exp(log_f - m), torch.sigmoid(o), m

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
 from recurlm.variants.base import Recurrence, State
 from recurlm.variants.linear import linear, rotate, split
@@ -63,20 +64,20 @@ class Transformer(Recurrence):
         """A piece of at most a window, all of its queries at once."""
         time, length = x.shape[1], self.past + x.shape[1]
         q, k, v = (torch.unflatten(W(x), -1, (self.heads, -1)).transpose(1, 2) for W in (self.Wq, self.Wk, self.Wv))
-        K, V = torch.cat([state["keys"], k], dim=2), torch.cat([state["values"], v], dim=2)
-        filled = torch.cat([state["filled"], torch.ones_like(x[..., 0])], dim=1)
+        K, V = (torch.cat([state[name].to(k.dtype), new], dim=2) for name, new in (("keys", k), ("values", v)))
+        filled = F.pad(state["filled"], (0, time), value=1.0)
         age = self.past + torch.arange(time, device=x.device)[:, None] - torch.arange(length, device=x.device)
-        seen = ((age >= 0) & (age <= self.past))[None]
+        seen = (age >= 0) & (age <= self.past) & (filled[:, None] != 0)
         if reset is not None:
-            segment = nn.functional.pad(reset.long().cumsum(1), (self.past, 0))
+            segment = F.pad(reset.long().cumsum(1), (self.past, 0))
             seen = seen & (segment[:, self.past :, None] == segment[:, None])
-            kept = (segment == segment[:, -1:]).to(K.dtype)
-        scores = torch.matmul(self._rotated(q, self.past), self._rotated(K, 0).transpose(-1, -2)) * self.size**-0.5
-        bias = self._bias(filled)[:, None] + torch.where(seen, 0.0, -torch.inf)
-        y = torch.matmul(torch.softmax(scores + bias[:, None], dim=-1), V).transpose(1, 2).flatten(2)
+            kept = segment == segment[:, -1:]
+        q, rotated = self._rotated(q, self.past), self._rotated(K, 0)
+        y = F.scaled_dot_product_attention(q, rotated, V, seen[:, None]).transpose(1, 2).flatten(2)
         if reset is not None:
             K, V, filled = K * kept[:, None, :, None], V * kept[:, None, :, None], filled * kept
-        return y, {"keys": K[:, :, time:], "values": V[:, :, time:], "filled": filled[:, time:]}
+        K, V = (part[:, :, time:].to(filled.dtype) for part in (K, V))
+        return y, {"keys": K, "values": V, "filled": filled[:, time:]}
 
     def _bias(self, filled: Float[Tensor, "batch length"]) -> Float[Tensor, "batch length"]:
         return torch.where(filled == 0, EMPTY, 0.0)
