@@ -6,13 +6,11 @@ import json
 import shutil
 import sqlite3
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from configs import ZOO
 from tiny_project import TINY_VARIANT, Project
 
 from recurlm import config
@@ -160,29 +158,6 @@ def test_new_variants_of_known_cells_are_blocks_of_params_alone(project: Project
     scores = json.loads((project.folder / "data/metrics/bigru.json").read_bytes())
     assert scores["objective"] == "cloze"
     assert scores["test"]["pseudo_bits_per_byte"] > 0
-
-
-def test_three_variants_of_the_zoo_go_through_the_pipeline_three_others_each_day(project: Project) -> None:
-    """As `make zoo` takes them, but small, and without their diagnoses."""
-    first = 3 * date.today().toordinal() % len(ZOO)
-    names = [*ZOO, *ZOO][first : first + 3]
-    added = project.run("python", "pipelines/zoo.py", *names)
-    assert added.stdout == f"params.yaml: added {', '.join(names)}\n", added.stderr
-    small = TINY_VARIANT | {"mlp_ratio": 1.0}
-    own = {"key_size": 4, "window": 16}
-    project.set_params(
-        {"variants": {name: small | {key: value for key, value in own.items() if key in ZOO[name]} for name in names}}
-    )
-    ran = project.repro(*(f"verify@{name}" for name in names))
-    assert ran == {f"{stage}@{name}" for stage in ("train", "evaluate", "export", "verify") for name in names}
-    for name in names:
-        results = json.loads((project.folder / f"data/metrics/verification/{name}.json").read_bytes())
-        assert all(results[precision]["verified"] is True for precision in ("fp32", "int8", "int4")), name
-    assert project.repro("--single-item", "report") == {"report"}
-    page = (project.folder / "data/report/index.html").read_text(encoding="utf-8")
-    assert all(name in page for name in names)
-    (variants,) = live_runs(project).values()
-    assert variants == sorted([*VARIANTS, *names])
 
 
 @pytest.mark.parametrize(
