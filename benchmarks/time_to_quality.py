@@ -225,9 +225,9 @@ def main() -> None:
     def clock() -> float:
         return steps / arguments.steps if arguments.steps else elapsed() / arguments.budget
 
-    def on_step(tokens: int, loss: float) -> None:
+    def on_step(step: int, tokens: int, loss: float) -> None:
         nonlocal steps
-        steps += 1
+        steps = step
 
     def keep(model: LanguageModel) -> float:
         now = elapsed()

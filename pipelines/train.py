@@ -2,8 +2,9 @@
 
 Inputs:  data/tokens/, sections `train`, `model` and `variants.<variant>` of params.yaml
 Outputs: data/models/<variant>/ (model.safetensors, model.json, tokenizer.json, curve.csv, log.csv)
-         data/timings/train-<variant>.json (a measurement of this machine: DVC does not hash it)
-         data/checkpoints/<variant>.safetensors, while it runs: broken off and run again, it goes on from there
+         data/timings/train-<variant>.json and .jsonl (measurements of this machine: DVC does not hash them)
+         a run in MLflow, while it runs
+         data/checkpoints/<variant>.safetensors and .jsonl, while it runs: broken off and run again, it goes on there
 Command: python pipelines/train.py <variant>
          torchrun --nnodes 2 --nproc-per-node 4 … pipelines/train.py <variant>, on each of two machines
 """
@@ -16,6 +17,7 @@ from torch.distributed import is_torchelastic_launched
 
 from recurlm.config import Params
 from recurlm.stage import DATA, make_deterministic, run_variant, stop_on_signals
+from recurlm.tracking.live import follower
 from recurlm.training.distributed import workers_of
 from recurlm.training.launch import INTERRUPTED, launch
 from recurlm.training.loop import StoppedError
@@ -30,7 +32,7 @@ def main(name: str, params: Params) -> None:
     stop = stop_on_signals()
     with workers_of(params.train) as workers:
         try:
-            train_variant(name, params, DATA, stop, workers)
+            train_variant(name, params, DATA, stop, workers, follower(params.report.experiment))
         except StoppedError as stopped:
             if workers.first:
                 sys.stderr.write(f"recurlm: {stopped}; {checkpoint} is kept: run it again to go on\n")

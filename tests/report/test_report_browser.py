@@ -28,7 +28,7 @@ DRAWN = "return Number(document.documentElement.dataset.drawn) === document.quer
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("report")
     write_results(root)
-    build(root, "")
+    build(root)
     return root / "data/report/index.html"
 
 

@@ -123,7 +123,7 @@ def test_pseudo_numbers_stand_on_axes_of_their_own(root: Path) -> None:
 
 
 def test_every_section_names_the_files_of_its_numbers(root: Path) -> None:
-    build(root, "")
+    build(root)
     for title, section in sections(root).items():
         sources = section.all("<code>(.*?)</code>")
         assert sources or title == "How to read this"
@@ -133,7 +133,7 @@ def test_every_section_names_the_files_of_its_numbers(root: Path) -> None:
 
 
 def test_no_text_of_a_model_becomes_markup(root: Path) -> None:
-    build(root, "")
+    build(root)
     html = (root / "data/report/index.html").read_text(encoding="utf-8")
     assert "<script>alert(1)" not in html
     assert "&lt;/script&gt;&lt;script&gt;alert(1)" in html
@@ -153,7 +153,7 @@ def test_the_heat_map_holds_the_states_of_each_variant(root: Path) -> None:
 
 
 def test_dvc_gets_its_curves_and_a_summary(root: Path) -> None:
-    build(root, "")
+    build(root)
     with (root / "data/report/gradient_flow.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {(row["variant"], row["moment"]) for row in rows} == {
@@ -168,6 +168,6 @@ def test_dvc_gets_its_curves_and_a_summary(root: Path) -> None:
 def test_a_report_without_any_diagnosis_names_each_gap(root: Path) -> None:
     for part in ("perplexity", "diagnostics", "samples"):
         shutil.rmtree(root / "data/metrics" / part)
-    build(root, "")
+    build(root)
     page = (root / "data/report/index.html").read_text(encoding="utf-8")
     assert "data/metrics/diagnostics/rnn.json is missing" in page

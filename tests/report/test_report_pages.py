@@ -23,6 +23,7 @@ from recurlm.report.metrics import COLUMNS, Metrics, read_metrics
 from recurlm.report.results import load_results
 from recurlm.report.samples import Sample
 from recurlm.report.tables import Cell, Table, markdown, show
+from recurlm.tracking.sync import Plan
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00\r"))
 
@@ -52,7 +53,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def pages(root: Path) -> tuple[str, str]:
-    build(root, "")
+    build(root)
     return tuple((root / "data/report" / name).read_text(encoding="utf-8") for name in ("report.md", "index.html"))
 
 
@@ -146,7 +147,7 @@ def test_a_failed_verification_is_shown(root: Path) -> None:
     path = root / "data/metrics/verification/rnn.json"
     path.write_text(json.dumps({"fp32": json.loads(path.read_bytes())["fp32"] | {"verified": False}}), encoding="utf-8")
     assert rows(root, "Comparison")["rnn"]["ONNX = PyTorch"] == "check failed"
-    assert "rnn" not in build(root, "").sync_plan["run_keys"]
+    assert "rnn" not in Plan.of(root).as_json()["runs"]
 
 
 def test_timings_of_another_model_are_left_out(root: Path) -> None:
@@ -172,7 +173,7 @@ def test_the_settings_are_those_that_the_model_was_trained_with(root: Path) -> N
 
 def test_the_same_results_give_the_same_bytes(root: Path) -> None:
     def written() -> dict[str, bytes]:
-        build(root, "")
+        build(root)
         return {str(path): path.read_bytes() for path in (root / "data/report").rglob("*") if path.is_file()}
 
     assert written() == written()
@@ -186,7 +187,7 @@ def test_the_html_page_asks_nothing_of_the_network(root: Path) -> None:
 
 
 def test_all_curves_are_one_csv_file_for_dvc(root: Path) -> None:
-    build(root, "")
+    build(root)
     lines = (root / "data/report/curves.csv").read_text(encoding="utf-8").splitlines()
     assert lines[0] == "variant,objective,step,tokens,train_loss,validation_loss"
     assert lines[1] == "rnn,causal,5,5000,5.5,5.25"
@@ -212,7 +213,7 @@ def test_a_damaged_bundle_costs_only_its_own_sample(root: Path) -> None:
 def test_an_unreadable_file_is_named(root: Path, file: str, content: str, complaint: str) -> None:
     (root / file).write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=rf"{file}: {complaint}"):
-        build(root, "")
+        build(root)
 
 
 @given(ANY_TEXT, ANY_TEXT)

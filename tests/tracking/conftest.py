@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 from fabricated_results import VARIANTS, write_results
-from mlflow_project import report
+from mlflow_project import track
 from shared import made_once, shared_root
 
 from recurlm.tracking import store
-from recurlm.tracking.client import connected
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +26,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def make(folder: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("MLFLOW_TRACKING_URI", "")
-            with connected(store.Store(f"sqlite:///{folder}/mlflow.db", None)) as client:
+            with store.Store(f"sqlite:///{folder}/mlflow.db", None).connected() as client:
                 client.search_experiments()
 
     return made_once(shared_root(tmp_path_factory) / "store", make) / "mlflow.db"
@@ -50,7 +49,9 @@ def logged(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     (root / ".mlflow").mkdir()
     shutil.copy(empty_store, root / ".mlflow/mlflow.db")
     write_results(root)
+    (root / "data/report").mkdir()
+    (root / "data/report/index.html").write_text("<p>a report", encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", "")
-        assert report(root) == list(VARIANTS)
+        assert track(root) == list(VARIANTS)
     return root

@@ -1,4 +1,4 @@
-"""A project with fabricated results and a real MLflow store: reported on, and read back."""
+"""A project with fabricated results and a real MLflow store: tracked, and read back."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from fabricated_results import write_lock
+from mlflow.entities import Run
 
-from recurlm.report import fingerprint
-from recurlm.report.build import build
-from recurlm.report.sync_plan import SyncPlan
 from recurlm.tracking import store
-from recurlm.tracking.client import Run, connected, versions_of
+from recurlm.tracking.registry import versions_of
 from recurlm.tracking.sync import sync
 
-PIPELINE = Path(__file__).parents[2] / "pipelines/report.py"
+PIPELINE = Path(__file__).parents[2] / "pipelines/track.py"
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -32,18 +30,14 @@ QUIET = {
 
 
 def messages(root: Path) -> list[str]:
-    """The messages of stage report, after the stages before it made what is in data/."""
+    """The messages of stage track, after the stages before it made what is in data/."""
     write_lock(root)
-    return sync(root, plan=plan(root))
+    return sync(root)
 
 
-def report(root: Path) -> list[str]:
-    """The variants that stage report logged."""
+def track(root: Path) -> list[str]:
+    """The variants that stage track logged."""
     return [line.removeprefix("logged ") for line in messages(root) if line.startswith("logged ")]
-
-
-def plan(root: Path) -> SyncPlan:
-    return SyncPlan(**build(root, fingerprint.inputs_hash(root)).sync_plan)
 
 
 def runs(root: Path) -> dict[str, Run]:
@@ -60,7 +54,7 @@ def pipelines(root: Path) -> list[Run]:
 
 
 def all_runs(root: Path) -> list[Run]:
-    with connected(store.find(root)) as client:
+    with store.find(root).connected() as client:
         experiment = client.get_experiment_by_name("recurlm")
         found = client.search_runs([experiment.experiment_id])
     assert all(run.info.status == "FINISHED" for run in found)
@@ -69,7 +63,7 @@ def all_runs(root: Path) -> list[Run]:
 
 def versions(root: Path) -> dict[str, list[tuple[str, str]]]:
     """Registered model → the variant and precision of its versions, in their order."""
-    with connected(store.find(root)) as client:
+    with store.find(root).connected() as client:
         return {
             model.name: [
                 tuple(re.match(r"(\S+) in (\w+),", each.description).groups())
@@ -80,12 +74,12 @@ def versions(root: Path) -> dict[str, list[tuple[str, str]]]:
 
 
 def aliases(root: Path, name: str) -> dict[str, str]:
-    with connected(store.find(root)) as client:
+    with store.find(root).connected() as client:
         return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
 
 
 def start(root: Path, **environment: str) -> subprocess.Popen[str]:
-    """The report stage as a process of its own."""
+    """Stage track as a process of its own."""
     variables = os.environ | QUIET | environment
     pipe = subprocess.PIPE
     return subprocess.Popen([sys.executable, str(PIPELINE)], cwd=root, env=variables, stderr=pipe, text=True)

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from mlflow_project import all_runs, pipelines, plan, report, runs
+from mlflow_project import all_runs, pipelines, runs, track
 
 from recurlm import config
 from recurlm.report.lock import md5_of
 from recurlm.report.results import load_results
-from recurlm.tracking import describe, mirror, store, view
-from recurlm.tracking.client import connected
+from recurlm.tracking import describe, store, view
 
 
 def test_a_run_tells_how_its_model_learned(logged: Path) -> None:
     run = runs(logged)["lstm"]
-    with connected(store.find(logged)) as client:
+    with store.find(logged).connected() as client:
         losses = [
             (metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, "validation_loss")
         ]
@@ -86,7 +84,7 @@ def test_the_commit_and_what_differs_from_it_are_named(root: Path) -> None:
     (root / "dvc.lock").unlink()
     shutil.rmtree(root / ".mlflow")
     results = load_results(root, config.load(root / "params.yaml"))
-    tags = describe.tags(root, results, results.variants[0])
+    tags = describe.tags(root, results, results.variants[0], describe.Training("", 0, 0, ()))
     assert tags["git_commit"] == git("rev-parse", "HEAD").strip()
     assert tags["git_changed"] == "params.yaml"
 
@@ -103,42 +101,48 @@ def test_a_run_names_that_of_its_pipeline_which_holds_the_report_and_hides_under
     assert above.data.metrics["best_validation_bits_per_byte"] == 1.875
 
 
-def test_times_are_those_of_the_training(root: Path) -> None:
-    path = root / "data/timings/train-lstm.json"
-    points = [{"step": 5, "seconds": 20.5}, {"step": 10, "seconds": 41.0}, {"step": 15, "seconds": 61.5}]
-    samples = [{"seconds": 10.0, "cpu_utilization_percentage": 97.5}]
-    path.write_text(
-        json.dumps({**json.loads(path.read_bytes()), "points": points, "system": samples}), encoding="utf-8"
-    )
-    os.utime(path, (1_700_000_061.5, 1_700_000_061.5))
-    report(root)
+def test_a_run_has_the_times_and_the_metrics_of_its_trainings_journal(root: Path) -> None:
+    path, start = root / "data/timings/train-lstm.json", 1_700_000_000_000
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "run_key": "a key"}), encoding="utf-8")
+    lines: list[dict[str, object]] = [
+        {"time": start, "variant": "lstm", "key": "a key", "id": "an id"},
+        {"time": start + 1004, "step": 5, "train_loss": 6.5, "tokens_per_second": 4000.5},
+        {"time": start + 2010, "step": 9, "train_loss": 6.25, "tokens_per_second": 4100.5},
+        {"time": start + 2020, "step": 9, "system/cpu_utilization_percentage": 97.5},
+        {"time": start + 61_500, "step": 15, "validation_loss": 3.75},
+    ]
+    path.with_suffix(".jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    track(root)
     run = runs(root)["lstm"]
-    assert (run.info.start_time, run.info.end_time) == (1_700_000_000_000, 1_700_000_061_500)
-    with connected(store.find(root)) as client:
-        losses = client.get_metric_history(run.info.run_id, "validation_loss")
+    assert (run.info.start_time, run.info.end_time) == (start, start + 61_500)
+    with store.find(root).connected() as client:
+        losses = client.get_metric_history(run.info.run_id, "train_loss")
         (load,) = client.get_metric_history(run.info.run_id, "system/cpu_utilization_percentage")
-    assert [loss.timestamp - run.info.start_time for loss in losses] == [20_500, 41_000, 61_500]
-    assert (load.timestamp - run.info.start_time, load.value) == (10_000, 97.5)
+    assert [(loss.timestamp, loss.step, loss.value) for loss in losses] == [
+        (start + 1004, 5, 6.5),
+        (start + 2010, 9, 6.25),
+    ]
+    assert (load.timestamp - start, load.value) == (2020, 97.5)
 
 
 def test_an_experiment_of_dvc_is_a_run_of_its_own_with_what_is_new_under_it(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report(root)
+    track(root)
     metrics = root / "data/metrics/rnn.json"
     metrics.write_text(metrics.read_text(encoding="utf-8").replace("54.59", "45.59"), encoding="utf-8")
     monkeypatch.setenv("DVC_EXP_NAME", "puffy-hogs")
-    assert report(root) == ["rnn"]
+    assert track(root) == ["rnn"]
     above = {run.info.run_id: run for run in pipelines(root)}
     assert sorted(run.info.run_name for run in above.values()) == ["pipeline, bpe 300, 1 epoch", "puffy-hogs"]
     new = next(run for run in all_runs(root) if run.data.tags.get("dvc_experiment") and "variant" in run.data.tags)
     assert above[new.data.tags["recurlm.pipeline_run"]].info.run_name == "puffy-hogs"
-    assert report(root) == []
+    assert track(root) == []
     assert len(all_runs(root)) == 1 + 3 + 1 + 1
 
 
 def test_the_view_opens_on_metrics_that_the_runs_have(logged: Path) -> None:
-    with connected(store.find(logged)) as client:
+    with store.find(logged).connected() as client:
         tags = client.get_experiment_by_name("recurlm").tags
     shown = json.loads(tags[view.TAG])
     assert len(tags[view.TAG]) < 5000, "what a tag of an experiment may hold"
@@ -146,7 +150,7 @@ def test_the_view_opens_on_metrics_that_the_runs_have(logged: Path) -> None:
     assert {"validation_loss", "validation_bits_per_byte", "test_bits_per_byte", "bundle_bytes"} <= have
     columns = {column.split("`")[1] for column in shown["selectedColumns"] if column.startswith("metrics.")}
     assert columns <= have
-    with connected(store.find(logged)) as client:
+    with store.find(logged).connected() as client:
         found = client.search_runs([runs(logged)["rnn"].info.experiment_id], shown["searchFilter"])
     assert {run.info.run_name for run in found} == runs(logged).keys()
 
@@ -159,8 +163,8 @@ def test_curve_and_descriptions_of_bundles_lie_beside_the_run(logged: Path) -> N
 
 
 def test_the_sample_is_logged_where_there_is_one(root: Path) -> None:
-    made = plan(root)
+    (root / "data/report/samples").mkdir(parents=True)
     (root / "data/report/samples/lstm.txt").write_text("KING.\nHa!\n", encoding="utf-8")
-    mirror.log(root, store.find(root), made)
+    track(root)
     files = Path(runs(root)["lstm"].info.artifact_uri.removeprefix("file://"))
     assert (files / "sample/lstm.txt").read_text(encoding="utf-8") == "KING.\nHa!\n"

@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 from fabricated_results import VARIANTS, write_lock, write_results
-from mlflow_project import finish, pipelines, plan, report, runs, serving, start
+from mlflow_project import finish, pipelines, runs, serving, start, track
 
 from recurlm.errors import InputError
 from recurlm.tracking import store
-from recurlm.tracking.client import connected, versions_of
+from recurlm.tracking.registry import versions_of
 from recurlm.tracking.store import DamagedStoreError
 from recurlm.tracking.sync import sync
 
@@ -60,7 +60,7 @@ def test_a_damaged_database_fails_no_pipeline_and_is_filled_again_once_it_is_awa
     database.write_bytes(garbage(b""))
     (line,) = [line for line in finish(start(root)) if "damaged" in line]
     assert f"mv '{database}' '{database}.damaged'" in line
-    assert (root / "data/report/index.html").is_file()
+    assert (root / "data/tracked.json").is_file()
     command = [sys.executable, "-m", "recurlm.cli", "sync"]
     refuses(run(command, cwd=root, capture_output=True, text=True), "a damaged database")
     database.rename(f"{database}.damaged")
@@ -84,11 +84,11 @@ def test_a_server_gets_each_result_once_with_its_files(
 ) -> None:
     write_results(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    assert report(tmp_path) == list(VARIANTS)
-    assert report(tmp_path) == []
+    assert track(tmp_path) == list(VARIANTS)
+    assert track(tmp_path) == []
     run = runs(tmp_path)["lstm"]
     assert run.data.metrics["test_bits_per_byte"] == 1.875
-    with connected(store.find(tmp_path)) as client:
+    with store.find(tmp_path).connected() as client:
         champion = client.get_model_version_by_alias("recurlm-lstm", "champion")
         model = champion.source.removeprefix("models:/")
         files = {file.path for file in client.list_logged_model_artifacts(model, "artifacts/fp32")}
@@ -113,9 +113,8 @@ def test_a_store_out_of_reach_is_one_line_and_costs_no_result(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(InputError, match=re.escape(problem)) as refused:
-        report(tmp_path)
+        track(tmp_path)
     assert "secret" not in str(refused.value)
-    assert (tmp_path / "data/report/index.html").is_file()
 
 
 class Link(ThreadingHTTPServer):
@@ -187,16 +186,14 @@ def test_a_server_that_dies_in_the_middle_gets_the_rest_later_and_nothing_twice(
     write_lock(root)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{link.server_port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr("recurlm.tracking.mirror.ABANDONED", 0)  # a run that was left counts as that of a dead process
-    made = plan(root)
     for after in (20, 60):
         link.left = after
         with pytest.raises(InputError, match="out of reach; the results in data/ are complete"):
-            sync(root, plan=made)
+            sync(root)
     link.left = None
-    sync(root, plan=made)
-    assert sync(root, plan=made) == []
-    with connected(store.find(root)) as client:
+    sync(root)
+    assert sync(root) == []
+    with store.find(root).connected() as client:
         experiment = client.get_experiment_by_name("relayed")
         found = client.search_runs([experiment.experiment_id])
         assert sorted(run.info.run_name for run in found) == ["pipeline, bpe 300, 1 epoch", "rnn"]

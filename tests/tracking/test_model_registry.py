@@ -15,14 +15,13 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mlflow_project import QUIET, aliases, finish, messages, report, runs, serving, start, versions
+from mlflow_project import QUIET, aliases, finish, messages, runs, serving, start, track, versions
 from tiny_bundles import TinyBundles
 
 from recurlm.runtime import Generator
 from recurlm.storage import read_json, read_sealed_json, sha256_of, write_json, write_sealed_json
 from recurlm.tracking import store
-from recurlm.tracking.client import connected
-from recurlm.tracking.promotion import Candidate, moves
+from recurlm.tracking.registry import Candidate, moves
 
 FIRST = {"recurlm": [("lstm", "fp32")]} | {f"recurlm-{name}": [(name, "fp32")] for name in ("rnn", "lstm", "bilstm")}
 
@@ -44,7 +43,7 @@ def test_every_verified_bundle_is_a_version_and_the_best_left_to_right_one_also_
 
 def test_a_version_has_its_verification_and_leads_to_its_run_and_back_from_its_bundle(logged: Path) -> None:
     bundle = logged / "data/onnx/lstm/fp32/bundle.json"
-    with connected(store.find(logged)) as client:
+    with store.find(logged).connected() as client:
         version = client.get_model_version_by_alias("recurlm", "champion")
         (by_bundle,) = client.search_model_versions(
             f"name = 'recurlm-lstm' and tags.`recurlm.bundle` = '{sha256_of(bundle)}'"
@@ -65,9 +64,9 @@ def test_a_version_has_its_verification_and_leads_to_its_run_and_back_from_its_b
 
 
 def test_a_store_that_was_deleted_gets_the_same_versions_and_aliases(root: Path) -> None:
-    report(root)
+    track(root)
     retrain(root, "rnn", 1.5)
-    report(root)
+    track(root)
     (root / ".mlflow").rename(root / "deleted")
     finish(start(root))
     with closing(sqlite3.connect(root / ".mlflow/mlflow.db")) as database:
@@ -79,15 +78,15 @@ def test_a_store_that_was_deleted_gets_the_same_versions_and_aliases(root: Path)
 
 
 def test_the_alias_moves_to_a_better_model_and_not_to_a_worse_one(root: Path) -> None:
-    report(root)
+    track(root)
     retrain(root, "rnn", 1.5)
     assert "recurlm: champion is version 2" in messages(root)
     assert aliases(root, "recurlm") == {"champion": "2", "challenger": "1"}
     assert aliases(root, "recurlm-rnn") == {"champion": "2", "challenger": "1"}
     retrain(root, "rnn", 1.75)  # still the best here, and worse than the champion
-    report(root)
+    track(root)
     assert aliases(root, "recurlm") == {"champion": "2", "challenger": "3"}
-    with connected(store.find(root)) as client:
+    with store.find(root).connected() as client:
         client.set_registered_model_alias("recurlm", "champion", "1")  # a person knows better
     write_json(root / "data/corpus/manifest.json", read_json(root / "data/corpus/manifest.json") | {"licence": "other"})
     messages(root)
@@ -101,7 +100,7 @@ def test_versions_of_the_checkout_that_this_is_a_copy_of_stay_and_aliases_lead_t
     shutil.copytree(logged, copy)
     messages(copy)
     assert versions(copy) == {name: each * 2 for name, each in FIRST.items()}
-    with connected(store.find(copy)) as client:
+    with store.find(copy).connected() as client:
         for name in FIRST:
             assert aliases(copy, name) == {"champion": "2"}
             place = client.get_model_version_download_uri(name, "2").removeprefix("file://")
@@ -113,8 +112,8 @@ def test_versions_of_the_checkout_that_this_is_a_copy_of_stay_and_aliases_lead_t
 
 
 def test_a_version_that_was_deleted_comes_back(root: Path) -> None:
-    report(root)
-    with connected(store.find(root)) as client:
+    track(root)
+    with store.find(root).connected() as client:
         client.delete_model_version("recurlm-rnn", "1")
     assert messages(root) == ["registered recurlm-rnn 2 (rnn fp32)", "recurlm-rnn: champion is version 2"]
     assert versions(root)["recurlm-rnn"] == [("rnn", "fp32")]
@@ -155,7 +154,7 @@ def real(root: Path, bundles: TinyBundles) -> Path:
         shutil.copytree(bundles(name), folder)
         description = {key: value for key, value in read_sealed_json(folder / "bundle.json").items() if key != "seal"}
         write_sealed_json(folder / "bundle.json", description | {"verification": fabricated["verification"]})
-    report(root)
+    track(root)
     return root
 
 
@@ -174,7 +173,7 @@ print(json.dumps([answer, stopped, recurlm.runtime.__file__, "torch" in sys.modu
 
 def test_a_served_text_is_that_of_recurlm_generate_from_the_models_own_code(real: Path, tmp_path: Path) -> None:
     bundle = real / "data/onnx/lstm/fp32"
-    with connected(store.find(real)) as client:
+    with store.find(real).connected() as client:
         folder = client.get_model_version_download_uri("recurlm-lstm", "1").removeprefix("file://")
     shutil.copytree(folder, tmp_path / "model")
     ask = ASK.replace("import recurlm\n", "", 1)
@@ -199,7 +198,7 @@ def test_a_served_text_is_that_of_recurlm_generate_from_the_models_own_code(real
 
 
 def test_the_flavors_are_text_and_the_raw_graph(real: Path) -> None:
-    with connected(store.find(real)):
+    with store.find(real).connected():
         text = mlflow.pyfunc.load_model("models:/recurlm-bilstm@champion")
         graph = mlflow.onnx.load_model("models:/recurlm@champion")
     assert graph == onnx.load(real / "data/onnx/lstm/fp32/generator.onnx")

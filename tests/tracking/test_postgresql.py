@@ -76,7 +76,7 @@ def test_clones_that_use_a_database_first_at_once_log_each_result_once(
         write_results(clone)
     processes = [start(clone, MLFLOW_TRACKING_URI=database) for clone in clones]
     said = Counter(line for process in processes for line in finish(process) if "logged" in line)
-    assert said == {f"report: MLflow: logged {name}": 1 for name in VARIANTS}
+    assert said == {f"track: logged {name}": 1 for name in VARIANTS}
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
     monkeypatch.chdir(clones[0])  # MLflow would put files without a server below the folder that it runs in

@@ -13,13 +13,13 @@ import pytest
 import yaml
 from configs import merged
 from fabricated_results import write, write_lock, write_results
-from mlflow_project import QUIET, aliases, messages, pipelines, plan, versions
+from mlflow_project import QUIET, aliases, messages, pipelines, versions
 
 from recurlm import config
+from recurlm.report.build import build
 from recurlm.report.results import load_results
 from recurlm.storage import read_json
 from recurlm.tracking import store
-from recurlm.tracking.client import connected
 from recurlm.tracking.sync import sync
 
 
@@ -48,7 +48,7 @@ def test_a_variant_that_never_read_the_present_text_is_left_out(root: Path) -> N
     before = {name: aliases(root, name) for name in versions(root)}
     first = {run.info.run_id for run in pipelines(root)}
     read_another_text(root)
-    said = sync(root, plan=plan(root))
+    said = sync(root)
     why = "train@{} read another data/tokens than tokenize wrote last".format
     assert said[-2:] == [f"left {name} out, whose results are stale: {why(name)}" for name in ("lstm", "bilstm")]
     assert [line for line in said if line.startswith("logged")] == ["logged rnn"]
@@ -60,6 +60,7 @@ def test_a_variant_that_never_read_the_present_text_is_left_out(root: Path) -> N
         name: held["champion"] for name, held in before.items()
     }
     assert versions(root)["recurlm-lstm"] == [("lstm", "fp32")]
+    build(root)
     page = (root / "data/report/report.md").read_text(encoding="utf-8")
     assert f"lstm: stale, and left out of MLflow: {why('lstm')}" in page
     assert "rnn: stale" not in page
@@ -72,7 +73,7 @@ def test_sync_names_it_and_logs_nothing_of_it(root: Path) -> None:
     set_params(root, {"train": {"seed": 8}})
     said = subprocess.run(command, cwd=root, env=os.environ | QUIET, capture_output=True, text=True, check=True).stdout
     assert said.count("\n") == said.count("whose results are stale") == 3
-    with connected(store.find(root)) as client:
+    with store.find(root).connected() as client:
         assert client.get_experiment_by_name("recurlm") is None
 
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from configs import CHECKOUT
 from tiny_training import tiny_params, write_tiny_tokens
 
 from recurlm import model
 from recurlm.errors import InputError
+from recurlm.report.lock import Lock
 from recurlm.training.run import train_variant
 
 NEW_LINE = "QUEEN. All {} of my songs are of the sea.\n"
@@ -70,19 +67,18 @@ def test_what_does_not_go_together_is_one_line(data: Path, earlier: Path, tmp_pa
         write_tiny_tokens(data, params)
 
 
-@pytest.mark.parametrize(
-    ("sha256", "says"), [("b" * 64, "another model lies in my_model by now"), ("a" * 64, "params")]
-)
-def test_another_model_in_the_folder_is_noticed_by_the_stage_that_always_runs(
-    tmp_path: Path, refuses: Callable[[subprocess.CompletedProcess[str], str], None], sha256: str, says: str
+@pytest.mark.parametrize(("sha256", "noticed"), [("b" * 64, True), ("a" * 64, False)])
+def test_results_are_stale_where_another_model_lies_in_the_folder_by_now(
+    tmp_path: Path, sha256: str, noticed: bool
 ) -> None:
-    """Where it is the same, what stops the stage is that there are no parameters here."""
     (tmp_path / "my_model").mkdir()
     (tmp_path / "data/tokens").mkdir(parents=True)
+    (tmp_path / "params.yaml").write_text("train: {init_from: my_model}", encoding="utf-8")
     lock = {"stages": {"tokenize": {"params": {"params.yaml": {"train.init_from": "my_model"}}}}}
     (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
     made_for = {"init_from": {"variant": "gru", "model_sha256": "a" * 64}}
     (tmp_path / "data/tokens/manifest.json").write_text(json.dumps(made_for), encoding="utf-8")
     (tmp_path / "my_model/model.json").write_text(json.dumps({"sha256": sha256}), encoding="utf-8")
-    command = [sys.executable, CHECKOUT / "pipelines/report.py"]
-    refuses(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True), says)
+    why = Lock(tmp_path).stale("lstm", ("tokenize",))
+    assert (why is not None and "another model lies in my_model" in why) == noticed
+    assert noticed or why is None

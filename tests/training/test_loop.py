@@ -120,7 +120,10 @@ def test_a_log_with_a_sample_of_the_validation_split_changes_no_weight(name: str
     plain, without = trained(override(config, {"log.points": 1}))
     steps: list[float] = []
     weights, result = trained(
-        config, evaluate_sample=evaluate_sample, on_log=rows.append, on_step=lambda tokens, loss: steps.append(loss)
+        config,
+        evaluate_sample=evaluate_sample,
+        on_log=rows.append,
+        on_step=lambda step, tokens, loss: steps.append(loss),
     )
     assert all(torch.equal(weights[key], value) for key, value in plain.items())
     assert result.curve == without.curve

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 from recurlm import config
-from recurlm.report import dvc_outputs, fingerprint, heat_map, page, samples
+from recurlm.report import dvc_outputs, heat_map, page, samples
 from recurlm.report.drawing import svg
-from recurlm.report.fingerprint import Fingerprint
 from recurlm.report.metrics import read_metrics
 from recurlm.report.results import load_results
 from recurlm.report.samples import Sample
-from recurlm.report.sync_plan import make_plan
 from recurlm.storage import whole_folder
 
+FOLDER = Path("data/report")
 
-def build(root: Path, inputs: str) -> Fingerprint:
-    """Write the report of the results under `root`.
 
-    Args:
-        inputs: `fingerprint.inputs_hash(root)`, computed before anything is read.
-    """
+def build(root: Path) -> None:
+    """Write the report of the results under `root`."""
     results = load_results(root, config.load(root / "params.yaml"))
     metrics = read_metrics(results)
     drawn = samples.draw(results)
     tokens = heat_map.read(root, results)
     content, lead = page.context(results, metrics, drawn, tokens), page.lead(results)
-    with whole_folder(root / fingerprint.FOLDER) as folder:
+    with whole_folder(root / FOLDER) as folder:
         (folder / "report.md").write_text(page.as_markdown(lead, content), encoding="utf-8")
         (folder / "index.html").write_text(page.as_html(lead, content), encoding="utf-8")
         for chart in (chart for section in content["charts"].values() for chart in section if chart.file):
@@ -36,7 +31,6 @@ def build(root: Path, inputs: str) -> Fingerprint:
         dvc_outputs.write(folder, results, metrics)
         heat_map.write(folder, tokens)
         _write_samples(folder / "samples", drawn)
-        return fingerprint.write(folder, inputs, lambda report_hash: asdict(make_plan(results, report_hash)))
 
 
 def _write_samples(folder: Path, drawn: tuple[Sample, ...]) -> None:

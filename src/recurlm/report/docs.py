@@ -29,8 +29,7 @@ from recurlm.errors import InputError, nearest
 from recurlm.report import claims
 from recurlm.report.metrics import Metrics, read_metrics
 from recurlm.report.page import environment
-from recurlm.report.results import JsonObject, Result, Results, load_results
-from recurlm.report.sync_plan import best
+from recurlm.report.results import JsonObject, Result, Results, best, load_results
 from recurlm.report.tables import NONE, Table, show
 from recurlm.storage import read_json
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from recurlm.report.fingerprint import locked_stages
+from recurlm.errors import InputError
+from recurlm.storage import read_json
 
 MAKES_A_BUNDLE = ("fetch", "tokenize", "train@{}", "evaluate@{}", "export@{}", "verify@{}")
 MAKES_A_DIAGNOSIS = ("fetch", "tokenize", "train@{}", "diagnose@{}")
@@ -48,6 +49,8 @@ class Lock:
     def _problems(self, stage: str, written: Mapping[str, tuple[str, str]]) -> Iterator[str]:
         if stage not in self.stages:
             yield f"dvc.lock has no stage {stage}"
+        if stage == "tokenize":
+            yield from self._initial_model()
         for name, value in self._locked_params(stage).items():
             for key in differing(name, value, _look_up(self._params, name)):
                 yield f"{stage} ran with another {key} than params.yaml has"
@@ -58,6 +61,18 @@ class Lock:
             # Nobody but stage verify reads the graphs.
             if not path.startswith("data/graphs/") and self._md5(self.root / path) not in (md5, None):
                 yield f"{path} is not what {stage} wrote"
+
+    def _initial_model(self) -> Iterator[str]:
+        """DVC does not watch the folder of train.init_from."""
+        folder, manifest = (
+            self._locked_params("tokenize").get("train.init_from"),
+            self.root / "data/tokens/manifest.json",
+        )
+        if folder is None or not manifest.is_file() or not (self.root / folder / "model.json").is_file():
+            return
+        earlier = read_json(manifest).get("init_from") or {}
+        if read_json(self.root / folder / "model.json")["sha256"] != earlier.get("model_sha256"):
+            yield f"another model lies in {folder} than it goes on from: dvc repro --force tokenize"
 
     def _locked_params(self, stage: str) -> dict[str, Any]:
         return dict((self.stages.get(stage, {}).get("params") or {}).get("params.yaml") or {})
@@ -105,3 +120,20 @@ def md5_of(path: Path) -> str | None:
     files = {file.relative_to(path).as_posix(): md5_of(file) for file in path.rglob("*") if file.is_file()}
     listed = [{"md5": files[name], "relpath": name} for name in sorted(files)]
     return f"{hashlib.md5(json.dumps(listed).encode()).hexdigest()}.dir"
+
+
+def locked_stages(root: Path) -> dict[str, Any]:
+    """The stages of dvc.lock, name → entry; none where there is no dvc.lock.
+
+    Raises:
+        InputError: dvc.lock is not YAML, as after an unfinished merge.
+    """
+    path = root / "dvc.lock"
+    if not path.is_file():
+        return {}
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
+    try:
+        content = yaml.load(path.read_bytes(), Loader=loader)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML ({error}): restore it from git") from None
+    return dict((content or {}).get("stages") or {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,9 +131,8 @@ class Result:
 
     @property
     def key(self) -> str:
-        """A hash of the metrics, the verified bundles and the parameters that they were made with."""
-        parts = [self.name, self.model_config, self.settings, self.metrics]
-        parts += [part for each in self.bundles for part in (each.precision, each.verification, each.description)]
+        """A hash of the parameters, and of DVC's hashes of the model, its scores and its bundles."""
+        parts = [self.name, self.model_config, self.settings, self.locked]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -175,7 +175,9 @@ def _result(data: Path, name: str, params: Params, lock: Lock) -> Result:
         log=_read_curve(data / "models" / name / "log.csv", training),
         metrics=_read(data / "metrics" / f"{name}.json"),
         bundles=bundles,
-        locked=lock.outs(f"train@{name}") | lock.outs(f"verify@{name}"),
+        locked={
+            path: md5 for stage in ("train", "evaluate", "verify") for path, md5 in lock.outs(f"{stage}@{name}").items()
+        },
         stale=lock.stale(name) or _mismatch(bundles),
         training_timings=training,
         diagnosis=_diagnosis(data.parent, name, weights, lock),
@@ -275,3 +277,15 @@ def _settings(name: str, params: Params, stages: JsonObject) -> JsonObject:
     source = sections["fetch"]["source"]
     sections["fetch"] = {"source": source, source: sections["fetch"][source]}  # the other sources were not used
     return sections
+
+
+def validation_bits(result: Result) -> float | None:
+    """(Pseudo-)bits per byte on the validation split, by which models of one objective compare."""
+    value = ((result.metrics or {}).get("validation") or {}).get(result.objective.metric("bits_per_byte"))
+    return None if value is None else float(value)
+
+
+def best(results: Iterable[Result]) -> Result | None:
+    """The left-to-right model with the fewest bits per byte on the validation split; of equals, the first."""
+    scored = [each for each in results if not each.objective.pseudo and validation_bits(each) is not None]
+    return min(scored, key=lambda result: validation_bits(result) or 0.0, default=None)

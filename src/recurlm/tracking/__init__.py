@@ -1,4 +1,4 @@
-"""MLflow tracking: one run per result, for comparison in its UI; no stage reads it back."""
+"""MLflow tracking: a copy of the results for comparison in its UI, and the registry of verified bundles."""
 
 import os
 

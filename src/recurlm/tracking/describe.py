@@ -1,18 +1,84 @@
-"""The parameters, metrics, tags and artifacts of a run, as plain names and values."""
+"""The times, parameters, metrics, datasets, tags and artifacts of a run, as plain names and values."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recurlm.report import fingerprint
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
+
 from recurlm.report.drawing import COLOURS
 from recurlm.report.results import Result, Results
-from recurlm.tracking.store import KEY
+from recurlm.tracking.live import TRAINING, metrics_of
+from recurlm.training.journal import read_journal
+
+KEY = "recurlm.key"  # tag of a run: the key of its result
+# Tag of a run: that of its pipeline. Not MLflow's own, which would hide the variants under a collapsed row.
+PARENT = "recurlm.pipeline_run"
+REPORT = Path("data/report")
+SPLITS = {"train": "training", "validation": "validation", "test": "testing"}  # split → MLflow's context
+DIGEST = 32  # hex digits of a sha256 that fit MLflow's column
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is known of a model's training: by its journal, on the machine that trained it."""
+
+    id: str  # empty where it was trained elsewhere
+    start: int  # ms since 1970
+    end: int
+    metrics: tuple[Metric, ...]
+
+    @classmethod
+    def of(cls, root: Path, result: Result) -> Training:
+        """The training of this very model; without its journal, its learning curve, with the present time."""
+        lines = read_journal(root / "data/timings" / f"train-{result.name}.jsonl")
+        if lines and (result.training_timings or {}).get("run_key") == lines[0]["key"]:
+            metrics = tuple(Metric(*each) for each in metrics_of(lines[1:]))
+            return cls(lines[0]["id"], lines[0]["time"], lines[-1]["time"], metrics)
+        now = int(time.time() * 1000)
+        return cls("", now, now, tuple(Metric(name, value, now, step) for name, step, value in _curve(result)))
+
+
+def _curve(result: Result) -> Iterator[tuple[str, int, float]]:
+    """(name, step, value) of the metrics along the learning curve."""
+    metric = result.objective.metric
+    for point in result.curve:
+        loss = point.validation_loss
+        named = {
+            metric("train_loss"): point.train_loss,
+            metric("validation_loss"): loss,
+            metric("validation_perplexity"): None if loss is None else math.exp(loss),
+            "learning_rate": point.learning_rate,
+            "training_tokens": float(point.tokens),
+        }
+        yield from ((name, point.step, value) for name, value in named.items() if value is not None)
+
+
+def datasets(results: Results) -> dict[str, DatasetInput]:
+    """Split → the corpus split behind a result as an MLflow dataset, with its sha256 as digest."""
+    corpus = results.corpus or {}
+    source = {key: corpus.get(key) for key in ("source", "name", "revision", "licence")}
+    return {
+        split: DatasetInput(
+            Dataset(
+                name=f"{corpus['name']}, {split}",
+                digest=facts["sha256"][:DIGEST],
+                source_type=str(corpus.get("source")),
+                source=json.dumps(source),
+                profile=json.dumps({key: value for key, value in facts.items() if key != "names"}),
+            ),
+            [InputTag("mlflow.data.context", SPLITS[split])],
+        )
+        for split, facts in corpus.get("splits", {}).items()
+    }
 
 
 def params(result: Result) -> dict[str, str]:
@@ -49,31 +115,31 @@ def files(root: Path, result: Result) -> Iterator[tuple[str, Path]]:
     yield "", root / "data/models" / result.name / "curve.csv"
     for bundle in result.bundles:
         yield f"bundles/{bundle.precision}", bundle.folder / "bundle.json"
-    sample = root / fingerprint.FOLDER / "samples" / f"{result.name}.txt"
+    sample = root / REPORT / "samples" / f"{result.name}.txt"
     if sample.is_file():
         yield "sample", sample
-    curves = root / fingerprint.FOLDER / f"curves{'-cloze' if result.objective.pseudo else ''}.svg"
+    curves = root / REPORT / f"curves{'-cloze' if result.objective.pseudo else ''}.svg"
     if curves.is_file():
         yield "plots", curves
 
 
-def series(result: Result) -> Iterator[tuple[str, int, float]]:
-    """(name, step, value) of the metrics along the learning curve."""
-    metric = result.objective.metric
-    for point in result.curve:
-        loss = point.validation_loss
-        named = {
-            metric("train_loss"): point.train_loss,
-            metric("validation_loss"): loss,
-            metric("validation_perplexity"): None if loss is None else math.exp(loss),
-            "learning_rate": point.learning_rate,
-            "training_tokens": float(point.tokens),
-        }
-        yield from ((name, point.step, value) for name, value in named.items() if value is not None)
+def final_metrics(result: Result, end: int, model: str, texts: dict[str, DatasetInput]) -> list[Metric]:
+    """The scores on both splits, the best of the curve, the verification, the sizes and the timings.
+
+    Args:
+        end: when they are logged as of, in ms since 1970.
+        model: the id of the logged model that they are of.
+        texts: split → the dataset that a score is on.
+    """
+    metrics = []
+    for name, value in _final(result).items():
+        data = texts.get(name.partition("_")[0])
+        named = (data.dataset.name, data.dataset.digest) if data else (None, None)
+        metrics.append(Metric(name, value, end, 0, model, *named))  # a single value at step 0 is drawn as a bar
+    return metrics
 
 
-def final_metrics(result: Result) -> dict[str, float]:
-    """Name → value of the scores on both splits, the best of the curve, the verification, the sizes and the timings."""
+def _final(result: Result) -> dict[str, float]:
     metrics: dict[str, float | None] = dict(_best(result))
     scores = result.metrics or {}
     metrics |= {f"{split}_{name}": value for split in ("validation", "test") for name, value in flat(scores[split])}
@@ -105,11 +171,14 @@ def _best(result: Result) -> Iterator[tuple[str, float]]:
         yield "best_step", step
 
 
-def tags(root: Path, results: Results, result: Result) -> dict[str, str]:
-    """The tags of a run, by which it can be searched: corpus, tokenizer, commit and dvc.lock hashes."""
+def tags(root: Path, results: Results, result: Result, training: Training) -> dict[str, str]:
+    """The tags of a run: corpus, tokenizer, commit and dvc.lock's hashes; MLflow's own, where it has no call."""
     corpus, tokens = results.corpus or {}, results.tokens or {}
     values = {
         KEY: result.key,
+        TRAINING: training.id,
+        "mlflow.source.name": "pipelines/train.py",
+        "mlflow.note.content": note(result),
         "variant": result.name,
         "corpus": corpus.get("name"),
         "corpus_revision": corpus.get("revision"),
@@ -135,7 +204,8 @@ def colour(results: Results, result: Result) -> str:
 
 def git_tags(root: Path) -> dict[str, str]:
     """The commit, and the files that differ from it."""
-    tags = {"git_commit": _git(root, "rev-parse", "HEAD"), "git_changed": _uncommitted(root)}
+    commit = _git(root, "rev-parse", "HEAD")
+    tags = {"git_commit": commit, "mlflow.source.git.commit": commit, "git_changed": _uncommitted(root)}
     return {name: value for name, value in tags.items() if value}
 
 

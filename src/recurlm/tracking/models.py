@@ -5,11 +5,18 @@ from __future__ import annotations
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 
-from recurlm.report.results import BundleResult, Result, Results
-from recurlm.report.sync_plan import validation_bits
-from recurlm.tracking.client import all_pages
+from recurlm.report.results import BundleResult, Result, Results, validation_bits
+from recurlm.storage import sha256_of
+from recurlm.tracking.describe import KEY
 from recurlm.tracking.pyfunc_model import model_folder
-from recurlm.tracking.store import BUNDLE, KEY
+from recurlm.tracking.store import all_pages
+
+BUNDLE = "recurlm.bundle"  # tag of a model and of a registered version: the key of its bundle
+
+
+def bundle_keys(result: Result) -> list[str]:
+    """The sha256 of each bundle.json, which holds those of all its files; in order of precision, fp32 first."""
+    return [sha256_of(bundle.folder / "bundle.json") for bundle in result.bundles if bundle.description]
 
 
 def model_for(

@@ -1,19 +1,25 @@
-"""The model registry: a version for each verified bundle, and the aliases for deployment."""
+"""The model registry: a version for each verified bundle; `champion` is the one to deploy, `challenger` the next best.
+
+To decide an alias, the tags of the versions that hold one are read; nothing else is read back from MLflow.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from recurlm.report.results import Results
-from recurlm.report.sync_plan import SyncPlan, bundle_keys
-from recurlm.tracking.client import versions_of
-from recurlm.tracking.models import model_for, summary, tags_of
-from recurlm.tracking.promotion import CHALLENGER, CHAMPION, Candidate, moves
-from recurlm.tracking.store import BUNDLE, PROMOTION_DECIDED, Store
-from recurlm.tracking.store_contents import is_own
+from recurlm.tracking.models import BUNDLE, bundle_keys, model_for, summary, tags_of
+from recurlm.tracking.store import Store, all_pages
 
+if TYPE_CHECKING:
+    from recurlm.tracking.sync import Plan
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+PROMOTION_DECIDED = "recurlm.promotion_decided"  # tag of a version whose aliases are decided
 # What aliases are decided by; all else that is known of a bundle is on its logged model.
 VERSION_TAGS = {
     BUNDLE,
@@ -25,9 +31,7 @@ VERSION_TAGS = {
 }
 
 
-def register(
-    client: MlflowClient, store: Store, experiment: str, results: Results, plan: SyncPlan, runs: dict[str, str]
-) -> list[str]:
+def register(client: MlflowClient, store: Store, experiment: str, plan: Plan, runs: dict[str, str]) -> list[str]:
     """Register the missing versions, and decide their aliases.
 
     Args:
@@ -41,21 +45,20 @@ def register(
     """
     bundles = {
         key: (result, bundle)
-        for result in results.variants
-        if result.name in runs
+        for result in plan.complete
         for bundle, key in zip(result.bundles, bundle_keys(result), strict=True)
     }
     messages = []
-    for name, keys in plan.model_versions.items():
+    for name, keys in plan.versions.items():
         versions, registered = _intact_versions(client, store, name), []
         moved: dict[str, str] = {}
         for key in keys:
             result, bundle = bundles[key]
             version = versions.get(key)
             if version is None:
-                model = model_for(client, experiment, runs[result.name], results, result, bundle, key)
+                model = model_for(client, experiment, runs[result.name], plan.results, result, bundle, key)
                 version = _register(
-                    client, store, name, model, runs[result.name], tags_of(results, result, bundle, key)
+                    client, store, name, model, runs[result.name], tags_of(plan.results, result, bundle, key)
                 )
                 registered.append(f"{version.version} ({result.name} {bundle.precision})")
             if PROMOTION_DECIDED not in version.tags:
@@ -64,6 +67,12 @@ def register(
             messages.append(f"registered {name} {', '.join(registered)}")
         messages += [f"{name}: {alias} is version {version}" for alias, version in moved.items()]
     return messages
+
+
+def versions_of(client: MlflowClient, name: str) -> list[ModelVersion]:
+    """All versions of a registered model, the oldest first; none where there is no such model."""
+    versions = all_pages(lambda token: client.search_model_versions(f"name = '{name}'", page_token=token))
+    return sorted(versions, key=lambda version: int(version.version))
 
 
 def _intact_versions(client: MlflowClient, store: Store, name: str) -> dict[str, ModelVersion]:
@@ -83,7 +92,7 @@ def _intact_versions(client: MlflowClient, store: Store, name: str) -> dict[str,
 
 def _is_ours(client: MlflowClient, store: Store, name: str, version: ModelVersion) -> bool:
     try:
-        return is_own(store, client.get_model_version_download_uri(name, version.version))
+        return store.holds(client.get_model_version_download_uri(name, version.version))
     except MlflowException:  # its model was deleted
         return True
 
@@ -137,3 +146,50 @@ def _promote(client: MlflowClient, store: Store, name: str, version: ModelVersio
         client.update_registered_model(name, f"Champion: version {version.version}, {version.description}.")
     client.set_model_version_tag(name, version.version, PROMOTION_DECIDED, "true")
     return {alias: candidate.version for alias, candidate in new.items()}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A registered version with the values that decide its aliases."""
+
+    version: str
+    model: str  # sha256 of the unquantized weights
+    text: str  # sha256 of the validation split
+    bits: float  # (pseudo-)bits per byte on it
+    verified: bool
+
+    @classmethod
+    def of(cls, version: Any) -> Candidate:
+        """From the tags of an MLflow version; without them a person registered it, and it is never beaten."""
+        tags = version.tags
+        bits = tags.get("validation_bits_per_byte") or tags.get("validation_pseudo_bits_per_byte")
+        return cls(
+            version=str(version.version),
+            model=tags.get("model_sha256", ""),
+            text=tags.get("validation_text", ""),
+            bits=float("nan") if bits is None else float(bits),
+            verified=tags.get("verified") == "true",
+        )
+
+    def beats(self, other: Candidate) -> bool:
+        """Whether it has fewer bits per byte on the same text; NaN beats nothing."""
+        return self.text == other.text and self.bits < other.bits
+
+
+def moves(new: Candidate, champion: Candidate | None, challenger: Candidate | None) -> dict[str, Candidate]:
+    """Alias → the version that it moves to after a new one was registered.
+
+    An alias moves only to a verified version with a better metric. A tie moves nothing, so of one model's bundles the
+    first registered, of the highest precision, stays. A champion that is beaten becomes the challenger.
+    """
+    if not new.verified or new.bits != new.bits:
+        return {}
+    if champion is None:
+        return {CHAMPION: new}
+    if new.beats(champion):
+        return {CHAMPION: new} if new.model == champion.model else {CHAMPION: new, CHALLENGER: champion}
+    if new.model == champion.model or new.text != champion.text:
+        return {}
+    if challenger is None or new.beats(challenger):
+        return {CHALLENGER: new}
+    return {}

@@ -1,37 +1,43 @@
-"""The tracking store: the checkout's own SQLite database, or the one at MLFLOW_TRACKING_URI."""
+"""The tracking store: the checkout's own SQLite database, or the one at MLFLOW_TRACKING_URI; how it is reached."""
 
 from __future__ import annotations
 
 import fcntl
+import getpass
 import hashlib
+import logging
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
 
 from recurlm.errors import InputError
 
-KEY = "recurlm.key"  # tag of a run: the key of its result
-REPORT = "recurlm.report"  # tag of a pipeline's run: the hash of the report in it
-LOGGED = "recurlm.logged"  # tag of a run: when logging began, in ms
-# Tag of a run: that of its pipeline. Not MLflow's own, which would hide the variants under a collapsed row.
-PARENT = "recurlm.pipeline_run"
-BUNDLE = "recurlm.bundle"  # tag of a model and of a registered version: the key of its bundle
-PROMOTION_DECIDED = "recurlm.promotion_decided"  # tag of a version whose aliases are decided
+if TYPE_CHECKING:  # MLflow takes seconds to import
+    from mlflow import MlflowClient
 
 
-class DamagedStoreError(InputError):
+class StoreError(InputError):
+    """The store is out of reach, or refuses."""
+
+    def __init__(
+        self, problem: str, remedy: str = "bring the store up, or unset MLFLOW_TRACKING_URI, and run it again"
+    ) -> None:
+        super().__init__(f"{problem}; the results in data/ are complete: {remedy}")
+        self.problem = problem
+
+
+class DamagedStoreError(StoreError):
     """The SQLite file of a store is no database any more; no result is in it alone."""
 
     def __init__(self, path: Path, problem: object) -> None:
-        super().__init__(
-            f"{path}: a damaged database ({problem}); the results in data/ are complete: "
-            f"move it away (mv '{path}' '{path}.damaged'), then recurlm sync fills a new one"
-        )
+        remedy = f"move it away (mv '{path}' '{path}.damaged'), then recurlm sync fills a new one"
+        super().__init__(f"{path}: a damaged database ({problem})", remedy)
 
 
 @dataclass(frozen=True)
@@ -43,11 +49,6 @@ class Store:
     def artifacts(self) -> str | None:
         """Where a new experiment keeps its artifacts; None: the store's default."""
         return (self.own / "artifacts").as_uri() if self.own else None
-
-    @property
-    def database(self) -> Path | None:
-        """The file of the checkout's own store."""
-        return self.own / "mlflow.db" if self.own else None
 
     @property
     def lock(self) -> Path:
@@ -65,11 +66,9 @@ class Store:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    @property
-    def sqlite(self) -> Path | None:
-        """The file behind `sqlite:///relative` or `sqlite:////absolute`; None for any other store."""
-        path = self.uri.removeprefix("sqlite:///")
-        return Path(path) if path != self.uri and path and "?" not in path else None
+    def holds(self, uri: str | None) -> bool:
+        """Whether an artifact lies in this store's folder: a copied checkout names those of the original."""
+        return self.artifacts is None or (uri or "").startswith(f"{self.artifacts}/")
 
     def check(self) -> None:
         """Read through a database of SQLite.
@@ -77,23 +76,57 @@ class Store:
         Raises:
             DamagedStoreError: it is there, and damaged.
         """
-        path = self.sqlite
-        if path is None or not path.is_file():
+        name = self.uri.removeprefix("sqlite:///")
+        if name == self.uri or "?" in name or not Path(name).is_file():
             return
         try:
-            with closing(sqlite3.connect(read_only(path), uri=True)) as database:
+            with closing(sqlite3.connect(f"file:{quote(name)}?mode=ro", uri=True)) as database:
                 (answer,) = database.execute("PRAGMA quick_check(1)").fetchone()
         except sqlite3.OperationalError:  # locked, or not to be read by this user
             return
         except sqlite3.DatabaseError as error:
-            raise DamagedStoreError(path, error) from None
+            raise DamagedStoreError(Path(name), error) from None
         if answer != "ok":
-            raise DamagedStoreError(path, answer.splitlines()[-1])
+            raise DamagedStoreError(Path(name), answer.splitlines()[-1])
 
+    @contextmanager
+    def connected(self) -> Iterator[MlflowClient]:
+        """A client of the store.
 
-def read_only(path: Path) -> str:
-    """The URI by which sqlite3 opens a file without writing to it."""
-    return f"file:{quote(str(path))}?mode=ro"
+        Raises:
+            StoreError: the store is out of reach, refuses, is damaged, or went away in the middle.
+        """
+        self.check()
+        from mlflow.exceptions import MlflowException
+        from requests.exceptions import RequestException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        for name in ("alembic", "mlflow"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            yield self._client()
+        except (MlflowException, SQLAlchemyError, RequestException) as error:
+            self.check()
+            remote = isinstance(error, RequestException) or isinstance(error.__context__, RequestException)
+            # MLflow's own messages have many lines, and may contain a password.
+            problem = "out of reach" if remote else str(error).splitlines()[0].partition(". ")[0][:300]
+            raise StoreError(f"MLflow at {without_password(self.uri)}: {problem}") from None
+
+    def _client(self) -> MlflowClient:
+        import mlflow
+
+        try:
+            if self.own and not (self.own / "mlflow.db").exists():
+                # MLflow cannot open a database with half of its tables: it appears whole, or not at all.
+                partial = self.own / "mlflow.db.partial"
+                partial.unlink(missing_ok=True)
+                mlflow.MlflowClient(f"sqlite:///{partial}").search_experiments()
+                partial.rename(self.own / "mlflow.db")
+            mlflow.set_tracking_uri(self.uri)
+            mlflow.set_registry_uri(self.uri)
+            return mlflow.MlflowClient(self.uri, self.uri)
+        except (OSError, ImportError) as error:  # no such folder for SQLite, or no driver for another database
+            raise mlflow.MlflowException(str(error)) from None
 
 
 def find(root: Path, uri: str | None = None) -> Store:
@@ -111,3 +144,52 @@ def _checkout(root: Path) -> Path:
         if parent.parts[-3:] == (".dvc", "tmp", "exps"):
             return parent.parents[2]
     return root
+
+
+def user() -> str:
+    """Who runs this; MLflow never changes it in a run."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no entry for this user
+        return "unknown"
+
+
+def without_password(uri: str) -> str:
+    host = urlsplit(uri).netloc
+    return uri.replace(host, host.rpartition("@")[2]) if host else uri
+
+
+def all_pages(search: Callable[[str | None], Any]) -> list[Any]:
+    """All results of a paginated search."""
+    results, token = [], None
+    while True:
+        page = search(token)
+        results += page
+        token = page.token
+        if not token:
+            return results
+
+
+def open_experiment(client: MlflowClient, store: Store, name: str) -> str:
+    """The id of the experiment, which is created where there is none, and restored where it was deleted."""
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment and store.artifacts and experiment.artifact_location != store.artifacts:
+        # The checkout was moved or copied, and this experiment keeps its artifacts in the original checkout.
+        client.rename_experiment(experiment.experiment_id, f"{name}, from {experiment.artifact_location}")
+        experiment = None
+    if experiment is None:
+        # Without a kind the UI asks for one; the other kind shows traces in place of runs. There is no call for it.
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        try:
+            return str(client.create_experiment(name, store.artifacts, kind))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            experiment = client.get_experiment_by_name(name)  # another machine was faster
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage != "active":
+        client.restore_experiment(experiment.experiment_id)
+    return str(experiment.experiment_id)

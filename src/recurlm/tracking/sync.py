@@ -1,26 +1,45 @@
-"""Bring MLflow up to date with data/; idempotent.
+"""Bring MLflow up to date with data/, through its client: a run for each result and one for the pipeline, each once.
 
-What is logged stays as it is, what is missing is logged, and nothing is logged twice. With nothing to do it ends in
-milliseconds: MLflow is imported only when there is work to do.
+What is logged stays as it is, what is missing is logged. A run that a killed process left, or that training began, is
+completed: logging the same once more changes nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from recurlm.report import fingerprint
-from recurlm.report.sync_plan import SyncPlan
-from recurlm.tracking import store
-from recurlm.tracking.store_contents import read_store
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelStatus, Metric, Param, Run, RunTag
+
+from recurlm import config
+from recurlm.report.lock import locked_stages
+from recurlm.report.metrics import read_metrics
+from recurlm.report.page_tables import comparison
+from recurlm.report.results import Result, Results, best, load_results, validation_bits
+from recurlm.report.tables import markdown
+from recurlm.tracking import describe, models, registry, store, view
+from recurlm.tracking.describe import KEY, PARENT, Training
+from recurlm.tracking.live import TRAINING
+from recurlm.tracking.models import bundle_keys
+from recurlm.tracking.pyfunc_model import verified_description
+from recurlm.tracking.store import Store
+
+STATE = "recurlm.state"  # tag of a pipeline's run: a hash of the runs and of the report that it shows
+LONGEST_NOTE = 5000  # characters that every store accepts in a tag
 
 
-def sync(root: Path, uri: str | None = None, plan: SyncPlan | None = None) -> list[str]:
+def sync(root: Path, uri: str | None = None) -> list[str]:
     """Log every complete result under `root` that the store does not have.
 
     Args:
         uri: of the store; None: the one that MLFLOW_TRACKING_URI names, else SQLite in the checkout.
-        plan: what the store should hold; None: computed from the results.
 
     Returns:
         One line per run and registered model that changed, and per variant whose results are stale.
@@ -28,21 +47,200 @@ def sync(root: Path, uri: str | None = None, plan: SyncPlan | None = None) -> li
     Raises:
         InputError: the store is out of reach, or refuses; or a bundle is corrupted, or not verified.
     """
-    plan = (plan or _plan(root)).for_dvc_experiment(os.environ.get("DVC_EXP_NAME", ""))
-    stale = [f"left {name} out, whose results are stale: {why}" for name, why in plan.stale.items()]
-    target = store.find(root, uri)
-    if read_store(target, plan).satisfies(plan):
-        return stale
-    from recurlm.tracking.mirror import log
+    plan = Plan.of(root)
+    place = store.find(root, uri)
+    messages = []
+    with place.locked(), place.connected() as client:
+        if plan.complete:
+            messages = _log(client, place, root, plan)
+    stale = {each.name: each.stale for each in plan.results.variants if each.stale and each.made}
+    return messages + [f"left {name} out, whose results are stale: {why}" for name, why in stale.items()]
 
-    return log(root, target, plan) + stale
+
+@dataclass(frozen=True)
+class Plan:
+    """What MLflow should hold of the results, by keys that these alone determine: no ids, no times."""
+
+    results: Results
+    dvc_experiment: str  # the name of the `dvc exp run` that this is part of
+
+    @classmethod
+    def of(cls, root: Path) -> Plan:
+        """For the results under `root`."""
+        results = load_results(root, config.load(root / "params.yaml"))
+        return cls(results, os.environ.get("DVC_EXP_NAME", ""))
+
+    @cached_property
+    def complete(self) -> list[Result]:
+        return [result for result in self.results.variants if result.complete]
+
+    @property
+    def experiment(self) -> str:
+        """In MLflow; also the name of the registered model that holds the best."""
+        return self.results.params.report.experiment
+
+    @cached_property
+    def versions(self) -> dict[str, list[str]]:
+        """Registered model → keys of its versions."""
+        versions = {f"{self.experiment}-{result.name}": bundle_keys(result) for result in self.complete}
+        champion = best(self.complete)
+        return versions | ({self.experiment: bundle_keys(champion)[:1]} if champion else {})
+
+    @cached_property
+    def pipeline_key(self) -> str:
+        """Of the run for the pipeline: its texts, its tokenizer and its settings; or of a DVC experiment."""
+        if self.dvc_experiment:
+            return _hash([self.dvc_experiment, *sorted(result.key for result in self.complete)])
+        splits = (self.results.corpus or {}).get("splits", {})
+        texts = {split: facts.get("sha256") for split, facts in splits.items()}
+        return _hash([texts, (self.results.tokens or {}).get("tokenizer_sha256"), self.complete[0].settings])
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for a file."""
+        runs = {result.name: result.key for result in self.complete}
+        return {"experiment": self.experiment, "runs": runs, "versions": self.versions}
 
 
-def _plan(root: Path) -> SyncPlan:
-    from recurlm import config
-    from recurlm.report.results import load_results
-    from recurlm.report.sync_plan import make_plan
+def _hash(parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    report = fingerprint.read(root)
-    report_hash = fingerprint.content_hash(report.outputs) if report else ""
-    return make_plan(load_results(root, config.load(root / "params.yaml")), report_hash)
+
+def _log(client: MlflowClient, place: Store, root: Path, plan: Plan) -> list[str]:
+    experiment = store.open_experiment(client, place, plan.experiment)
+    logger = _Logger(client, experiment, root, plan)
+    messages = [f"logged {result.name}" for result in plan.complete if logger.result(result)]
+    logger.pipeline()
+    view.lay_out(client, experiment)
+    return messages + registry.register(client, place, experiment, plan, logger.ids)
+
+
+class _Logger:
+    """Logs into one experiment."""
+
+    def __init__(self, client: MlflowClient, experiment: str, root: Path, plan: Plan) -> None:
+        self.client, self.experiment, self.root, self.plan = client, experiment, root, plan
+        self.runs = store.all_pages(lambda token: client.search_runs([experiment], page_token=token))
+        self.ids: dict[str, str] = {}  # variant → its run
+        self.trainings: dict[str, Training] = {}
+
+    def result(self, result: Result) -> bool:
+        """Log a result, unless a whole run of it is there; whether it was logged."""
+        training = self.trainings[result.name] = describe.Training.of(self.root, result)
+        whole = [run for run in self._keyed(result.key) if self._is_whole(run)]
+        if whole:
+            self.ids[result.name] = whole[0].info.run_id
+            if whole[0].data.tags.get(PARENT) not in {run.info.run_id for run in self.runs}:
+                self.client.set_tag(whole[0].info.run_id, PARENT, self.pipeline_run)
+        else:
+            self._log_run(result, training)
+            self.ids[result.name] = self._settle(result)
+        # Runs that were restored, and that of a training which gave what is logged already.
+        for run in [*whole, *self._live(training)]:
+            if run.info.run_id != self.ids[result.name]:
+                self.client.delete_run(run.info.run_id)
+        return not whole
+
+    def _keyed(self, key: str) -> list[Run]:
+        """The runs of one result, in any status, the first begun first."""
+        keyed = [run for run in self.runs if run.data.tags.get(KEY) == key]
+        return sorted(keyed, key=lambda run: (run.info.start_time, run.info.run_id))
+
+    def _is_whole(self, run: Run) -> bool:
+        return run.info.status == "FINISHED" and bool(self.client.list_artifacts(run.info.run_id))
+
+    def _live(self, training: Training) -> list[Run]:
+        """The run that the training began, if no result is in it yet."""
+        runs = [run for run in self.runs if training.id and run.data.tags.get(TRAINING) == training.id]
+        return [run for run in runs if KEY not in run.data.tags]
+
+    def _log_run(self, result: Result, training: Training) -> None:
+        for bundle in result.bundles:  # before anything is logged
+            verified_description(bundle.folder)
+        run = self.ids[result.name] = self._begin(result, training)
+        tags = describe.tags(self.root, self.plan.results, result, training) | {PARENT: self.pipeline_run}
+        self.client.log_batch(run, tags=[RunTag(*pair) for pair in tags.items()])
+        for params in _batches([Param(*pair) for pair in describe.params(result).items()], 100):
+            self.client.log_batch(run, params=params)
+        texts = describe.datasets(self.plan.results)
+        self.client.log_inputs(run, list(texts.values()))
+        for folder, file in describe.files(self.root, result):
+            self.client.log_artifact(run, str(file), folder)
+        logged_models = [
+            models.model_for(self.client, self.experiment, run, self.plan.results, result, *bundle)
+            for bundle in zip(result.bundles, bundle_keys(result), strict=True)
+        ]
+        final = describe.final_metrics(result, training.end, logged_models[0], texts)
+        for metrics in _batches([*training.metrics, *final], 1000):
+            self.client.log_batch(run, metrics=metrics)
+        self.client.set_terminated(run, "FINISHED", training.end)
+
+    def _begin(self, result: Result, training: Training) -> str:
+        """The run to log into: one that was left unfinished, that of the training, or a new one."""
+        # If the process is killed from here on, the run stays unfinished, and the next sync completes it.
+        left = self._keyed(result.key) or self._live(training)
+        if not left:
+            tags = {KEY: result.key, "mlflow.user": store.user()}
+            return str(self.client.create_run(self.experiment, training.start, tags, result.name).info.run_id)
+        run = str(left[0].info.run_id)
+        self.client.update_run(run, "RUNNING")
+        for model in self.client.search_logged_models([self.experiment], f"source_run_id = '{run}'"):
+            if model.status != LoggedModelStatus.READY:
+                self.client.delete_logged_model(model.model_id)
+        return run
+
+    def _settle(self, result: Result) -> str:
+        """Where another machine logged the same meanwhile, keep only the run that began first; its id."""
+        keyed = self.client.search_runs([self.experiment], f"tags.`{KEY}` = '{result.key}' and status = 'FINISHED'")
+        first, *others = sorted(keyed, key=lambda run: (run.info.start_time, run.info.run_id))
+        for run in others:
+            self.client.delete_run(run.info.run_id)
+        return str(first.info.run_id)
+
+    @cached_property
+    def pipeline_run(self) -> str:
+        """The id of the pipeline's run, which is created where there is none."""
+        plan, first = self.plan, self.plan.complete[0]
+        if found := self._keyed(plan.pipeline_key):
+            return str(found[0].info.run_id)
+        start = min(Training.of(self.root, result).start for result in plan.complete)
+        tags = {KEY: plan.pipeline_key, "mlflow.user": store.user(), "mlflow.source.name": "dvc repro"}
+        tags |= {"dvc_experiment": plan.dvc_experiment} if plan.dvc_experiment else {}
+        tags |= describe.git_tags(self.root)
+        name = plan.dvc_experiment or describe.pipeline_name(plan.results, first)
+        run = self.client.create_run(self.experiment, start, tags, name)
+        params = [Param(*pair) for pair in describe.shared_params(first).items()]
+        self.client.log_batch(run.info.run_id, params=params)
+        self.client.log_inputs(run.info.run_id, list(describe.datasets(plan.results).values()))
+        self.runs.append(run)
+        return str(run.info.run_id)
+
+    def pipeline(self) -> None:
+        """Fill the pipeline's run, unless it holds the present report of the present results."""
+        plan = self.plan
+        state = _hash([sorted(self.ids.items()), locked_stages(self.root).get("report")])
+        (run,) = [run for run in self.runs if run.info.run_id == self.pipeline_run]
+        if run.info.status == "FINISHED" and run.data.tags.get(STATE) == state:
+            return
+        end = max(training.end for training in self.trainings.values())
+        for name in ("params.yaml", "dvc.lock"):
+            self.client.log_artifact(self.pipeline_run, str(self.root / name))
+        if (self.root / describe.REPORT).is_dir():
+            self.client.log_artifacts(self.pipeline_run, str(self.root / describe.REPORT), "report")
+        tags = {"variants": " ".join(self.ids), "mlflow.note.content": self._note(), STATE: state}
+        champion = best(plan.complete)
+        if champion and (bits := validation_bits(champion)) is not None:
+            self.client.log_batch(self.pipeline_run, [Metric("best_validation_bits_per_byte", bits, end, 0)])
+            tags["best_variant"] = champion.name
+        self.client.log_batch(self.pipeline_run, tags=[RunTag(*pair) for pair in tags.items()])
+        self.client.set_terminated(self.pipeline_run, "FINISHED", end)
+
+    def _note(self) -> str:
+        links = " · ".join(f"[{name}](#/experiments/{self.experiment}/runs/{run})" for name, run in self.ids.items())
+        shown = replace(self.plan.results, variants=tuple(self.plan.complete))
+        whole = f"{links}\n\n{markdown(comparison(shown, read_metrics(shown)))}\n"
+        return whole if len(whole) <= LONGEST_NOTE else links[:LONGEST_NOTE]
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Slices of at most `size` items, MLflow's limit per request."""
+    return (items[start : start + size] for start in range(0, len(items), size))

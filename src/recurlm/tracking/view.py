@@ -1,7 +1,7 @@
 """A shared view of the experiment for MLflow's UI, stored in a tag as its button "Share" does.
 
-Its URL ends in `?viewStateShareKey=comparison`. It shows the runs of variants without their parent runs, the best
-first, with the columns and charts that matter.
+Its URL ends in `?viewStateShareKey=comparison`. It shows the runs of variants without those of pipelines, the best
+first, with the columns and charts that matter. MLflow has no call for it: this is the tag that its button sets.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ COLUMNS = (
     "params.`hidden_size`",
     "attributes.`Models`",
 )
-LINES = ("validation_loss", "train_loss", "learning_rate")
+LINES = ("train_loss", "validation_loss", "tokens_per_second", "learning_rate")
+# Bars begin at zero, where 2.04 looks like 2.10: scores are the heights of points, whose axis begins at the lowest.
+SCORES = ("validation_bits_per_byte", "test_bits_per_byte", "test_pseudo_bits_per_byte")
 BARS = (
-    "validation_bits_per_byte",
-    "test_bits_per_byte",
-    "test_pseudo_bits_per_byte",
     "training_tokens_per_second",
     "generation_tokens_per_second",
     "generation_tokens_per_second_int8",
@@ -49,6 +48,7 @@ def state() -> dict[str, Any]:
     """The UI's state of the view; charts of all other metrics follow in a collapsed section."""
     raw = {"xAxisKey": "step", "useGlobalXaxisKey": False, "lineSmoothness": 0, "useGlobalLineSmoothing": False}
     charts = [_chart("LINE", name) | raw for name in LINES]
+    charts += [_chart("SCATTER", name) | _axes("training_tokens_per_second", name) for name in SCORES]
     charts += [_chart("BAR", name) for name in BARS]
     return {
         "searchFilter": "tags.variant LIKE '%'",
@@ -64,6 +64,10 @@ def state() -> dict[str, Any]:
 def _chart(kind: str, name: str) -> dict[str, Any]:
     shown = {"type": kind, "metricKey": name, "displayName": name, "uuid": f"{SECTION}-{name}"}
     return shown | {"metricSectionId": SECTION, "deleted": False, "isGenerated": True}
+
+
+def _axes(x: str, y: str) -> dict[str, Any]:
+    return {"xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"}, "runsCountToCompare": 100}
 
 
 def _section(uuid: str, name: str, open_: bool) -> dict[str, Any]:

@@ -27,8 +27,9 @@ from recurlm.training.state import EvalPoint, LogPoint, TrainResult, TrainState
 from recurlm.variants.base import mask_state
 
 Evaluate = Callable[[LanguageModel], float]  # nats per token of the validation split, or of a sample of it
-OnStep = Callable[[int, float], object]  # tokens so far, and the step's loss; NaN where a checkpoint was loaded
+OnStep = Callable[[int, int, float], object]  # steps and tokens so far, and the loss; NaN where a checkpoint was loaded
 OnLog = Callable[[LogPoint], object]
+OnEvaluation = Callable[[EvalPoint], object]
 Special = dict[str, int]  # the ids of the tokens "bos" and "mask"
 DIVERGED = 4.0  # times the loss of a model that finds every token equally likely
 
@@ -44,12 +45,13 @@ def train(
     config: TrainConfig,
     model_config: ModelConfig,
     evaluate: Evaluate,
-    on_step: OnStep = lambda tokens, loss: None,
+    on_step: OnStep = lambda step, tokens, loss: None,
     checkpoint: Checkpoint | None = None,
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] | None = None,
     evaluate_sample: Evaluate | None = None,
     on_log: OnLog = lambda point: None,
+    on_evaluation: OnEvaluation = lambda point: None,
     workers: Workers = ALONE,
 ) -> TrainResult:
     """Train in place, on the model's device, and leave the weights that were best on the validation split.
@@ -64,6 +66,7 @@ def train(
             depend on it.
         on_log: called in the first process with each row of the log as soon as there is one. After a kill, rows since
             the last checkpoint come once more.
+        on_evaluation: the same for each row of the learning curve.
         workers: the processes that train; each of them calls this function, with the whole stream.
 
     Raises:
@@ -82,7 +85,7 @@ def train(
     )
     if checkpoint and (saved := checkpoint.load()):
         state.load_state_dict(saved)
-        on_step(state.tokens, math.nan)
+        on_step(state.step, state.tokens, math.nan)
     before, started = state.elapsed, time.perf_counter()
     model.train()
 
@@ -110,7 +113,7 @@ def train(
         state.tokens += step_tokens
         state.losses.append(loss)
         state.unlogged.append(loss)
-        on_step(state.tokens, loss)
+        on_step(state.step, state.tokens, loss)
         state.result.training_seconds += time.perf_counter() - step_started
         if eval_due(config.log.points, len(state.result.log), progress()):
             sampled = sum(point.validation_loss is not None for point in state.result.log)
@@ -122,6 +125,8 @@ def train(
         if eval_due(config.evaluation.num_evals, len(state.result.curve), progress()):
             _evaluate(state, evaluate, model_config.muon_lr * scale)
             state.result.seconds[state.step] = seconds()
+            if workers.first:
+                on_evaluation(state.result.curve[-1])
         stopped, save_due = workers.any(stop(), checkpoint is not None and checkpoint.due)
         if checkpoint and (save_due or stopped):
             state.elapsed = seconds()

@@ -60,23 +60,19 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 class SystemMetrics:
-    """Samples of the processors' load since the sample before, and of this process's memory, by MLflow's names."""
+    """The processors' load since the sample before, and this process's memory, by MLflow's names."""
 
     def __init__(self) -> None:
-        self.samples: list[dict[str, float]] = []
-        self._started = self._last = time.monotonic()
+        self._last = time.monotonic()
         psutil.cpu_percent()  # what comes after is counted from here
 
-    def sample(self) -> None:
-        """Take a sample, if it is time."""
+    def sample(self) -> dict[str, float] | None:
+        """A sample, if it is time for one."""
         now = time.monotonic()
         if now - self._last < SAMPLE_SECONDS:
-            return
+            return None
         self._last = now
-        self.samples.append(
-            {
-                "seconds": now - self._started,
-                "cpu_utilization_percentage": psutil.cpu_percent(),
-                "process_memory_usage_megabytes": psutil.Process().memory_info().rss / 1e6,
-            }
-        )
+        return {
+            "system/cpu_utilization_percentage": psutil.cpu_percent(),
+            "system/process_memory_usage_megabytes": psutil.Process().memory_info().rss / 1e6,
+        }

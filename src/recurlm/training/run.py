@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,26 @@ from recurlm.training.checkpoint import Checkpoint, run_key
 from recurlm.training.distributed import ALONE, Workers
 from recurlm.training.estimate import TimeLeft, Work, check_memory, say_before, work_of
 from recurlm.training.initial import check_folder, copy_tokenizer, load_initial_weights
+from recurlm.training.journal import Journal
 from recurlm.training.loop import count_tokens, train
 from recurlm.training.machine import SystemMetrics, out_of_memory_is_bad_input
 from recurlm.training.optimizer import precision
 from recurlm.training.state import EvalPoint, LogPoint, TrainResult
 
 
-def train_variant(name: str, params: Params, data: Path, stop: Callable[[], bool], workers: Workers = ALONE) -> None:
+def train_variant(
+    name: str,
+    params: Params,
+    data: Path,
+    stop: Callable[[], bool],
+    workers: Workers = ALONE,
+    follow: Callable[[Path], AbstractContextManager[object]] = nullcontext,
+) -> None:
     """Train one variant on the splits in `data`, and write its model, curve and timings there.
+
+    Args:
+        workers: the processes that train; each of them calls this function.
+        follow: entered by the first process while the run goes on, with the path of its journal.
 
     Raises:
         InputError: a split is missing or too short, or the run diverges.
@@ -68,18 +81,28 @@ def train_variant(name: str, params: Params, data: Path, stop: Callable[[], bool
         network.to(device)
     path, key = checkpoint_path(name, data), key_of(name, params, device, data)
     checkpoint = Checkpoint(path, key, config.checkpoint.every_seconds, workers)
+    journal = None
+    if workers.first:
+        journal = Journal(journal_path(name, data), key, name, objective_of(network).metric_prefix)
     system = SystemMetrics()
 
     def waiting() -> dict[str, Work]:
         names = [other for other in params.variants if other != name and not _is_trained(other, params, device, data)]
         return {other: size for other in names if (size := work(other)) is not None}
 
-    with TrainingBar(name, config, stream, TimeLeft(name, own, waiting) if own else None) as bar:
+    bar = TrainingBar(name, config, stream, TimeLeft(name, own, waiting) if own else None)
+    with bar, follow(journal.path) if journal else nullcontext():
 
-        def on_step(tokens: int, loss: float) -> None:
-            if workers.first:
-                system.sample()
-                bar.update(tokens, loss)
+        def on_step(step: int, tokens: int, loss: float) -> None:
+            if journal is None:
+                return
+            bar.update(tokens, loss)
+            if math.isnan(loss):
+                journal.begin(tokens)
+                return
+            journal.step(step, tokens, loss)
+            if sample := system.sample():
+                journal.write(step, sample)
 
         result = train(
             network,
@@ -92,17 +115,19 @@ def train_variant(name: str, params: Params, data: Path, stop: Callable[[], bool
             checkpoint,
             stop,
             evaluate_sample=lambda network: sample_loss(network, validation, params.train, workers),
+            on_log=lambda point: journal and journal.sample(point.step, point.learning_rate, point.validation_loss),
+            on_evaluation=lambda point: journal and journal.validation(point.step, point.validation_loss),
             workers=workers,
         )
-    if not workers.first:
+    if journal is None:  # another process writes
         return
     with whole_folder(data / "models" / name) as folder:
         model.save(folder, network, name, model_config, copy_tokenizer(data / "tokens", folder))
         _write_rows(folder / "curve.csv", EvalPoint._fields, result.curve)
         _write_rows(folder / "log.csv", LogPoint._fields, result.log)
-    timings = _timings(data / "models" / name, result, device)
-    timings |= {"processes": workers.world, "run_key": key, "system": system.samples}
+    timings = _timings(data / "models" / name, result, device) | {"processes": workers.world, "run_key": key}
     write_json(data / "timings" / f"train-{name}.json", timings)
+    journal.close(data / "timings" / f"train-{name}.jsonl")
     checkpoint.remove()
 
 
@@ -175,6 +200,11 @@ def sample_loss(network: LanguageModel, validation: TokenFile, config: TrainConf
 def checkpoint_path(name: str, data: Path) -> Path:
     """Where a run under way is kept."""
     return data / "checkpoints" / f"{name}.safetensors"
+
+
+def journal_path(name: str, data: Path) -> Path:
+    """What a run under way has told."""
+    return data / "checkpoints" / f"{name}.jsonl"
 
 
 def key_of(name: str, params: Params, device: torch.device, data: Path) -> str:

@@ -1,0 +1,164 @@
+"""Follow a training run into MLflow while it goes on: python -m recurlm.tracking.live JOURNAL EXPERIMENT.
+
+The training only appends to its journal; a process of its own, of lower priority, reads the lines and logs them. So a
+store that is away or slow leaves this process behind and nothing else. What is missing at the end, `recurlm sync` logs.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
+
+from recurlm.tracking import store
+from recurlm.tracking.store import StoreError
+
+if TYPE_CHECKING:  # MLflow takes seconds to import, which a short training does not last
+    from mlflow import MlflowClient
+
+TRAINING = "recurlm.training"  # tag of a run: the id in the journal of its training
+AFTER = 3.0  # seconds before the first connection
+EVERY = 1.0  # seconds between two looks at the journal
+RETRY = 10.0  # seconds after a store did not answer
+PATIENCE = 5.0  # seconds that a training waits at its end for the last lines to be logged
+BATCH = 1000  # metrics, MLflow's limit per request
+
+
+def follower(experiment: str) -> Callable[[Path], AbstractContextManager[None]]:
+    """What `train_variant` enters while a run goes on."""
+
+    @contextmanager
+    def follow(journal: Path) -> Iterator[None]:
+        command = [sys.executable, "-m", "recurlm.tracking.live", str(journal), experiment]
+        timeout = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+        # A session of its own: Ctrl-C is for the training, whose end closes the pipe, however it comes.
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, env=timeout | os.environ, start_new_session=True, text=True
+        )
+        from recurlm.training.loop import StoppedError
+
+        verdict = "KILLED"
+        try:
+            yield
+            verdict = "FINISHED"
+        except StoppedError:
+            raise
+        except Exception:
+            verdict = "FAILED"
+            raise
+        finally:
+            try:
+                process.communicate(verdict, PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    return follow
+
+
+class Follower:
+    """Logs the lines of a journal, in their order, each once."""
+
+    def __init__(self, journal: Path, experiment: str) -> None:
+        self.file = journal.open(encoding="utf-8")
+        self.experiment, self.run = experiment, ""
+        self.head: dict[str, Any] = {}
+        self.waiting: list[dict[str, Any]] = []
+
+    def read(self) -> None:
+        """Take note of the lines that are new."""
+        from json import loads
+
+        while True:
+            place, line = self.file.tell(), self.file.readline()
+            if not line.endswith("\n"):
+                self.file.seek(place)
+                return
+            content = loads(line)
+            if self.head:
+                self.waiting.append(content)
+            else:
+                self.head = content
+
+    def log(self, verdict: str | None) -> None:
+        """Log what waits; `verdict` is the run's status at its end.
+
+        Raises:
+            StoreError: the store is out of reach. Nothing is lost: what was not logged waits.
+        """
+        from mlflow.entities import Metric
+
+        from recurlm.tracking import view
+
+        place = store.find(Path())
+        with place.connected() as client:
+            if not self.run:
+                with place.locked():
+                    experiment = store.open_experiment(client, place, self.experiment)
+                    view.lay_out(client, experiment)
+                    self.run = self._open(client, experiment)
+            metrics = [Metric(*each) for each in metrics_of(self.waiting)]
+            for start in range(0, len(metrics), BATCH):
+                client.log_batch(self.run, metrics[start : start + BATCH])
+            if verdict:
+                end = self.waiting[-1]["time"] if self.waiting else None
+                client.set_terminated(self.run, verdict, end)
+            self.waiting.clear()
+
+    def _open(self, client: MlflowClient, experiment: str) -> str:
+        """The run of this training: a new one, or that of a training which goes on after a kill."""
+        found = client.search_runs([experiment], f"tags.`{TRAINING}` = '{self.head['id']}'")
+        if found:
+            client.update_run(found[0].info.run_id, "RUNNING")
+            return str(found[0].info.run_id)
+        tags = {TRAINING: self.head["id"], "variant": self.head["variant"], "mlflow.user": store.user()}
+        run = client.create_run(experiment, self.head["time"], tags, self.head["variant"])
+        return str(run.info.run_id)
+
+
+def metrics_of(lines: list[dict[str, Any]]) -> Iterator[tuple[str, float, int, int]]:
+    """(name, value, time in ms, step) of the metrics in a journal's lines."""
+    for line in lines:
+        for name, value in line.items():
+            if name not in ("time", "step"):
+                yield name, value, line["time"], line["step"]
+
+
+def main() -> None:
+    """Follow until the training closes stdin, by its end or by a kill."""
+    os.nice(10)
+    ended, verdict = Event(), ["KILLED"]
+
+    def listen() -> None:
+        verdict[0] = sys.stdin.read() or "KILLED"
+        ended.set()
+
+    Thread(target=listen, daemon=True).start()
+    follower, warned = Follower(Path(sys.argv[1]), sys.argv[2]), False
+    if ended.wait(AFTER):
+        return
+    pause = EVERY
+    while True:
+        over = ended.wait(pause)
+        follower.read()
+        try:
+            follower.log(verdict[0] if over else None)
+            pause = EVERY
+        except StoreError as error:
+            pause = RETRY
+            if not warned:
+                sys.stderr.write(
+                    f"\ntrain: {error.problem}: the training goes on, and its run is filled in at the end\n"
+                )
+            warned = True
+        if over:
+            return
+
+
+if __name__ == "__main__":
+    main()
