@@ -83,6 +83,8 @@ def test_a_server_gets_each_result_once_with_its_files(
     tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_results(tmp_path)
+    (tmp_path / "data/report").mkdir()
+    (tmp_path / "data/report/index.html").write_text("<p>a report", encoding="utf-8")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     assert track(tmp_path) == list(VARIANTS)
     assert track(tmp_path) == []
