@@ -19,6 +19,7 @@ from recurlm.tracking.live import follower
 from recurlm.tracking.sync import sync
 from recurlm.training.journal import Journal, read_journal
 from recurlm.training.loop import StoppedError
+from recurlm.training.state import EvalPoint, LogPoint
 
 SECONDS = 120  # for another process to import MLflow on a busy machine
 
@@ -35,7 +36,7 @@ def begin(root: Path) -> Journal:
 
 def tell(journal: Journal, step: int) -> None:
     journal.write(step, {"train_loss": 7 - step / 100, "tokens_per_second": 4000.0 + step})
-    journal.sample(step, 0.01, None)
+    journal.sample(LogPoint(step, step * 100, 7.0, None, 0.01))
 
 
 def end(root: Path, journal: Journal) -> None:
@@ -112,7 +113,7 @@ def test_a_killed_and_resumed_training_is_one_run_which_in_the_end_is_what_the_m
     with follow(journal.path):
         wait_for(shown(root, "RUNNING", 3), SECONDS)
         journal.write(3, {"system/cpu_utilization_percentage": 97.5})
-        journal.validation(4, 3.75)
+        journal.validation(EvalPoint(4, 400, 6.5, 3.75, 0.01))
     finished = live(root)
     assert finished is not None
     assert (finished.info.run_id, finished.info.status) == (killed.info.run_id, "FINISHED")

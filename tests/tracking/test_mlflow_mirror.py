@@ -15,8 +15,7 @@ from mlflow_project import messages, runs, track, versions
 from recurlm.errors import InputError
 from recurlm.storage import read_sealed_json, write_sealed_json
 from recurlm.tracking import store
-from recurlm.tracking.describe import KEY
-from recurlm.tracking.store import open_experiment
+from recurlm.tracking.store import KEY, open_experiment
 from recurlm.tracking.sync import Plan
 
 PIPELINE = Path(__file__).parents[2] / "pipelines/track.py"

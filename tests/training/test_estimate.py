@@ -121,9 +121,9 @@ def test_a_bar_begins_where_the_run_does_and_ends_at_its_end(monkeypatch: pytest
     monkeypatch.setattr("sys.stderr", screen)
     total = STREAM.tokens
     with TrainingBar("lstm", train_config(**{"data.epochs": 1}), STREAM, None) as bar:
-        bar.update(total * 3 // 4, math.nan)  # a checkpoint was loaded
-        bar.update(total - 10, 1.0)
-        bar.update(total + 50, 1.0)
+        bar.update(3, total * 3 // 4, math.nan)  # a checkpoint was loaded
+        bar.update(4, total - 10, 1.0)
+        bar.update(5, total + 50, 1.0)
         assert (bar.bar.initial, bar.bar.n) == (total * 3 // 4, total)
     lines = screen.getvalue().replace("\n", "\r").split("\r")
     shares = [int(line.partition("%")[0].rpartition(" ")[2]) for line in lines if "%|" in line]

@@ -9,6 +9,7 @@ import pytest
 
 from recurlm.training import journal
 from recurlm.training.journal import Journal, read_journal
+from recurlm.training.state import EvalPoint, LogPoint
 
 
 class Clock:
@@ -46,8 +47,8 @@ def test_the_time_of_an_evaluation_is_no_part_of_the_pace(tmp_path: Path, clock:
     clock.now += 0.5
     run.step(1, 100, 6.0)
     clock.now += 60
-    run.validation(1, 5.5)
-    run.sample(1, 0.01, None)
+    run.validation(EvalPoint(1, 100, 6.0, 5.5, 0.01))
+    run.sample(LogPoint(1, 100, 6.0, None, 0.01))
     clock.now += 0.5
     run.step(2, 200, 5.0)
     *others, last = told(run.path)
@@ -60,10 +61,10 @@ def test_the_time_of_an_evaluation_is_no_part_of_the_pace(tmp_path: Path, clock:
 
 def test_a_run_goes_on_in_its_own_journal_without_the_line_that_a_kill_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
-    Journal(path, "a key", "lstm").validation(5, 4.5)
+    Journal(path, "a key", "lstm").write(5, {"validation_loss": 4.5})
     before = path.read_bytes()
     path.write_bytes(before + b'{"time": 17, "st')
-    Journal(path, "a key", "lstm").validation(10, 4.25)
+    Journal(path, "a key", "lstm").write(10, {"validation_loss": 4.25})
     assert path.read_bytes().startswith(before)
     assert [line["step"] for line in told(path)] == [5, 10]
     head = read_journal(path)[0]

@@ -11,8 +11,7 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from recurlm.compare.settings import Compare
 from recurlm.storage import read_json
-from recurlm.tracking.client import connected, open_experiment, runs_with
-from recurlm.tracking.store import KEY, find
+from recurlm.tracking.store import KEY, find, open_experiment
 
 CHILD_OF = "mlflow.parentRunId"  # MLflow's own tag
 
@@ -24,7 +23,7 @@ def log_trials(root: Path, compare: Compare, experiment: str, results: dict[str,
         InputError: the store is out of reach, or refuses.
     """
     store, lines = find(root), []
-    with store.locked(), connected(store) as client:
+    with store.locked(), store.connected() as client:
         place = open_experiment(client, store, experiment)
         for name in compare.variants:
             tuned = read_json(root / compare.folder / f"tuned/{name}.json")
@@ -36,7 +35,7 @@ def log_trials(root: Path, compare: Compare, experiment: str, results: dict[str,
 def _log(client: MlflowClient, experiment: str, tuned: dict[str, Any], part: dict[str, Any]) -> bool:
     """Log one variant; what a killed process left unfinished is replaced."""
     key = f"{tuned['key']}-{len(tuned['trials'])}-{part['nats_per_token']!r}"
-    earlier = runs_with(client, experiment, key)
+    earlier = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'")
     if any(run.info.status == "FINISHED" and CHILD_OF not in run.data.tags for run in earlier):
         return False
     for run in earlier:

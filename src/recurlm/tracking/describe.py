@@ -17,9 +17,9 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
 from recurlm.report.drawing import COLOURS
 from recurlm.report.results import Result, Results
 from recurlm.tracking.live import TRAINING, metrics_of
+from recurlm.tracking.store import KEY
 from recurlm.training.journal import read_journal
 
-KEY = "recurlm.key"  # tag of a run: the key of its result
 # Tag of a run: that of its pipeline. Not MLflow's own, which would hide the variants under a collapsed row.
 PARENT = "recurlm.pipeline_run"
 REPORT = Path("data/report")

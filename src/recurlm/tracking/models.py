@@ -7,9 +7,8 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 
 from recurlm.report.results import BundleResult, Result, Results, validation_bits
 from recurlm.storage import sha256_of
-from recurlm.tracking.describe import KEY
 from recurlm.tracking.pyfunc_model import model_folder
-from recurlm.tracking.store import all_pages
+from recurlm.tracking.store import KEY, all_pages
 
 BUNDLE = "recurlm.bundle"  # tag of a model and of a registered version: the key of its bundle
 

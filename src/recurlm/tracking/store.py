@@ -21,6 +21,8 @@ from recurlm.errors import InputError
 if TYPE_CHECKING:  # MLflow takes seconds to import
     from mlflow import MlflowClient
 
+KEY = "recurlm.key"  # tag of a run: the key of its result
+
 
 class StoreError(InputError):
     """The store is out of reach, or refuses."""

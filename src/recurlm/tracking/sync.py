@@ -25,11 +25,11 @@ from recurlm.report.page_tables import comparison
 from recurlm.report.results import Result, Results, best, load_results, validation_bits
 from recurlm.report.tables import markdown
 from recurlm.tracking import describe, models, registry, store, view
-from recurlm.tracking.describe import KEY, PARENT, Training
+from recurlm.tracking.describe import PARENT, Training
 from recurlm.tracking.live import TRAINING
 from recurlm.tracking.models import bundle_keys
 from recurlm.tracking.pyfunc_model import verified_description
-from recurlm.tracking.store import Store
+from recurlm.tracking.store import KEY, Store
 
 STATE = "recurlm.state"  # tag of a pipeline's run: a hash of the runs and of the report that it shows
 LONGEST_NOTE = 5000  # characters that every store accepts in a tag

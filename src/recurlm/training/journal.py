@@ -15,9 +15,12 @@ import math
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recurlm.storage import whole_file
+
+if TYPE_CHECKING:  # and torch, which who reads a journal does without
+    from recurlm.training.state import EvalPoint, LogPoint
 
 SECONDS = 1.0  # between two lines of the training loss
 
@@ -63,15 +66,19 @@ class Journal:
         )
         self.begin(tokens)
 
-    def validation(self, step: int, loss: float) -> None:
-        """The loss on the whole validation split, in nats per token."""
-        names = {"validation_loss": loss, "validation_perplexity": math.exp(loss)}
-        self.write(step, {f"{self.prefix}{name}": value for name, value in names.items()})
+    def validation(self, point: EvalPoint) -> None:
+        """The loss on the whole validation split."""
+        names = {
+            "validation_loss": point.validation_loss,
+            "validation_perplexity": math.exp(point.validation_loss),
+        }
+        self.write(point.step, {f"{self.prefix}{name}": value for name, value in names.items()})
 
-    def sample(self, step: int, learning_rate: float, loss: float | None) -> None:
+    def sample(self, point: LogPoint) -> None:
         """The learning rate, and the loss on a sample of the validation split."""
+        loss = point.validation_loss
         sampled = {} if loss is None else {f"{self.prefix}validation_sample_loss": loss}
-        self.write(step, {"learning_rate": learning_rate, **sampled})
+        self.write(point.step, {"learning_rate": point.learning_rate, **sampled})
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Append a line, which is whole as soon as it can be read."""

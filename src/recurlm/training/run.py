@@ -96,7 +96,7 @@ def train_variant(
         def on_step(step: int, tokens: int, loss: float) -> None:
             if journal is None:
                 return
-            bar.update(tokens, loss)
+            bar.update(step, tokens, loss)
             if math.isnan(loss):
                 journal.begin(tokens)
                 return
@@ -115,8 +115,8 @@ def train_variant(
             checkpoint,
             stop,
             evaluate_sample=lambda network: sample_loss(network, validation, params.train, workers),
-            on_log=lambda point: journal and journal.sample(point.step, point.learning_rate, point.validation_loss),
-            on_evaluation=lambda point: journal and journal.validation(point.step, point.validation_loss),
+            on_log=journal.sample if journal else lambda point: None,
+            on_evaluation=journal.validation if journal else lambda point: None,
             workers=workers,
         )
     if journal is None:  # another process writes
@@ -146,7 +146,7 @@ class TrainingBar:
         if self.bar is not None:
             self.bar.close()
 
-    def update(self, tokens: int, loss: float) -> None:
+    def update(self, step: int, tokens: int, loss: float) -> None:
         """Take note of `tokens` read since the run began; a loss of NaN means that a checkpoint was loaded."""
         tokens = min(tokens, self.total)  # the last window is read whole
         loaded = math.isnan(loss)
