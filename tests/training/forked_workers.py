@@ -92,7 +92,7 @@ def work(name: str, rank: int, folder: Path) -> None:
             config,
             sizes,
             lambda model: model.decoder.bias.detach().sum().item(),
-            lambda tokens, loss: None if math.isnan(loss) else losses.append(loss),
+            lambda step, tokens, loss: None if math.isnan(loss) else losses.append(loss),
             checkpoint,
             lambda: stops and rank == world - 1 and len(losses) == STOP_AFTER,
             workers=workers,
