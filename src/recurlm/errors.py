@@ -39,7 +39,8 @@ def exit_cleanly(main: Callable[[], None]) -> None:
             _stop(f"{error.filename}: {error.strerror}: run it as a user who may read and write there")
         if error.errno not in NO_ROOM and not SHORT_WRITE.fullmatch(str(error)):
             raise
-        where = f" {error.filename}" if error.filename else ""
+        written = error.filename2 or error.filename  # of a copy the second
+        where = f" {written}" if written else ""
         reason = error.strerror or str(error)
         _stop(f"no room left to write{where} ({reason}): free some space and run it again; nothing was kept")
 
