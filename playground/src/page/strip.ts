@@ -123,7 +123,7 @@ function described(bands: Band[]): string {
   if (!state) return "";
   const shown = Math.max(0, ...gates.map(({ cells }) => cells));
   const units = `${state.cells} of ${state.units.toLocaleString("en")} units of the hidden state`;
-  const gated = shown ? `; ${shown} units of each gate, pale where closed, dark where open` : "";
+  const gated = shown ? `; ${shown} units of each gate, the greener the more open` : "";
   return `The last layer, a column for each token: ${units}, blue below zero, orange above${gated}.`;
 }
 
