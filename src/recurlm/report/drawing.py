@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -126,6 +127,9 @@ def svg(chart: Chart) -> str:
     """The chart as SVG that follows the reader's light or dark mode."""
     spec = static_spec(chart, CURRENT, width=640 if chart.wide else 380)
     drawing = str(vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)).replace(CURRENT, "currentColor")
+    # Vega numbers its clip paths through all charts of a process: the same chart shall be the same bytes.
+    numbers: dict[str, int] = {}
+    drawing = re.sub(r"\bclip(\d+)\b", lambda match: f"clip{numbers.setdefault(match[1], len(numbers))}", drawing)
     head, body = drawing.split(">", 1)
     return f"{head}>{THEMES}{body}\n"
 
