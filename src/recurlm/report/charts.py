@@ -278,7 +278,7 @@ def _precision_labels(chart: alt.Chart) -> list[alt.Chart]:
     """Labels of the points, each precision's on a side of its own: points of one model may lie close together."""
     sides: dict[str, dict[str, Any]] = {
         "fp32": {"align": "center", "dy": -13},
-        "int8": {"align": "right", "dx": -9},
+        "int8": {"align": "center", "dy": 15},
         "int4": {"align": "left", "dx": 9},
     }
     return [
