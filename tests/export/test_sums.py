@@ -31,7 +31,7 @@ def random_model(name: str) -> LanguageModel:
 def traced(model: LanguageModel) -> onnx.GraphProto:
     cache = ExportCache()
     Builder(model, [], export_settings(), cache=cache).step()
-    return next(graph for key, graph in cache.traces.items() if key.startswith("Step logits "))
+    return next(graph for key, graph in cache.traces.items() if key.startswith("GatedStep logits "))
 
 
 def run(graph: onnx.GraphProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
