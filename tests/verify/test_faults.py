@@ -13,12 +13,14 @@ from recurlm.verify.faults.tiny import tiny_subjects
 
 QUICK = PARAMS.model_copy(update={"verify": override(PARAMS.verify, {"num_tokens": 40})})
 # A few of each kind; `python -m recurlm.verify.faults` plants all.
-CAUSAL = """step.onnx: two gates swapped|step.onnx: rounding half up|scorer.onnx: padding scored
+CAUSAL = """step.onnx: two gates swapped|step.onnx: rounding half up|step.onnx: a gate's output is another gate
+    scorer.onnx: padding scored
     generator.onnx, prompt: padding read|generator.onnx, plain loop: one weight of the last product
     generator.onnx, full loop: top p before top k|generator.onnx, full loop: penalty twice
     generator.onnx: seen input ignored|scorer.onnx: state layer0.h not carried|generator.onnx: length off by one
     tokenizer.json: two pieces exchanged|bundle.json: a special id moved|bundle.json: the default temperature"""
-CLOZE = """filler.onnx: left and right exchanged|filler.onnx: the last kept is dropped|scorer.onnx: padding scored
+CLOZE = """step.onnx: a gate's output is another gate|filler.onnx: left and right exchanged
+    filler.onnx: the last kept is dropped|scorer.onnx: padding scored
     filler.onnx, right: one recurrent weight|filler.onnx: uniform of the next column
     bundle.json: the mask's id changed"""
 

@@ -119,7 +119,8 @@ class Comparison:
         for token, wanted in zip(rows[:, LEAD:].T, expected.unbind(1), strict=True):
             logits, onnx_state = self.graphs.step(token, onnx_state)
             worst = max(worst, alike(logits, wanted, self.tolerance, "a logit of step.onnx"))
-        return max(worst, self.states(onnx_state, expected_state, f"after {expected.shape[1]} steps"))
+        worst = max(worst, self.states(onnx_state, expected_state, f"after {expected.shape[1]} steps"))
+        return max(worst, self.step(rows[:, -1], expected_state))
 
     def _both_sides(self, rows: Int[np.ndarray, "batch time"]) -> float:
         """Torch's forward over a text against scorer.onnx, and one step of both sides from a state that has read."""
@@ -133,8 +134,15 @@ class Comparison:
     def step(self, token: Int[np.ndarray, "rows"], state: dict[str, Tensor]) -> float:
         """One step of step.onnx from given states: the largest difference."""
         expected, wanted = self.reference.step(torch.from_numpy(np.ascontiguousarray(token)), state)
-        logits, after = self.graphs.step(token, {name: value.numpy() for name, value in state.items()})
-        worst = alike(logits, expected, self.tolerance, "a logit of step.onnx")
+        results, after = self.graphs.call(
+            "step", {"token": token}, {name: value.numpy() for name, value in state.items()}
+        )
+        worst = alike(results.pop("logits"), expected, self.tolerance, "a logit of step.onnx")
+        gates = self.reference.gates(torch.from_numpy(np.ascontiguousarray(token)), state)
+        if results.keys() != {f"gate.{name}" for name in gates}:
+            raise VerificationError(f"step.onnx has the outputs {sorted(results)} beside logits and states")
+        for name, value in gates.items():
+            worst = max(worst, alike(results[f"gate.{name}"], value, self.tolerance, f"the gate {name} of step.onnx"))
         return max(worst, self.states(after, wanted, "after a step"))
 
     def steps(self, text: Int[np.ndarray, "time"]) -> int:

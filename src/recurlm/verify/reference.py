@@ -109,6 +109,12 @@ class Reference:
         """The model's own pass over many tokens, in fp32."""
         return self.model(tokens, state)  # type: ignore[no-any-return]
 
+    @once
+    def gates(self, token: Int[Tensor, "rows"], state: State) -> State:
+        """What each gate is while a token is read."""
+        with self._computing():
+            return self.model.recurrence.gate_activations(self.model.embed(token), state)
+
     def _step(self, token: Int[Tensor, "rows"], state: State) -> tuple[Float[Tensor, "rows vocabulary"], State]:
         with self._computing():
             return self.model.step(token, state)

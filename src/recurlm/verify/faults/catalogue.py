@@ -22,14 +22,14 @@ from recurlm.verify.faults.sampling import PLANTED
 
 # Where a token is read: the graph, which of its loops, and what else is planted there.
 CAUSAL_PLACES: dict[str, tuple[str, int | None, str]] = {
-    "step.onnx": ("step.onnx", None, ""),
+    "step.onnx": ("step.onnx", None, "step"),
     "scorer.onnx": ("scorer.onnx", 0, "scorer loop"),
     "generator.onnx, prompt": ("generator.onnx", 0, "prompt"),
     "generator.onnx, plain loop": ("generator.onnx", 1, "plain loop"),
     "generator.onnx, full loop": ("generator.onnx", 2, "full loop"),
 }
 CLOZE_PLACES: dict[str, tuple[str, int | None, str]] = {
-    "step.onnx": ("step.onnx", None, ""),
+    "step.onnx": ("step.onnx", None, "step"),
     "scorer.onnx, left": ("scorer.onnx", 0, "side"),
     "scorer.onnx, right": ("scorer.onnx", 1, "side"),
     "filler.onnx, left": ("filler.onnx", 0, "side"),

@@ -7,7 +7,7 @@ from onnx import NodeProto, numpy_helper
 
 from recurlm.export.sampling import GREEDY
 from recurlm.verify.faults.arithmetic import ARITHMETIC, LARGER
-from recurlm.verify.faults.graph_edits import Edit, Part, op
+from recurlm.verify.faults.graph_edits import Edit, NotHereError, Part, op
 
 # Sampling: the last loop of generator.onnx, and filler.onnx.
 
@@ -226,10 +226,21 @@ SIDES: dict[str, Edit] = {
     "one weight of the last product": ARITHMETIC["one weight of the last product"],
     "probability of another token": probability_of_another_token,
 }
+
+
+def gate_of_another_name(part: Part) -> None:
+    outputs = [value.name for value in part.graph.output]
+    gates = [name for name in outputs if name.startswith("gate.")]
+    if not gates:
+        raise NotHereError("no gate")
+    part.output_is(outputs.index(gates[0]), gates[-1])
+
+
 PADDING_SCORED: dict[str, Edit] = {"padding scored": lambda part: part.become(part.find("Less"), "LessOrEqual")}
 
 # By file or loop: what is planted there, beside the arithmetic.
 PLANTED: dict[str, dict[str, Edit]] = {
+    "step": {"a gate's output is another gate": gate_of_another_name},
     "scorer loop": PADDING_SCORED | {"target is the token itself": target_is_the_token_itself},
     "prompt": {
         "first token of the prompt skipped": lambda part: part.become(active(part), "Greater"),
