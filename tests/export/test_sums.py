@@ -20,9 +20,9 @@ from recurlm.model import LanguageModel
 VOCABULARY = 13
 
 
-def random_model(name: str) -> LanguageModel:
+def random_model(name: str, hidden_size: int = 9) -> LanguageModel:
     torch.manual_seed(3)
-    model = make(name, VOCABULARY, embedding_size=6, hidden_size=9, layers=2)
+    model = make(name, VOCABULARY, embedding_size=6, hidden_size=hidden_size, layers=2)
     for parameter in model.parameters():
         parameter.data.normal_(std=0.4)
     return model
@@ -72,6 +72,16 @@ def test_a_folded_step_reads_no_embedding_and_an_unfolded_one_still_shares_it_wi
     assert len(tables) == 1
     shared = [weight for weight in unfolded.initializer if list(weight.dims) == [VOCABULARY, 6]]
     assert len(shared) == 1
+
+
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+def test_weights_that_a_step_and_its_gates_both_read_are_transposed_once_for_all_whatever_their_size(name: str) -> None:
+    """torch's exporter has a size above which it folds no weight that is read in two places."""
+    model = random_model(name, hidden_size=96)
+    assert max(matrix.numel() for matrix in model.recurrence.recurrent_matrices()) > 8192
+    graph = traced(model)
+    assert any(output.name.startswith("gate.") for output in graph.output)
+    assert "Transpose" not in {node.op_type for node in graph.node}
 
 
 def test_the_products_of_a_sum_become_one_and_say_what_it_was_made_of() -> None:
