@@ -52,7 +52,7 @@ LONGEST = (
 
 # `make test-fast` leaves out the tests with these fixtures, and the files that use these helpers.
 SYSTEM_FIXTURES = {"cloned", "npm"}
-SYSTEM_HELPERS = re.compile(r"^from (browser|mlflow_project|node_process|server_process) import", re.MULTILINE)
+SYSTEM_HELPERS = re.compile(r"^from (browser|mlflow_project|node_process|server_process|servers) import", re.MULTILINE)
 
 
 def group_of(nodeid: str) -> str:

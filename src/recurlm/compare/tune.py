@@ -1,12 +1,14 @@
 """Tuning by Optuna's TPE sampler (Bergstra et al. 2011) on validation text: so many trials of each variant.
 
 SQLite holds the finished trials alone. A trial's settings hang on those before it and on its number, so that a search
-that was killed goes on as if it had not been.
+that was killed goes on as if it had not been. Several processes share a search as `shared` says.
 """
 
 from __future__ import annotations
 
 import math
+import os
+from functools import partial
 from typing import Any
 
 import optuna
@@ -14,6 +16,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, create_trial
 
+from recurlm.compare import shared
 from recurlm.compare.runs import Settings, Stop, Texts, key_of, run
 from recurlm.compare.settings import LOGARITHMIC, Compare, Plan, Space, Tune
 from recurlm.errors import InputError
@@ -32,18 +35,27 @@ def tune(compare: Compare, plan: Plan, stop: Stop = lambda: False) -> None:
     budget, folder, texts = compare.tune, compare.folder, Texts(compare.folder / "tokens")
     # More trials go on from fewer: their number is no part of the key.
     key = key_of(plan, texts, tune=budget.model_dump(exclude={"trials"}))
-    database = folder / "trials" / f"{plan.variant}.db"
-    database.parent.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(storage=f"sqlite:///{database}", study_name=key, load_if_exists=True)
-    for number in range(len(study.trials), budget.trials):
-        settings = propose(budget, number, study.trials)
+
+    def loss_of(number: int, settings: Settings) -> float:
         sizes = {"seed": budget.seed, "tokens": budget.tokens, "evals": 1}
         label = f"{plan.variant}, trial {number + 1} of {budget.trials}"
         trained = run(plan, texts, settings, sizes, folder / f"running/tune-{plan.variant}.safetensors", label, stop)
         loss = math.inf if trained is None else trained[1].best.validation_loss
-        study.add_trial(create_trial(params=settings, distributions=distributions(budget.space), value=loss))
         say(f"{label}: {'diverged' if trained is None else f'{loss:.4f} nats a token'} ({_words(settings)})")
-    trials = study.trials[: budget.trials]
+        return loss
+
+    if address := os.environ.get(shared.VARIABLE):
+        name, space = f"{plan.variant}-{key}", distributions(budget.space)
+        trials = shared.search(address, name, budget.trials, space, partial(propose, budget), loss_of)
+    else:
+        database = folder / "trials" / f"{plan.variant}.db"
+        database.parent.mkdir(parents=True, exist_ok=True)
+        study = optuna.create_study(storage=f"sqlite:///{database}", study_name=key, load_if_exists=True)
+        for number in range(len(study.trials), budget.trials):
+            settings = propose(budget, number, study.trials)
+            loss = loss_of(number, settings)
+            study.add_trial(create_trial(params=settings, distributions=distributions(budget.space), value=loss))
+        trials = study.trials[: budget.trials]
     best = min(trials, key=_loss)
     if _loss(best) == math.inf:
         raise InputError(f"compare: all {len(trials)} trials of '{plan.variant}' diverged: lower tune.space's rates")

@@ -1,0 +1,90 @@
+"""One search by several processes, each in a clone of its own; OPTUNA_STORAGE names the database with its trials.
+
+A process whose heartbeat stops is taken for dead, and the settings of its trial are tried again by another.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from recurlm.errors import InputError
+
+VARIABLE = "OPTUNA_STORAGE"  # Optuna's own name for the address, which may hold a password: it is read from here alone
+HEARTBEAT_SECONDS = 20  # a process is dead after twice as long
+POLL_SECONDS = 2.0
+RETRIES = 3  # of one trial
+ATTEMPTS = 5  # to open a database in which another process makes the tables
+
+Settings = dict[str, float]
+
+
+def search(
+    address: str,
+    name: str,
+    trials: int,
+    space: dict[str, BaseDistribution],
+    propose: Callable[[int, list[FrozenTrial]], Settings],
+    run: Callable[[int, Settings], float],
+) -> list[FrozenTrial]:
+    """Take part in a search until it is over, and return its finished trials: the same in all processes.
+
+    Args:
+        propose: the settings of a trial from its number and the finished ones.
+        run: the loss of a trial from its number and settings.
+
+    Raises:
+        InputError: the database is out of reach, or refuses.
+    """
+    try:
+        study = _open(address, name)
+        while True:
+            fail_stale_trials(study)
+            finished = study.get_trials(states=(TrialState.COMPLETE,))
+            running = study.get_trials(states=(TrialState.RUNNING,))
+            if len(finished) >= trials and not running:
+                return finished[:trials]
+            if len(finished) + len(running) >= trials:
+                time.sleep(POLL_SECONDS)
+                continue
+            if not study.get_trials(states=(TrialState.WAITING,)):
+                study.enqueue_trial(propose(len(study.trials), finished))
+            study.optimize(lambda trial: _try(trial, trials, space, run), n_trials=1)
+    except (SQLAlchemyError, ImportError) as error:
+        # The driver's words, not SQLAlchemy's: these may repeat statements and their values.
+        reason = str(getattr(error, "orig", None) or type(error).__name__).splitlines()[0]
+        raise InputError(f"compare: the database that {VARIABLE} names: {reason}") from None
+
+
+def _try(trial: Trial, trials: int, space: dict[str, BaseDistribution], run: Callable[[int, Settings], float]) -> float:
+    """The loss of a trial; pruned if another process was quicker to begin the last one."""
+    states = (TrialState.COMPLETE, TrialState.RUNNING)
+    earlier = [other for other in trial.study.get_trials(states=states) if other.number < trial.number]
+    if len(earlier) >= trials:
+        raise optuna.TrialPruned
+    settings = {}
+    for key, values in space.items():
+        assert isinstance(values, FloatDistribution)
+        settings[key] = trial.suggest_float(key, values.low, values.high, log=values.log)
+    return run(len(earlier), settings)
+
+
+def _open(address: str, name: str) -> optuna.Study:
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    for attempt in range(ATTEMPTS):
+        try:
+            retry = RetryHeartbeatStaleTrialCallback(RETRIES)
+            storage = RDBStorage(address, heartbeat_interval=HEARTBEAT_SECONDS, heartbeat_stale_trial_callback=retry)
+            return optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
+        except SQLAlchemyError:
+            if attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(1)
+    raise AssertionError
