@@ -8,7 +8,7 @@ import pytest
 from configs import CHECKOUT
 
 from recurlm.errors import InputError
-from recurlm.report.family import BEGIN, fill, table
+from recurlm.report.family import BEGIN, TITLES, fill, speed, table
 from recurlm.variants import REGISTRY
 
 PAGE = (CHECKOUT / "docs/family.md").read_text(encoding="utf-8")
@@ -26,3 +26,10 @@ def test_every_cell_has_a_line_of_its_own() -> None:
 def test_a_page_without_marks_is_refused() -> None:
     with pytest.raises(InputError, match="the marks of its table are missing"):
         fill(PAGE.replace(BEGIN, ""), "")
+
+
+def test_measured_figures_stand_in_their_columns_and_dashes_where_there_are_none() -> None:
+    trained = {"tokens_per_second": 9000.0, "matmul_fraction": 0.524, "step_over_forward": 19.6}
+    generated = {"state_bytes": 4, "fp32_microseconds_per_token": 250.0, "int8_microseconds_per_token": 80.0}
+    assert speed(trained, generated) == ("52%", "20", "250", "4,000", "80", "12,500")
+    assert speed(None, None) == ("–",) * len(TITLES[5:])

@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 import torch
-from configs import OTHERS, SHOWN, model_config, with_slow_ones
+from configs import model_config, with_slow_ones
 from torch.nn import functional as F
 
 from recurlm.model import build
@@ -23,7 +23,7 @@ def rows(random: torch.Generator) -> torch.Tensor:
     return torch.randint(len(LETTERS), (ROWS, 3), generator=random).repeat(1, TIME // 3 + 1)[:, : TIME + 1]
 
 
-@pytest.mark.parametrize("cell", with_slow_ones([*SHOWN, *OTHERS]))
+@pytest.mark.parametrize("cell", with_slow_ones(REGISTRY))
 def test_it_learns_to_repeat_what_a_row_began_with(cell: str) -> None:
     torch.manual_seed(1)
     own = {key: value for key, value in OWN.items() if key in inspect.signature(REGISTRY[cell]).parameters}

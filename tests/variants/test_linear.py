@@ -8,7 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from recurlm.variants.linear import CHUNK, FLOOR, VECTOR_CHUNK, Writes, chunked, scan, sequential, unit
+from recurlm.variants.linear import (
+    CHUNK,
+    FLOOR,
+    VECTOR_CHUNK,
+    Writes,
+    chunked,
+    linear,
+    products,
+    scan,
+    sequential,
+    unit,
+)
 
 BATCH, HEADS, KEYS, VALUES = 2, 2, 4, 3
 KINDS = [(vector, erase, micro) for vector in (False, True) for erase in (False, True) for micro in (1, 2, 3)]
@@ -112,3 +123,14 @@ def test_a_scan_and_its_gradients_are_those_of_a_loop(dtype: torch.dtype, resets
             return torch.autograd.grad(loss.abs() ** 2, of)
 
         assert largest_difference(gradients(scan, (a, b, h), reset), gradients(scanned, (a, b, h), reset)) < 1e-12
+
+
+def test_products_side_by_side_are_those_of_each_layer_and_so_are_their_gradients() -> None:
+    torch.manual_seed(1)
+    x, layers = torch.randn(BATCH, 5, 4, dtype=torch.float64), [linear(4, size).double() for size in (3, 1, 6)]
+    weights = [weight for layer in layers for weight in layer.parameters()]
+    joined, apart = products(x, *layers), tuple(layer(x) for layer in layers)
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(products(x, *layers), apart, strict=True))
+    found, expected = (torch.autograd.grad(sum((y**2).sum() for y in of), weights) for of in (joined, apart))
+    assert largest_difference(joined + found, apart + expected) < 1e-12

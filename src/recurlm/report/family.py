@@ -1,12 +1,13 @@
-"""Fill the table of docs/family.md with sizes and states of params.yaml's and zoo.yaml's variants; idempotent.
+"""Fill the table of docs/family.md with sizes, states and speed of params.yaml's and zoo.yaml's variants; idempotent.
 
-Inputs:  params.yaml, zoo.yaml
+Inputs:  params.yaml, zoo.yaml, and of benchmarks/results what is there of zoo_throughput.json and zoo_generation.json
 Command: python -m recurlm.report.family
          python -m recurlm.report.family --check    # change nothing; status 2 if the table is an old one
 """
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -19,22 +20,46 @@ from recurlm.strict_yaml import load_yaml
 
 PAGE = Path("docs/family.md")
 BEGIN, END = "<!-- table: python -m recurlm.report.family -->\n", "<!-- /table -->"
-HEAD = "| variant | width × layers | parameters | state a sequence, numbers | in fp32, KB |\n|---|---|--:|--:|--:|\n"
+TITLES = (
+    "variant", "width × layers", "parameters", "state of a layer", "state, KB",
+    "share of the product", "forward / step", "fp32, µs a token", "fp32, tokens/s",
+    "int8, µs a token", "int8, tokens/s",
+)  # fmt: skip
 
 
 def table(root: Path) -> str:
-    """A row a variant: its sizes with the vocabulary of params.yaml, and what it carries from token to token."""
+    """A row a variant: its sizes with the vocabulary of params.yaml, what it carries from token to token, its speed."""
     params = config.load(root / "params.yaml")
     zoo = {
         name: ModelConfig(**(params.model | block)) for name, block in load_yaml(root / "zoo.yaml")["variants"].items()
     }
-    rows = []
+    results = [root / "benchmarks/results" / name for name in ("zoo_throughput.json", "zoo_generation.json")]
+    measured = [json.loads(path.read_bytes()) if path.is_file() else {} for path in results]
+    trained, generated = measured[0].get("cells", {}), measured[1].get("variants", {})
+    rows: list[tuple[str, ...]] = [TITLES, ("---", "---", "--:", "---", *["--:"] * (len(TITLES) - 4))]
     for name, variant in (params.variants | zoo).items():
         model = build(name, variant, params.tokenize.vocab_size)
-        numbers = sum(math.prod(shape) for shape in model.recurrence.state_spec.values())
-        sizes = f"{variant.hidden_size} × {variant.layers}"
-        rows.append(f"| {name} | {sizes} | {count_parameters(model):,} | {numbers:,} | {numbers * 4 / 1000:.1f} |\n")
-    return HEAD + "".join(rows)
+        spec = model.recurrence.state_spec
+        parts = (f"{key.replace('layer0.', '')}: {'×'.join(map(str, spec[key]))}" for key in spec if "layer0" in key)
+        sizes = (
+            name,
+            f"{variant.hidden_size} × {variant.layers}",
+            f"{count_parameters(model):,}",
+            ", ".join(parts),
+            f"{sum(map(math.prod, spec.values())) / 250:.1f}",
+        )
+        rows.append(sizes + speed(trained.get(name), generated.get(name)))
+    links = ", ".join(f"[{path.name}](../benchmarks/results/{path.name})" for path in results if path.is_file())
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows) + (f"\nFigures of speed: {links}.\n" if links else "")
+
+
+def speed(trained: dict[str, float] | None, generated: dict[str, float] | None) -> tuple[str, ...]:
+    """The table's columns of what was measured of one variant, and a dash for what was not."""
+    training = (f"{trained['matmul_fraction']:.0%}", f"{trained['step_over_forward']:.0f}") if trained else ("–", "–")
+    if not generated:
+        return *training, *"––––"
+    times = (generated[f"{precision}_microseconds_per_token"] for precision in ("fp32", "int8"))
+    return *training, *(figure for time in times for figure in (f"{time:.0f}", f"{1e6 / time:,.0f}"))
 
 
 def fill(text: str, rows: str) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recurlm.variants.base import State
-from recurlm.variants.linear import Decay, HeadNorm, MatrixRecurrence, Writes, linear, read, unit
+from recurlm.variants.linear import Decay, HeadNorm, MatrixRecurrence, Writes, linear, products, read, unit
 
 
 class GatedDeltaNet(MatrixRecurrence):
@@ -37,10 +37,10 @@ class GatedDeltaNet(MatrixRecurrence):
         self.norm = HeadNorm(hidden_size)
 
     def writes(self, x: Float[Tensor, "*batch input"]) -> Writes:
-        q, k, v = (self.by_head(F.silu(W(x))) for W in (self.Wq, self.Wk, self.Wv))
-        q, k = unit(q) * self.key_size**-0.5, unit(k)
-        b = self.beta_max * torch.sigmoid(self.Wb(x))[..., None]
-        return Writes(q, k, b * v, self.decay(x), b * k)
+        *qkv, b, a = products(x, self.Wq, self.Wk, self.Wv, self.Wb, self.decay.product)
+        q, k, v = (self.by_head(F.silu(part)) for part in qkv)
+        q, k, b = unit(q) * self.key_size**-0.5, unit(k), self.beta_max * torch.sigmoid(b)[..., None]
+        return Writes(q, k, b * v, self.decay.of(a), b * k)
 
     def step(self, x: Float[Tensor, "batch input"], state: State) -> tuple[Float[Tensor, "batch output"], State]:
         q, k, bv, g, bk = self.writes(x)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recurlm.variants.base import State
-from recurlm.variants.linear import Decay, HeadNorm, MatrixRecurrence, Writes, bounded, linear, read, unit
+from recurlm.variants.linear import Decay, HeadNorm, MatrixRecurrence, Writes, bounded, linear, products, read, unit
 
 
 class KDA(MatrixRecurrence):
@@ -28,9 +28,9 @@ class KDA(MatrixRecurrence):
         self.norm = HeadNorm(hidden_size)
 
     def writes(self, x: Float[Tensor, "*batch input"]) -> Writes:
-        q, k, v = (self.by_head(F.silu(W(x))) for W in (self.Wq, self.Wk, self.Wv))
-        q, k = unit(q) * self.key_size**-0.5, unit(k)
-        b = torch.sigmoid(self.Wb(x))[..., None]
+        *qkv, b = products(x, self.Wq, self.Wk, self.Wv, self.Wb)
+        q, k, v = (self.by_head(F.silu(part)) for part in qkv)
+        q, k, b = unit(q) * self.key_size**-0.5, unit(k), torch.sigmoid(b)[..., None]
         return Writes(q, k, b * v, self.by_head(bounded(self.decay(x))), b * k)
 
     def step(self, x: Float[Tensor, "batch input"], state: State) -> tuple[Float[Tensor, "batch output"], State]:

@@ -25,7 +25,8 @@ from torch.nn import functional as F
 from recurlm.variants.base import EPSILON, Recurrence, Scaled, State, rms_norm
 
 CHUNK = 64  # micro steps in a chunk, where the decay is one number a head
-VECTOR_CHUNK = 16  # where it is a vector: exp(−16 · FLOOR) still fits fp32
+VECTOR_CHUNK = 32  # where it is a vector: exp(−32 · FLOOR / 2) still fits fp32
+ERASE_CHUNK = 16  # where something is erased: a system of that size is solved
 FLOOR = -5.0  # of a vector decay's logarithm: no key dimension keeps less than exp(−5) in one micro step
 
 
@@ -98,7 +99,8 @@ def chunked(
     time = w.q.shape[1]
     micro = w.k.shape[1] // time
     vector = w.g.ndim == w.k.ndim
-    tokens = min(time, max(1, (VECTOR_CHUNK if vector else CHUNK) // micro))
+    longest = ERASE_CHUNK if w.e is not None else VECTOR_CHUNK if vector else CHUNK
+    tokens = min(time, max(1, longest // micro))
     count = -(-time // tokens)
     with torch.autocast(S.device.type, enabled=False):
         q = _in_chunks(w.q, count, tokens, S.dtype)
@@ -118,7 +120,7 @@ def chunked(
             o, S = _without_erasure(S, Q, K, y, scores, total)
         else:
             e = _in_chunks(w.e, count, tokens * micro, S.dtype)
-            A = _scores(e, b, k, b, inside).tril(-1)
+            A = _scores(e, b, k, b, inside.tril(-1))
             solved = _Solve.apply(A, torch.cat([y, e * fade], dim=-1))  # type: ignore[no-untyped-call]
             written, erased = torch.split(solved, [y.shape[-1], k.shape[-1]], dim=-1)
             o, S = _with_erasure(S, Q, K, written, erased, scores, total)
@@ -162,7 +164,7 @@ def _scores(q: Tensor, bq: Tensor, k: Tensor, b: Tensor, inside: Tensor) -> Tens
     """q kᵀ ⊙ P where `inside` is true, and else 0."""
     if b.shape[-1] == 1:
         return _Faded.apply(q, k, bq, b, inside)  # type: ignore[no-untyped-call, no-any-return]
-    middle = FLOOR * VECTOR_CHUNK / 2  # b lies between twice this and 0
+    middle = FLOOR * b.shape[-2] / 2  # b lies between twice this and 0
     return ((q * torch.exp(bq - middle)) @ (k * torch.exp(middle - b)).transpose(-1, -2)).masked_fill(~inside, 0)
 
 
@@ -305,6 +307,14 @@ def linear(input_size: int, *sizes: int) -> nn.Module:
     return nn.Sequential(*(nn.Linear(a, b, bias=False) for a, b in zip(widths, sizes, strict=False)))
 
 
+def products(x: Float[Tensor, "*batch input"], *layers: nn.Module) -> tuple[Tensor, ...]:
+    """What each `linear` layer of one product makes of x; with gradients by one product for all, which is faster."""
+    weights = [layer[0].weight for layer in layers]  # type: ignore[index]
+    if not (torch.is_grad_enabled() and weights[0].requires_grad):
+        return tuple(layer(x) for layer in layers)
+    return F.linear(x, torch.cat(weights)).split([len(weight) for weight in weights], dim=-1)
+
+
 def unit(x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
     """x / ‖x‖, in fp32 or more."""
     if torch.is_grad_enabled() and x.requires_grad:
@@ -339,7 +349,11 @@ class Decay(nn.Module):
         self.b = nn.Parameter(step_size_bias(size))
 
     def forward(self, x: Float[Tensor, "*batch input"]) -> Float[Tensor, "*batch size"]:
-        return -torch.exp(self.A).repeat_interleave(self.repeats) * F.softplus(self.product(x) + self.b)
+        return self.of(self.product(x))
+
+    def of(self, Wx: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
+        """g from a product that was computed elsewhere."""
+        return -torch.exp(self.A).repeat_interleave(self.repeats) * F.softplus(Wx + self.b)
 
 
 def step_size_bias(size: int) -> Tensor:
