@@ -1,16 +1,16 @@
-"""How fast a bundle generates, beside what people do today, and beside what the machine could do at most.
+"""How fast a bundle generates, reads prompts and scores, beside what people do today, and where the microseconds go.
 
 In turns, in one process, medians over rounds:
 
     loop            the lesson's: nn.LSTM, called token after token, softmax, torch.multinomial
     exported LSTM   the same model's one step by torch.onnx.export, called from Python, sampled with numpy
     step.onnx       the bundle's one step in fp32, called from Python, sampled with numpy
-    generator.onnx  one call, in fp32, int8 and int4, these also where they need not be the same on every machine
+    generator.onnx  one call, in fp32, int8 and int4
 
 A token cannot come sooner than its weights are read: the table has the bytes that a token reads, the rate at which this
 machine reads so many bytes again and again, and the fraction of that rate which generator.onnx reaches.
 
-    python benchmarks/generation.py --json benchmarks/results/generation.json
+    python benchmarks/generation.py --json benchmarks/results/generation.json --page docs/benchmarks.md
     python benchmarks/generation.py --hidden-size 256 --vocab-size 2048 --repeats 5
 """
 
@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
+import re
 import statistics
 import tempfile
 import time
@@ -33,20 +35,20 @@ import torch
 from common import PARAMS, add_json_option, seconds, write_figures
 from torch import nn
 
-from recurlm.config import Export, Precision, Sampling
+from recurlm.config import Precision, Sampling, override
 from recurlm.export.bundle import write_graphs
+from recurlm.export.graphs import ExportCache
 from recurlm.model import build
+from recurlm.runtime.session import DEFAULTS
 from recurlm.verify.sessions import Graphs
 
-BUNDLES: dict[str, tuple[Precision, Export]] = {
-    "fp32": ("fp32", PARAMS.export),
-    "int8": ("int8", PARAMS.export),
-    "int4": ("int4", PARAMS.export),
-}
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "int4")
 FROM_SOFTMAX = Sampling(temperature=1.0, top_k=0, top_p=1.0)
+KINDS = ("products", "elementwise", "sampling")  # of nodes; the rest is what onnxruntime takes to call them
+MARKS = "<!-- generation.py -->.*<!-- /generation.py -->"
 CALLED = ("loop", "exported LSTM", "step.onnx")
 TOKENS = {1: 200, 8: 80, 64: 24}  # batch → tokens of a row in a measurement; the loops make a fifth of them
-PROMPT = 32
+PROMPT, LONG_PROMPT, SCORED = 32, 1000, (64, 256)  # tokens; SCORED: rows of so many, side by side
 SPECIAL = {"bos": 0, "mask": 1, "unk": None, "eol": None}
 Run = Callable[[int, int], object]  # (batch, tokens) → whatever
 
@@ -191,11 +193,38 @@ def memory_bound_fraction(run: Run, size: int, repeats: int) -> tuple[float, flo
     return statistics.median(fractions), statistics.median(rates)
 
 
-def product_rate(batch: int, hidden: int, repeats: int) -> float:
-    """Operations a second of an fp32 product with `batch` rows on one thread."""
-    a, b = torch.rand(batch, 2 * hidden), torch.rand(2 * hidden, 4 * hidden)
-    with torch_threads(1):
-        return 2 * a.numel() * b.shape[1] / min(seconds(lambda: a @ b) for _ in range(20 * repeats))
+def microseconds_by_kind(path: Path, tokens: int, vocabulary: int) -> dict[str, float]:
+    """Microseconds a token that generator.onnx spends in each kind of node at batch 1, by onnxruntime's profile.
+
+    From the logits on, values are as wide as the vocabulary or scalars of a row; what is neither is the recurrence's.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.enable_profiling, options.profile_file_prefix = True, f"{folder}/profile"
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        feeds = {value.name: neutral(value.type, value.shape) for value in session.get_inputs()}
+        feeds |= {name: np.full(1, number) for name, number in DEFAULTS.items() if name in feeds and name != "seen"}
+        ones = {name: np.ones_like(feeds[name]) for name in ("prompt_length", "temperature", "top_p")}
+        uniform = np.random.default_rng(0).random((1, tokens), np.float32)
+        session.run(["tokens"], feeds | ones | {"max_new_tokens": np.array(tokens), "uniform": uniform})
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    nodes = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+    loop = max((node for node in nodes if node["args"]["op_name"] == "Loop"), key=lambda node: node["dur"])
+    spent = dict.fromkeys(("products", "elementwise", "sampling"), 0.0)
+    for node in nodes:
+        if node is not loop and loop["ts"] <= node["ts"] < loop["ts"] + loop["dur"]:
+            (shape,) = node["args"]["output_type_shape"][0].values()
+            late = not shape or shape[-1] in (1, vocabulary)
+            kind = "products" if "MatMul" in node["args"]["op_name"] else "sampling" if late else "elementwise"
+            spent[kind] += node["dur"] / tokens
+    return spent
+
+
+def neutral(kind: str, shape: list[int | str]) -> np.ndarray[Any, Any]:
+    """Zeros of an input's type; what is free in its shape is 1."""
+    types = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+    return np.zeros([size if isinstance(size, int) else 1 for size in shape], types[kind])
 
 
 @contextmanager
@@ -228,6 +257,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--vocab-size", type=int, default=84, help="84: the characters of the default corpus")
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put the tables between the marks of this page")
     add_json_option(parser)
     arguments = parser.parse_args()
     torch.manual_seed(1)
@@ -237,96 +268,125 @@ def main() -> None:
     lesson = Lesson(arguments.vocab_size, arguments.hidden_size, arguments.layers).eval()
     manifest = {"special": SPECIAL, "tokenizer_sha256": "", "kind": "char", "corpus": {}}
     text = np.random.default_rng(0).integers(2, arguments.vocab_size, 20_000)
-    figures: dict[str, Any] = {"microseconds_per_token": {}, "onnxruntime": onnxruntime.__version__}
-
+    microseconds: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        root = Path(temporary)
-        for name, (precision, settings) in BUNDLES.items():
+        root, cache = Path(temporary), ExportCache()
+        for name in PRECISIONS:
             (root / name).mkdir()
-            write_graphs(root / name, "lstm", model, manifest, settings, precision, text)
-        for threads in (1, 2):
-            graphs = {name: Graphs(root / name, threads) for name in BUNDLES}
+            write_graphs(root / name, "lstm", model, manifest, PARAMS.export, name, text, cache)
+        for threads in arguments.threads:
+            graphs = {name: Graphs(root / name, threads) for name in PRECISIONS}
             contenders: dict[str, Run] = {
                 "loop": loop(lesson),
                 "exported LSTM": exported_lstm(lesson, threads),
                 "step.onnx": step(graphs["fp32"], model.recurrence.state_spec),
-                **{f"generator.onnx {name}": generator(graphs[name]) for name in BUNDLES},
+                **{f"generator.onnx {name}": generator(graphs[name]) for name in PRECISIONS},
             }
             for batch in TOKENS:
-                medians = measure(contenders, batch, threads, arguments.repeats)
-                figures["microseconds_per_token"][f"batch {batch}, threads {threads}"] = medians
-                print(f"batch {batch}, {threads} thread{'s' * (threads > 1)}: measured", flush=True)
-        figures["bundle"] = {name: measure_bundle(root / name, arguments) for name in BUNDLES}
-    times = figures["microseconds_per_token"]["batch 1, threads 1"]
-    for precision, bundle in figures["bundle"].items():
-        bundle["times_the_loop"] = times["loop"] / times[f"generator.onnx {precision}"]
-        bundle["times_step.onnx"] = times["step.onnx"] / times[f"generator.onnx {precision}"]
-        bundle["times_exported_LSTM"] = times["exported LSTM"] / times[f"generator.onnx {precision}"]
-    for threads in (1, 2):
-        speeds = {
-            b: b / figures["microseconds_per_token"][f"batch {b}, threads {threads}"]["generator.onnx fp32"]
-            for b in TOKENS
-        }
-        figures[f"batch_64_speedup_threads_{threads}"] = speeds[64] / speeds[1]
-    figures["fp32_matmul_flops_per_second"] = {
-        f"{batch} rows": product_rate(batch, arguments.hidden_size, arguments.repeats) for batch in TOKENS
+                cell = f"batch {batch}, {threads} thread{'s' * (threads > 1)}"
+                microseconds[cell] = measure(contenders, batch, threads, arguments.repeats)
+                print(f"{cell}: measured", flush=True)
+        bundles = {name: measure_bundle(root / name, arguments) for name in PRECISIONS}
+    times = microseconds["batch 1, 1 thread"]
+    for precision, bundle in bundles.items():
+        spent = bundle["microseconds_per_token"] = times[f"generator.onnx {precision}"]
+        for other in CALLED:
+            bundle[f"times_{other}"] = times[other] / spent
+        bundle["rest_microseconds"] = spent - sum(bundle[f"{kind}_microseconds"] for kind in KINDS)
+        bundle["prompt_times_generation"] = spent / bundle["prompt_microseconds_per_token"]
+    rates = {
+        cell: {name: int(cell.split(",")[0].split()[1]) * 1e6 / spent for name, spent in each.items()}
+        for cell, each in microseconds.items()
     }
-    print_tables(figures)
+    figures = {"onnxruntime": onnxruntime.__version__, "tokens_per_second": rates, "bundle": bundles}
+    print("\n" + tables(figures))
     write_figures(arguments.json, figures)
+    if arguments.page is not None:
+        page = arguments.page.read_text(encoding="utf-8")
+        arguments.page.write_text(re.sub(MARKS, lambda _: marked(figures), page, count=1, flags=re.S), encoding="utf-8")
 
 
 def measure_bundle(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
-    """What a bundle reads, weighs, and takes to begin."""
+    """What a bundle reads, weighs, and takes to begin; where its time goes; and how fast it reads and scores."""
     size = weights_read(folder / "step.onnx")
-    prompt = np.zeros((1, PROMPT), np.int64)
-    loads, firsts = [], []
+    prompt, none = np.zeros((1, LONG_PROMPT), np.int64), np.zeros((1, 1), np.float32)
+    rows = np.zeros(SCORED, np.int64)
+    times: dict[str, list[float]] = {"load": [], "first": [], "prompt": [], "score": []}
     for _ in range(5):
         graphs = Graphs(folder, threads=1)
-        begun = time.perf_counter()
-        graphs.generate(prompt[:, :1], np.zeros((1, 1), np.float32), FROM_SOFTMAX)
-        loads.append(time.perf_counter() - begun)
-        firsts += [
-            seconds(lambda g=graphs: g.generate(prompt, np.zeros((1, 1), np.float32), FROM_SOFTMAX))  # type: ignore[misc]
-            for _ in range(10)
-        ]
+        times["load"].append(seconds(lambda g=graphs: g.generate(prompt[:, :1], none, FROM_SOFTMAX)))  # type: ignore[misc]
+        for _ in range(arguments.repeats):
+            times["first"].append(seconds(lambda g=graphs: g.generate(prompt[:, :PROMPT], none, FROM_SOFTMAX)))  # type: ignore[misc]
+    graphs.score(rows[:, :2], np.full(len(rows), 2))  # loads it
+    for _ in range(arguments.repeats):
+        times["prompt"].append(seconds(lambda: graphs.generate(prompt, none, FROM_SOFTMAX)) / LONG_PROMPT)
+        times["score"].append(seconds(lambda: graphs.score(rows, np.full(len(rows), rows.shape[1]))) / rows.size)
     fraction, rate = memory_bound_fraction(generator(graphs), size, arguments.repeats)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    spent = microseconds_by_kind(folder / "generator.onnx", TOKENS[1], arguments.vocab_size)
     return {
         "memory_bound_fraction": fraction,
         "file_bytes": (folder / "generator.onnx").stat().st_size,
         "weight_bytes_per_token": size,
         "cache_read_bytes_per_second": rate,
-        "load_ms": 1e3 * statistics.median(loads),
-        "first_token_ms": 1e3 * statistics.median(firsts),
+        "load_ms": 1e3 * medians["load"],
+        "first_token_ms": 1e3 * medians["first"],
+        "prompt_microseconds_per_token": 1e6 * medians["prompt"],
+        "scored_tokens_per_second": 1 / medians["score"],
+        **{f"{kind}_microseconds": value for kind, value in spent.items()},
     }
 
 
-def print_tables(figures: dict[str, Any]) -> None:
-    cells = figures["microseconds_per_token"]
-    names = list(next(iter(cells.values())))
-    print("\nTokens a second, all rows together\n")
-    print("| | " + " | ".join(cells) + " |\n|---|" + "---|" * len(cells))
-    for name in names:
-        speeds = [1e6 * int(cell.split(",")[0].split()[1]) / times[name] for cell, times in cells.items()]
-        print(f"| {name} | " + " | ".join(f"{speed:,.0f}" for speed in speeds) + " |")
-    print("\ngenerator.onnx, batch 1, one thread\n")
-    print(
-        "| precision | × the loop | × exported LSTM | × step.onnx | µs a token | weights read | cache reads at | "
-        "fraction of the bound | file | load | first token after 32 |\n|---|" + "---|" * 10
+# Of the table of bundles: heading, key, factor and format.
+FIRST = [
+    ("× the loop", "times_loop", 1, ".1f", ""),
+    ("× exported LSTM", "times_exported LSTM", 1, ".2f", ""),
+    ("× step.onnx", "times_step.onnx", 1, ".2f", ""),
+    ("µs a token", "microseconds_per_token", 1, ".0f", ""),
+    ("weights read", "weight_bytes_per_token", 1e-6, ".2f", " MB"),
+    ("cache reads at", "cache_read_bytes_per_second", 1e-9, ".0f", " GB/s"),
+    ("share of the bound", "memory_bound_fraction", 1, ".0%", ""),
+    ("file", "file_bytes", 1e-6, ".1f", " MB"),
+    ("load", "load_ms", 1, ".0f", " ms"),
+    ("first token after 32", "first_token_ms", 1, ".1f", " ms"),
+]
+SECOND = [
+    *((f"µs: {kind}", f"{kind}_microseconds", 1, ".0f", "") for kind in (*KINDS, "rest")),
+    ("µs a token of a prompt of 1,000", "prompt_microseconds_per_token", 1, ".0f", ""),
+    ("read as fast as generated", "prompt_times_generation", 1, ".2f", " ×"),
+    ("tokens scored a second, 64 rows", "scored_tokens_per_second", 1, ",.0f", ""),
+]
+
+
+def tables(figures: dict[str, Any]) -> str:
+    """The tables of the page, as Markdown."""
+    cells = figures["tokens_per_second"]
+    speeds = [[name, *(f"{each[name]:,.0f}" for each in cells.values())] for name in next(iter(cells.values()))]
+    bundles = figures["bundle"]
+    parts = [
+        "Tokens a second, all rows together:",
+        table(["", *cells], speeds),
+        "*generator.onnx*, one row, one thread:",
+    ]
+    for columns in (FIRST, SECOND):
+        if all(key in bundle for bundle in bundles.values() for _, key, *_ in columns):
+            lines = [
+                [name, *(f"{bundle[key] * factor:{form}}{unit}" for _, key, factor, form, unit in columns)]
+                for name, bundle in bundles.items()
+            ]
+            parts.append(table(["precision", *(heading for heading, *_ in columns)], lines))
+    return "\n\n".join([*parts, *filter(None, [figures.get("note")])])
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in [header, *rows]).replace(
+        " |\n", " |\n|---|" + "--:|" * (len(header) - 1) + "\n", 1
     )
-    for precision, bundle in figures["bundle"].items():
-        spent = cells["batch 1, threads 1"][f"generator.onnx {precision}"]
-        print(
-            f"| {precision} | {bundle['times_the_loop']:.1f} | {bundle['times_exported_LSTM']:.2f} | "
-            f"{bundle['times_step.onnx']:.2f} | {spent:.0f} | {bundle['weight_bytes_per_token'] / 1e6:.2f} MB | "
-            f"{bundle['cache_read_bytes_per_second'] / 1e9:.0f} GB/s | {bundle['memory_bound_fraction']:.0%} | "
-            f"{bundle['file_bytes'] / 1e6:.1f} MB | {bundle['load_ms']:.0f} ms | "
-            f"{bundle['first_token_ms']:.1f} ms |"
-        )
-    ratios = [f"{figures[f'batch_64_speedup_threads_{threads}']:.1f} with {threads}" for threads in (1, 2)]
-    print(f"\nTokens/s at batch 64 over batch 1 in fp32, by threads: {', '.join(ratios)}")
-    rates = figures["fp32_matmul_flops_per_second"]
-    line = ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in rates.items())
-    print(f"fp32 product of torch on one thread, GFLOP/s: {line}\n")
+
+
+def marked(figures: dict[str, Any]) -> str:
+    """The part of the page that the run writes."""
+    return f"<!-- generation.py -->\n{tables(figures)}\n<!-- /generation.py -->"
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import onnx
 from common import ROOT, add_json_option, write_figures
 
 from recurlm.errors import InputError, exit_cleanly
+from recurlm.runtime.session import DEFAULTS
 
 OLDEST = "onnxruntime 1.15.1"  # with wheels for Python 3.11
 WEB = "onnxruntime-web"
@@ -54,6 +55,11 @@ def sampled(folder: Path, description: dict[str, Any], texts: int, tokens: int) 
         f"state.{name}": (np.zeros((1, *shape)).tolist(), "float32", [1, *shape])
         for name, shape in description["state_spec"].items()
     }
+    widths = {"seen": [1, size]}
+    neutral = {
+        name: (np.full(widths.get(name, [1]), value).tolist(), str(value.dtype), widths.get(name, [1]))
+        for name, value in DEFAULTS.items()
+    }
     calls = [
         {
             "prompt": ([prompt], "int64", [1, len(prompt)]),
@@ -63,6 +69,7 @@ def sampled(folder: Path, description: dict[str, Any], texts: int, tokens: int) 
             "top_k": ([0], "int64", [1]),
             "top_p": ([1.0], "float32", [1]),
             "uniform": ([numbers], "float32", [1, tokens]),
+            **neutral,
             **state,
         }
         for numbers in uniform

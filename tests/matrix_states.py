@@ -45,9 +45,6 @@ def _reshape(graph: onnx.GraphProto, name: str, shape: tuple[int, ...]) -> None:
             tensor = value.type.tensor_type
             batch = tensor.shape.dim[0].dim_param
             value.CopyFrom(helper.make_tensor_value_info(value.name, tensor.elem_type, [batch, *shape]))
-    for default in graph.initializer:
-        if default.name == before:
-            default.dims[:] = [1, *shape]
     if any(value.name == before for value in graph.input):
         _rename(graph, before, f"{before}.flat")
         graph.node.insert(0, helper.make_node("Flatten", [before], [f"{before}.flat"], axis=1))

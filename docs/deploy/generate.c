@@ -11,6 +11,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "onnxruntime_c_api.h"
 
@@ -29,6 +30,32 @@ static OrtValue *tensor(void *data, size_t bytes, const int64_t *shape, size_t r
   check(ort->CreateTensorWithDataAsOrtValue(memory, data, bytes, shape, rank, type, &value));
   ort->ReleaseMemoryInfo(memory);
   return value;
+}
+
+/* A state or another input that stands for itself: one row of zeros, but for "no penalty" and "no stop token". */
+static OrtValue *neutral(OrtSession *session, size_t index, const char *name) {
+  OrtTypeInfo *info;
+  const OrtTensorTypeAndShapeInfo *shape;
+  ONNXTensorElementDataType type;
+  size_t rank, size = 1;
+  int64_t dims[8];
+  check(ort->SessionGetInputTypeInfo(session, index, &info));
+  check(ort->CastTypeInfoToTensorInfo(info, &shape));
+  check(ort->GetTensorElementType(shape, &type));
+  check(ort->GetDimensionsCount(shape, &rank));
+  if (rank > 8) exit(2);
+  check(ort->GetDimensions(shape, dims, rank));
+  for (size_t i = 0; i < rank; i++) {
+    if (dims[i] < 0) dims[i] = 1; /* the batch */
+    size *= (size_t)dims[i];
+  }
+  ort->ReleaseTypeInfo(info);
+  void *data = calloc(size, 8);
+  if (data == NULL) exit(2);
+  if (strcmp(name, "repetition_penalty") == 0) *(float *)data = 1.0f;
+  if (strcmp(name, "stop_token") == 0) *(int64_t *)data = -1;
+  size_t width = type == ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL ? 1 : type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ? 4 : 8;
+  return tensor(data, size * width, dims, rank, type);
 }
 
 /* Uniform numbers in [0, 1) of 24 random bits (xorshift64*, Vigna 2016). */
@@ -65,15 +92,15 @@ int main(int argc, char **argv) {
   OrtEnv *environment;
   OrtSessionOptions *options;
   OrtSession *session;
-  check(ort->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "recurlm", &environment));
+  check(ort->CreateEnv(ORT_LOGGING_LEVEL_WARNING, "recurlm", &environment));
   check(ort->CreateSessionOptions(&options));
   check(ort->SetIntraOpNumThreads(options, 1));
   check(ort->CreateSession(environment, argv[1], options, &session));
 
   const int64_t one[] = {1}, prompt_shape[] = {1, length}, uniform_shape[] = {1, count};
   const ONNXTensorElementDataType int64 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, fp32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-  const char *names[] = {"prompt", "prompt_length", "max_new_tokens", "temperature", "top_k", "top_p", "uniform"};
-  const OrtValue *inputs[] = {
+  const char *names[64] = {"prompt", "prompt_length", "max_new_tokens", "temperature", "top_k", "top_p", "uniform"};
+  const OrtValue *inputs[64] = {
       tensor(prompt, (size_t)length * sizeof *prompt, prompt_shape, 2, int64),
       tensor(&length, sizeof length, one, 1, int64),
       tensor(&count, sizeof count, NULL, 0, int64), /* a scalar */
@@ -82,9 +109,23 @@ int main(int argc, char **argv) {
       tensor(&top_p, sizeof top_p, one, 1, fp32),
       tensor(random, (size_t)count * sizeof *random, uniform_shape, 2, fp32),
   };
+  size_t given = 7, all;
+  OrtAllocator *allocator;
+  check(ort->GetAllocatorWithDefaultOptions(&allocator));
+  check(ort->SessionGetInputCount(session, &all));
+  for (size_t i = 0; i < all; i++) {
+    char *name;
+    int known = 0;
+    check(ort->SessionGetInputName(session, i, allocator, &name));
+    for (size_t j = 0; j < 7; j++) known |= strcmp(name, names[j]) == 0;
+    if (known) continue;
+    if (given == 64) return 2;
+    names[given] = name;
+    inputs[given++] = neutral(session, i, name);
+  }
   const char *results[] = {"tokens"};
   OrtValue *outputs[] = {NULL};
-  check(ort->Run(session, NULL, names, inputs, 7, results, 1, outputs));
+  check(ort->Run(session, NULL, names, inputs, given, results, 1, outputs));
 
   int64_t *tokens;
   check(ort->GetTensorMutableData(outputs[0], (void **)&tokens));

@@ -45,7 +45,11 @@ const ids = [bos, ...encode(prompt)];
 const int64 = (values, shape) => new ort.Tensor("int64", BigInt64Array.from(values, BigInt), shape);
 const float = (values, shape) => new ort.Tensor("float32", Float32Array.from(values), shape);
 const number = Number(count);
-const session = await ort.InferenceSession.create(`${bundle}/generator.onnx`, { logSeverityLevel: 3 });
+const states = Object.entries(description.state_spec).map(([name, shape]) => {
+  const zeros = new Float32Array(shape.reduce((size, axis) => size * axis, 1));
+  return [`state.${name}`, float(zeros, [1, ...shape])];
+});
+const session = await ort.InferenceSession.create(`${bundle}/generator.onnx`);
 const results = await session.run({
   prompt: int64(ids, [1, ids.length]),
   prompt_length: int64([ids.length], [1]),
@@ -54,6 +58,11 @@ const results = await session.run({
   top_k: int64([40], [1]),
   top_p: float([0.95], [1]),
   uniform: float(Array.from({ length: number }, Math.random), [1, number]),
+  min_p: float([0], [1]),
+  repetition_penalty: float([1], [1]),
+  stop_token: int64([-1], [1]),
+  seen: new ort.Tensor("bool", new Uint8Array(description.vocab_size), [1, description.vocab_size]),
+  ...Object.fromEntries(states),
 });
 
 // A model that samples <bos> ends the text.

@@ -1,4 +1,4 @@
-"""Bundles run elsewhere: in onnx.reference, in tract, by the docs' own loop."""
+"""Bundles run elsewhere: in plain onnxruntime without a warning, in onnx.reference, in tract, by the docs' own loop."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ import pytest
 from tiny_bundles import TinyBundles
 from tiny_project import CHECKOUT
 
+LOAD = """
+import sys
+import onnxruntime
+for file in sys.argv[1:]:
+    onnxruntime.InferenceSession(file)
+"""
+PRECISIONS = ("fp32", "int8", "int4")
 DRIVER = CHECKOUT / "docs/deploy/step.py"
 TOKENS, TEXTS = 12, 2
 
@@ -21,6 +28,14 @@ TOKENS, TEXTS = 12, 2
 def runtimes(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(CHECKOUT / "benchmarks"))
     return importlib.import_module("runtimes")
+
+
+@pytest.mark.parametrize("variant", ["lstm", "bilstm"])
+def test_plain_onnxruntime_prints_nothing(bundles: TinyBundles, variant: str) -> None:
+    files = [str(file) for precision in PRECISIONS for file in bundles(variant, "bpe", precision).glob("*.onnx")]
+    assert len(files) >= 9
+    loaded = subprocess.run([sys.executable, "-c", LOAD, *files], capture_output=True, text=True, check=True)
+    assert (loaded.stdout, loaded.stderr) == ("", "")
 
 
 def rows(runtimes: Any, name: str, folder: Path, environments: Path) -> dict[str, dict[str, Any]]:

@@ -1,20 +1,17 @@
 // A bundle's graph as onnxruntime-web runs it best. Its file was checked against its sha256 before this.
 //
-// Optional inputs      onnxruntime-web takes values only for inputs that have no default. A default is an initializer of
-//                      the same name: without it the input becomes one that must be given.
-// Whole products       In WebAssembly products of 8-bit numbers are slower than those of fp32, which holds them and their
-//                      sums exactly: fp32 products of the same whole numbers give the same results. The weights are
-//                      turned into fp32 by a node that onnxruntime-web does once, when it loads the graph.
+// In WebAssembly products of 8-bit numbers are slower than those of fp32, which holds them and their sums exactly: fp32
+// products of the same whole numbers give the same results. The weights are turned into fp32 by a node that
+// onnxruntime-web does once, when it loads the graph.
 
 import { field, fields, joined, ofBytes, ofInteger, text } from "./protobuf.ts";
 
 // The numbers of fields in onnx.proto.
 const MODEL = { graph: 7 };
-const GRAPH = { node: 1, initializer: 5, input: 11 };
+const GRAPH = { node: 1, initializer: 5 };
 const NODE = { input: 1, output: 2, type: 4, attribute: 5 };
 const ATTRIBUTE = { name: 1, integer: 3, graph: 6, type: 20 };
 const TENSOR = { dims: 1, type: 2, name: 8, raw: 9 };
-const VALUE = { name: 1 };
 const FLOAT = 1;
 const INT32 = 6;
 const KIND_INT = 2;
@@ -43,16 +40,13 @@ class Rewriting {
   private nodes = 0;
 
   outer(graph: Uint8Array): Uint8Array {
-    const inputs = new Set<string>();
     for (const each of fields(graph)) {
-      if (each.number === GRAPH.input) inputs.add(text(field(each.content, VALUE.name)!.content));
       if (each.number === GRAPH.node)
         for (const output of strings(each.content, NODE.output)) this.makers.set(output, each.content);
     }
     const scope = scopeOf(graph, new Map());
     this.outside = new Set([...scope.keys(), ...this.makers.keys()]);
     const parts = [...fields(graph)].flatMap((each) => {
-      if (each.number === GRAPH.initializer) return inputs.has(nameOf(each.content)) ? [] : [each.whole];
       if (each.number !== GRAPH.node) return [each.whole];
       const nodes = this.node(each.content, scope);
       const before = this.waiting;
@@ -85,12 +79,12 @@ class Rewriting {
     return [joined(parts)];
   }
 
-  /** uint8 inputs and uint8 weights [inputs, outputs], both with 128 for 0. */
+  /** uint8 inputs with 128 for 0, and int8 weights [inputs, outputs]; in bundles of before, uint8 ones, which stay. */
   private product(node: Uint8Array, scope: Scope): Uint8Array[] {
-    const [input, weight, zero] = strings(node, NODE.input) as [string, string, string];
+    const [input, weight, zero, shifted] = strings(node, NODE.input) as [string, string, string, string?];
     const offset = scope.get(zero);
     const inputs = this.mostInputs(weight, scope);
-    if (!offset || raw(offset)[0] !== 128 || inputs * LARGEST_EIGHT >= EXACT) return [node];
+    if (shifted || !offset || raw(offset)[0] !== 128 || inputs * LARGEST_EIGHT >= EXACT) return [node];
     const values = this.inFloat(weight);
     const total = this.operators([
       ["Cast", [input], { to: FLOAT }],
@@ -103,16 +97,11 @@ class Rewriting {
 
   /** A weight in fp32: of one that the outer graph holds, made there, once. */
   private inFloat(weight: string): Made {
-    if (!this.outside.has(weight))
-      return this.operators([
-        ["Cast", [weight], { to: FLOAT }],
-        ["Sub", ["", this.number(128)]],
-      ]);
+    if (!this.outside.has(weight)) return this.operators([["Cast", [weight], { to: FLOAT }]]);
     const output = `${weight}.whole`;
     if (!this.whole.has(weight)) {
       this.whole.add(weight);
-      this.waiting.push(made("Cast", [weight], `${output}.shifted`, { to: FLOAT }));
-      this.waiting.push(made("Sub", [`${output}.shifted`, this.number(128)], output));
+      this.waiting.push(made("Cast", [weight], output, { to: FLOAT }));
     }
     return { nodes: [], output };
   }

@@ -39,11 +39,9 @@ class Graph:
         self.counter[0] += 1
         return f"{hint}.{self.counter[0]}"
 
-    def input(self, name: str, kind: int, shape: Shape, default: np.ndarray[Any, Any] | None = None) -> str:
-        """Declare an input; one with a default may be left out by the caller."""
+    def input(self, name: str, kind: int, shape: Shape) -> str:
+        """Declare an input. None has a default: onnxruntime prints a warning for each that has one."""
         self.inputs.append(helper.make_tensor_value_info(name, kind, shape))
-        if default is not None:
-            self.weights[name] = numpy_helper.from_array(default, name)
         return name
 
     def output(self, value: str, name: str, kind: int, shape: Shape) -> None:
@@ -151,7 +149,8 @@ class Graph:
         self.nodes.append(
             helper.make_node(
                 "Loop",
-                [trips, "", *(first for first, _, _ in carried.values())],
+                # True, and not left out: onnx.reference makes no trip without a condition.
+                [trips, self.constant(True, np.bool_), *(first for first, _, _ in carried.values())],
                 [*results.values(), *stacked],
                 body=self._with_small_weights(inner.proto("body")),
             )
@@ -222,7 +221,7 @@ class Graph:
         """The finished graph; weights stand in the outermost one, where every subgraph sees them."""
         graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs)
         if self.parent is None:
-            read = _read_in(graph) | {value.name for value in self.inputs}
+            read = _read_in(graph)
             graph.initializer.extend(weight for name, weight in self.weights.items() if name in read)
         return graph
 

@@ -12,7 +12,7 @@ or a stop token. Of these two one makes no trip.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -45,10 +45,10 @@ class GeneratorGraph:
         top_k = graph.input("top_k", INT, ["batch"])
         top_p = graph.input("top_p", FLOAT, ["batch"])
         uniform = graph.input("uniform", FLOAT, ["batch", "uniform_time"])
-        min_p = self._optional("min_p", FLOAT, np.zeros(1, np.float32))
-        self.penalty = self._optional("repetition_penalty", FLOAT, np.ones(1, np.float32))
-        self.stop = self._optional("stop_token", INT, np.full(1, NO_TOKEN, np.int64))
-        seen = graph.input("seen", BOOL, ["seen_batch", self.size], default=np.zeros((1, self.size), bool))
+        min_p = self._for_all("min_p", FLOAT)
+        self.penalty = self._for_all("repetition_penalty", FLOAT)
+        self.stop = self._for_all("stop_token", INT)
+        seen = graph.input("seen", BOOL, ["seen_batch", self.size])
         self.seen = builder.for_batch(graph, seen, self.length, (self.size,))
         self.state = builder.state_inputs(graph, self.length)
         self.sampler = builder.sampler()
@@ -85,9 +85,9 @@ class GeneratorGraph:
         self.builder.state_outputs(graph, final)
         return graph.proto("generator")
 
-    def _optional(self, name: str, kind: int, default: np.ndarray[Any, Any]) -> str:
-        """An input that may be left out, and may have one value for all rows."""
-        value = self.graph.input(name, kind, [f"{name}_batch"], default=default)
+    def _for_all(self, name: str, kind: int) -> str:
+        """An input that may have one value for all rows."""
+        value = self.graph.input(name, kind, [f"{name}_batch"])
         return self.builder.for_batch(self.graph, value, self.length, ())
 
     def _read(self) -> Values:

@@ -19,6 +19,7 @@ from recurlm.config import Export
 from recurlm.export.assemble import Carried, Graph, Trip
 from recurlm.export.calibrate import Inputs
 from recurlm.export.exact_graph import ancestors, rewrite
+from recurlm.export.gates import join_gates
 from recurlm.export.generator import GeneratorGraph, next_state, prefixed
 from recurlm.export.quantize import Quantizer
 from recurlm.export.sampler import Parts, Sampler, traced_parts
@@ -79,6 +80,7 @@ class Builder:
         origins = simplify(graph, int(self.settings.max_folded_table_mb * 1e6))
         if self.quantizer is not None:
             self.quantizer.write(graph, origins)
+            join_gates(graph)
             rewrite(graph, inexact=frozenset({"log_prob"}))
         return graph
 
@@ -228,11 +230,10 @@ class Builder:
         return graph.input("tokens", INT, ["batch", "time"]), graph.input("length", INT, ["batch"])
 
     def state_inputs(self, graph: Graph, like: str) -> Carried:
-        """One optional input a state; left out, it is one row of zeros, repeated for the batch."""
+        """One input a state: a row for each sequence, or one row for all."""
         carried: Carried = {}
         for name, shape in self.model.recurrence.state_spec.items():
-            zeros = np.zeros((1, *shape), np.float32)
-            value = graph.input(f"state.{name}", FLOAT, ["state_batch", *shape], default=zeros)
+            value = graph.input(f"state.{name}", FLOAT, ["state_batch", *shape])
             carried[name] = (self.for_batch(graph, value, like, shape), FLOAT, ["batch", *shape])
         return carried
 

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int8, UInt8
 
 Weights = Float[np.ndarray, "inputs outputs"]
 
-MAX_GROUP_SCALE = 15  # 15 · −8 is an int8
+LARGEST = 127  # of an 8-bit number, and of a sum of two neighbouring weights: see `quantize_int8`
+MAX_GROUP_SCALE = 8  # 8 · −8 is −64, and twice that −128
 DAMPING = 0.01  # of the mean of the inputs' second moments, added to each: Frantar et al. use the same
 
 
@@ -38,7 +39,7 @@ class Int4Weights:
     """
 
     weights: Int8[np.ndarray, "inputs outputs"]  # −8 … 7
-    group_scales: Int8[np.ndarray, "groups outputs"]  # −15 … 15; the last group may be smaller
+    group_scales: Int8[np.ndarray, "groups outputs"]  # −8 … 8; the last group may be smaller
     scale: Float[np.ndarray, "outputs"]
     input_scale: np.float32
     group_size: int
@@ -72,18 +73,24 @@ class Int8Table:
 
 
 def quantize_int8(weights: Weights, largest_input: float) -> Int8Weights:
-    """Round to nearest; the scales are absmax over 127, of an output channel's weights and of the inputs."""
-    scale = (np.abs(weights).max(axis=0) / 127).astype(np.float32)
+    """Round to nearest, with the smallest scale of an output channel that keeps the sums of products exact everywhere.
+
+    Processors without VNNI add the products of two neighbouring inputs in 16 bits. So no two neighbouring weights sum
+    up to more than ±128, rounding included: 255 · 128 < 2^15.
+    """
+    pairs = np.pad(weights, ((0, len(weights) % 2), (0, 0))).reshape(-1, 2, weights.shape[1])
+    largest = [(sign * pairs).clip(min=0).sum(axis=1).max(axis=0) for sign in (1, -1)]
+    scale = (np.maximum(*largest) / LARGEST).astype(np.float32)
     scale[scale == 0] = 1
     return Int8Weights(np.rint(weights / scale).astype(np.int8), scale, _input_scale(largest_input))
 
 
 def _input_scale(largest: float) -> np.float32:
-    return np.float32(max(largest, 1e-6) / 127)
+    return np.float32(max(largest, 1e-6) / LARGEST)
 
 
 def quantize_table(table: Float[np.ndarray, "vocabulary width"]) -> Int8Table:
-    scale = (np.abs(table).max(axis=1, keepdims=True) / 127).astype(np.float32)
+    scale = (np.abs(table).max(axis=1, keepdims=True) / LARGEST).astype(np.float32)
     scale[scale == 0] = 1
     return Int8Table(np.rint(table / scale).astype(np.int8), scale)
 

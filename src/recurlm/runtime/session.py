@@ -25,6 +25,8 @@ MAX_THREADS_PER_CPU = 4  # onnxruntime's threads spin: some more than the proces
 OF_VOCABULARY = ("logits", "seen", "next_seen")  # inputs and outputs with a number for each token
 
 TOKENS = ("token", "tokens", "prompt", "uniform")  # inputs with a value for each token
+# What an input of generator.onnx is for all rows where the caller does not say.
+DEFAULTS = {"min_p": np.float32(0), "repetition_penalty": np.float32(1), "stop_token": np.int64(-1), "seen": np.False_}
 # A graph that takes longer is stopped.
 CALL_SECONDS, TOKEN_SECONDS = 60.0, 1.0
 
@@ -62,11 +64,16 @@ class GraphSession:
         self.state_spec = {name: tuple(shape) for name, shape in state_spec.items()}
         self._session, self._run_options = _load(self.path, threads or 1)
         required = {value.name: tuple(value.shape[1:]) for value in self._session.get_inputs()}
-        # onnxruntime lists inputs that have a default apart.
+        # In bundles of before a part of the inputs had a default; onnxruntime lists these apart.
         optional = {value.name: tuple(value.shape[1:]) for value in self._session.get_overridable_initializers()}
         results = {value.name: tuple(value.shape[1:]) for value in self._session.get_outputs()}
         self._check(required | optional, results, inputs, vocab_size)
         self._state_required = any(name.startswith(STATE) for name in required)
+        self._defaults = {
+            name: np.full((1, *shape[-1:]) if name in OF_VOCABULARY else 1, DEFAULTS[name])
+            for name, shape in required.items()
+            if name in DEFAULTS
+        }
         self.output_names = tuple(
             value.name for value in self._session.get_outputs() if not value.name.startswith(NEXT_STATE)
         )
@@ -83,7 +90,7 @@ class GraphSession:
 
         Args:
             outputs: of `output_names`; None for all of them.
-            feeds: the inputs by name, apart from the state.
+            feeds: the inputs by name, apart from the state; those of DEFAULTS may be left out.
             state: the state before the call; None for zeros.
 
         Raises:
@@ -91,10 +98,10 @@ class GraphSession:
         """
         names = list(self.output_names if outputs is None else outputs)
         if state is None:
-            # Where the state may be left out, the graph itself begins with zeros.
             state = self.zero_state(_batch_size(feeds)) if self._state_required else {}
         values = self._call(
-            [*names, *self._next_state], {**feeds, **{f"{STATE}{name}": value for name, value in state.items()}}
+            [*names, *self._next_state],
+            {**self._defaults, **feeds, **{f"{STATE}{name}": value for name, value in state.items()}},
         )
         return dict(zip(names, values, strict=False)), dict(zip(self.state_spec, values[len(names) :], strict=True))
 

@@ -28,11 +28,13 @@ def weight_of(part: Part, product: NodeProto) -> None:
     while part.constant(node.input[index]) is None:  # int4: what unpacks it
         node, index = part.makes(node.input[index]), 0
     value = np.array(part.constant(node.input[index]))
-    size = np.abs(value.astype(np.float64) - (128 if value.dtype == np.uint8 else 0))
+    size = np.abs(value.astype(np.float64) - (128 if value.dtype == np.uint8 else 0))  # uint8: two of 4 bits
     place = np.unravel_index(np.argmax(size), value.shape)
     if value.dtype == np.uint8:
         step = -1 if value[place] % 16 else 1  # in a byte of two weights, of one of them
         value[place] = int(value[place]) + step
+    elif value.dtype == np.int8:
+        value[place] -= np.sign(value[place])
     else:
         value[place] *= LARGER
     part.set(node, index, value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from onnx import NodeProto, numpy_helper
+from onnx import NodeProto
 
 from recurlm.export.sampling import GREEDY
 from recurlm.verify.faults.arithmetic import ARITHMETIC, LARGER
@@ -128,8 +128,8 @@ def output_after_the_token(part: Part) -> None:
 
 
 def state_begins_not_at_zero(part: Part) -> None:
-    zeros = next(weight for weight in part.graph.initializer if weight.name.startswith(("state.", "zeros.")))
-    zeros.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(zeros) + np.float32(0.01), zeros.name))
+    first = part.find("Expand", lambda node: node.input[0].startswith(("state.", "zeros.")))
+    part.before(first, 0, op("Add", [first.input[0], part.weight(np.float32(0.01))], "first"))
 
 
 def length_off_by_one(part: Part) -> None:
@@ -143,7 +143,7 @@ def padding_counts_as_seen(part: Part) -> None:
 
 def seen_input_ignored(part: Part) -> None:
     seen = part.find("Expand", lambda node: node.input[0] == "seen")
-    part.set(seen, 0, np.zeros_like(part.constant("seen")))
+    part.before(seen, 0, op("And", ["seen", part.weight(np.array(False))], "nothing"))
 
 
 def seen_output_without_the_drawn(part: Part) -> None:
