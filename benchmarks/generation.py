@@ -298,7 +298,7 @@ def main() -> None:
         cell: {name: int(cell.split(",")[0].split()[1]) * 1e6 / spent for name, spent in each.items()}
         for cell, each in microseconds.items()
     }
-    figures = {"onnxruntime": onnxruntime.__version__, "tokens_per_second": rates, "bundle": bundles}
+    figures: dict[str, Any] = {"onnxruntime": onnxruntime.__version__, "tokens_per_second": rates, "bundle": bundles}
     print("\n" + tables(figures))
     write_figures(arguments.json, figures)
     if arguments.page is not None:
@@ -337,8 +337,8 @@ def measure_bundle(folder: Path, arguments: argparse.Namespace) -> dict[str, flo
     }
 
 
-# Of the table of bundles: heading, key, factor and format.
-FIRST = [
+Column = tuple[str, str, float, str, str]  # of a table of bundles: heading, key, factor, format and unit
+FIRST: list[Column] = [
     ("× the loop", "times_loop", 1, ".1f", ""),
     ("× exported LSTM", "times_exported LSTM", 1, ".2f", ""),
     ("× step.onnx", "times_step.onnx", 1, ".2f", ""),
@@ -350,7 +350,7 @@ FIRST = [
     ("load", "load_ms", 1, ".0f", " ms"),
     ("first token after 32", "first_token_ms", 1, ".1f", " ms"),
 ]
-SECOND = [
+SECOND: list[Column] = [
     *((f"µs: {kind}", f"{kind}_microseconds", 1, ".0f", "") for kind in (*KINDS, "rest")),
     ("µs a token of a prompt of 1,000", "prompt_microseconds_per_token", 1, ".0f", ""),
     ("read as fast as generated", "prompt_times_generation", 1, ".2f", " ×"),

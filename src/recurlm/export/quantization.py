@@ -79,8 +79,8 @@ def quantize_int8(weights: Weights, largest_input: float) -> Int8Weights:
     up to more than ±128, rounding included: 255 · 128 < 2^15.
     """
     pairs = np.pad(weights, ((0, len(weights) % 2), (0, 0))).reshape(-1, 2, weights.shape[1])
-    largest = [(sign * pairs).clip(min=0).sum(axis=1).max(axis=0) for sign in (1, -1)]
-    scale = (np.maximum(*largest) / LARGEST).astype(np.float32)
+    above, below = (part.clip(min=0).sum(axis=1).max(axis=0) for part in (pairs, -pairs))
+    scale = (np.maximum(above, below) / LARGEST).astype(np.float32)
     scale[scale == 0] = 1
     return Int8Weights(np.rint(weights / scale).astype(np.int8), scale, _input_scale(largest_input))
 
