@@ -173,7 +173,7 @@ class TrainConfig(Section):
 
 
 class Evaluate(Section):
-    batch_size: Count  # sections
+    batch_size: Count  # windows
     window_tokens: Count
     context_tokens: Annotated[int, Field(ge=0)]
 

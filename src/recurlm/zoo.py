@@ -35,7 +35,7 @@ def add_variants(names: Sequence[str], zoo: Path, params: Path) -> list[str]:
         before = params.read_text(encoding="utf-8").rstrip("\n") + "\n"
         with whole_file(params) as partial:
             partial.write_text(before + "".join(text[name] for name in added), encoding="utf-8")
-            found = config.load(partial).variants
-            if not all(name in found for name in added):
+            variants = config.load(partial).variants
+            if not all(name in variants for name in added):
                 raise InputError(f"{params}: its last section is not `variants`: copy the blocks by hand")
     return added

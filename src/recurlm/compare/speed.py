@@ -83,11 +83,11 @@ def speeds(compare: Compare, plans: Sequence[Plan], export: config.Export) -> di
     say("compare: measuring the speed of training and of generation")
     texts, settings = Texts(compare.folder / "tokens"), compare.speed
     training = training_speeds(plans, texts, settings.rounds, settings.seconds)
-    found = {
+    speeds = {
         name: {"training_tokens_per_second": training[name]} | _generation(folders[name], texts, export) for name in key
     }
-    write_json(path, {"threads": torch.get_num_threads(), "models": key, "variants": found})
-    return found
+    write_json(path, {"threads": torch.get_num_threads(), "models": key, "variants": speeds})
+    return speeds
 
 
 def _generation(folder: Path, texts: Texts, export: config.Export) -> dict[str, float]:
@@ -97,12 +97,12 @@ def _generation(folder: Path, texts: Texts, export: config.Export) -> dict[str, 
         read_json(folder / "model.json")["variant"],
         export.model_copy(update={"precisions": ("fp32", "int8")}),
     )
-    found = {}
+    microseconds = {}
     with tempfile.TemporaryDirectory(dir=folder.parents[2]) as graphs:
         for precision_, _ in write_all(Path(graphs), name, network, manifest, settings, texts.train.ids):
             rate = generation_speed(Path(graphs) / precision_, objective_of(network))["tokens_per_second"]
-            found[f"generation_us_{precision_}"] = 1e6 / rate
-    return found
+            microseconds[f"generation_us_{precision_}"] = 1e6 / rate
+    return microseconds
 
 
 def _first(compare: Compare, variant: str) -> Path:

@@ -69,8 +69,8 @@ def propose(budget: Tune, number: int, earlier: list[FrozenTrial]) -> Settings:
     sampler = TPESampler(seed=budget.seed + number, n_startup_trials=budget.startup_trials)
     study = optuna.create_study(sampler=sampler)
     study.add_trials(earlier)
-    found = study.ask(distributions(budget.space)).params
-    return {name: min(max(float(f"{found[name]:.3g}"), low), high) for name, (low, high) in budget.space}
+    proposed = study.ask(distributions(budget.space)).params
+    return {name: min(max(float(f"{proposed[name]:.3g}"), low), high) for name, (low, high) in budget.space}
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:

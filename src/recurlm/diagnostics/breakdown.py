@@ -21,7 +21,7 @@ def by_position(
     window_tokens: int,
     bootstrap: Bootstrap,
 ) -> list[dict[str, Any]]:
-    """Loss by the number of tokens read since the state was zero, in cold windows of a causal model.
+    """Loss by the number of tokens read since the state was zero, in cold windows, read from the left.
 
     The first window of a document begins with `<bos>`, each later one with the last token of the one before: position
     1 has read one token.

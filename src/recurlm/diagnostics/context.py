@@ -32,7 +32,7 @@ BATCH_SIZE = 64  # windows
 def target_nll(
     model: LanguageModel, before: Rows, target: Int[np.ndarray, "windows"], after: Rows
 ) -> Float[np.ndarray, "windows"]:
-    """−log p of each target in its context, from a zero state; a causal model's `after` has no columns."""
+    """−log p of each target in its context, from a zero state; `after` has no columns where only the left is read."""
     device, prediction = model.embedding.weight.device, before.shape[1] - 1
     losses = []
     with exact(model):
