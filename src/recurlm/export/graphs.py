@@ -23,7 +23,7 @@ from recurlm.export.gates import join_gates
 from recurlm.export.generator import GeneratorGraph, next_state, prefixed
 from recurlm.export.quantize import Quantizer
 from recurlm.export.sampler import Parts, Sampler, traced_parts
-from recurlm.export.steps import Decode, GatedStep, LogProb, Read, Score, SideStep
+from recurlm.export.steps import Decode, FunctionModule, GatedStep, Read, Score, SideStep, log_prob
 from recurlm.export.sums import simplify
 from recurlm.export.trace import trace
 from recurlm.model import LanguageModel
@@ -98,7 +98,7 @@ class Builder:
 
     def _log_prob(self) -> onnx.GraphProto:
         rows = _rows(self.model.vocab_size)
-        return self._traced(LogProb(), {"logits": rows, "token": _TOKEN}, ["log_prob"])
+        return self._traced(FunctionModule(log_prob), {"logits": rows, "token": _TOKEN}, ["log_prob"])
 
     def step(self) -> onnx.GraphProto:
         """One token: the logits of the next one, and the next states."""

@@ -16,7 +16,7 @@ from onnx import TensorProto
 
 from recurlm.export import sampling
 from recurlm.export.assemble import Graph, Shape
-from recurlm.export.steps import Covered, Cut, Draw, Limits, Penalize, Remember, Scale, Weigh
+from recurlm.export.steps import FunctionModule
 from recurlm.export.trace import trace
 from recurlm.processes import end_with_parent
 
@@ -136,18 +136,26 @@ def traced_parts(vocab_size: int, suppressed: tuple[int, ...], opset: int) -> Pa
     ranked, whole = torch.zeros(2, 3), torch.ones(2, 1, dtype=torch.int64)
     asked = sampling.limits(token, one, one, vocab_size)._asdict()
     some = {name: asked[name] for name in ("limited", "nucleus", "ranks")}
-    modules: list[tuple[str, torch.nn.Module, dict[str, torch.Tensor], list[str]]] = [
-        ("penalize", Penalize(), {"logits": rows, "seen": seen, "penalty": one}, ["penalized"]),
-        ("remember", Remember(), {"seen": seen, "token": token}, ["remembered"]),
-        ("scale", Scale(mask), {"logits": rows, "divisor": one[:, None]}, ["scaled"]),
-        ("limits", Limits(vocab_size), {"top_k": token, "top_p": one, "min_p": one}, list(asked)),
-        ("weigh", Weigh(), {"scaled": rows, "ranked": ranked}, ["whole"]),
-        ("covered", Covered(vocab_size), {"ranked": ranked, "whole": whole, **some}, ["covered"]),
-        ("cut", Cut(), {"scaled": rows, "ranked": ranked, "whole": whole, **asked}, ["kept"]),
-        ("draw", Draw(), {"scaled": rows, "threshold": whole}, ["token"]),
+
+    def limits(top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor) -> sampling.Limits:
+        return sampling.limits(top_k, top_p, min_p, vocab_size)
+
+    def covered(*values: torch.Tensor) -> torch.Tensor:
+        return sampling.covered(*values, vocab_size=vocab_size)
+
+    functions: list[tuple[Callable[..., object], dict[str, torch.Tensor], list[str]]] = [
+        (sampling.penalize, {"logits": rows, "seen": seen, "penalty": one}, ["penalized"]),
+        (sampling.remember, {"seen": seen, "token": token}, ["remembered"]),
+        (sampling.scale, {"logits": rows, "divisor": one[:, None]}, ["scaled"]),
+        (limits, {"top_k": token, "top_p": one, "min_p": one}, list(asked)),
+        (sampling.weigh, {"scaled": rows, "ranked": ranked}, ["whole"]),
+        (covered, {"ranked": ranked, "whole": whole, **some}, ["covered"]),
+        (sampling.cut, {"scaled": rows, "ranked": ranked, "whole": whole, **asked}, ["kept"]),
+        (sampling.draw, {"scaled": rows, "threshold": whole}, ["token"]),
     ]
-    wide = {"ranked": "width"}
-    return {
-        name: trace(module, inputs, outputs, opset, wide if "ranked" in inputs else {})
-        for name, module, inputs, outputs in modules
-    }
+    parts = {}
+    for function, inputs, outputs in functions:
+        constants = {"suppressed": mask} if function is sampling.scale else {}
+        wide = {"ranked": "width"} if "ranked" in inputs else {}
+        parts[function.__name__] = trace(FunctionModule(function, **constants), inputs, outputs, opset, wide)
+    return parts

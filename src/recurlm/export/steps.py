@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from recurlm.export import sampling
 from recurlm.model import LanguageModel
 from recurlm.objective import bidirectional
 from recurlm.variants.base import State, part_of, prefixed
@@ -72,9 +74,9 @@ class Score(nn.Module):
 
     def forward(self, token: Tensor, target: Tensor, active: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         logits, *after = self.step(token, *state)
-        log_prob = torch.log_softmax(logits, dim=-1).gather(1, target[:, None])[:, 0]
+        scored = log_prob(logits, target)
         states = (keep_inactive(active, new, old) for new, old in zip(after, state, strict=True))
-        return (torch.where(active, log_prob, torch.zeros_like(log_prob)), *states)
+        return (torch.where(active, scored, torch.zeros_like(scored)), *states)
 
 
 class SideStep(nn.Module):
@@ -107,62 +109,20 @@ class Decode(nn.Module):
         return self.model.decode(torch.cat([left, right], dim=-1))
 
 
-class LogProb(nn.Module):
+class FunctionModule(nn.Module):
+    """A function of tensors; `constants` are given to it by name, and traced under those names."""
+
+    def __init__(self, function: Callable[..., Any], **constants: Tensor) -> None:
+        super().__init__()
+        self.function = function
+        for name, value in constants.items():
+            self.register_buffer(name, value)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        results = self.function(*inputs, **dict(self.named_buffers()))
+        return tuple(results) if isinstance(results, tuple) else results
+
+
+def log_prob(logits: Tensor, token: Tensor) -> Tensor:
     """The log-probability of one token a row."""
-
-    def forward(self, logits: Tensor, token: Tensor) -> Tensor:
-        return torch.log_softmax(logits, dim=-1).gather(1, token[:, None])[:, 0]
-
-
-class Penalize(nn.Module):
-    def forward(self, logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
-        return sampling.penalize(logits, seen, penalty)
-
-
-class Remember(nn.Module):
-    def forward(self, seen: Tensor, token: Tensor) -> Tensor:
-        return sampling.remember(seen, token)
-
-
-class Scale(nn.Module):
-    suppressed: Tensor
-
-    def __init__(self, suppressed: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("suppressed", suppressed)
-
-    def forward(self, logits: Tensor, divisor: Tensor) -> Tensor:
-        return sampling.scale(logits, divisor, self.suppressed)
-
-
-class Limits(nn.Module):
-    def __init__(self, vocab_size: int) -> None:
-        super().__init__()
-        self.vocab_size = vocab_size
-
-    def forward(self, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> tuple[Tensor, ...]:
-        return tuple(sampling.limits(top_k, top_p, min_p, self.vocab_size))
-
-
-class Weigh(nn.Module):
-    def forward(self, scaled: Tensor, ranked: Tensor) -> Tensor:
-        return sampling.weigh(scaled, ranked)
-
-
-class Covered(nn.Module):
-    def __init__(self, vocab_size: int) -> None:
-        super().__init__()
-        self.vocab_size = vocab_size
-
-    def forward(self, ranked: Tensor, whole: Tensor, limited: Tensor, nucleus: Tensor, ranks: Tensor) -> Tensor:
-        return sampling.covered(ranked, whole, limited, nucleus, ranks, self.vocab_size)
-
-
-class Cut(nn.Module):
-    def forward(self, scaled: Tensor, ranked: Tensor, whole: Tensor, *limits: Tensor) -> Tensor:
-        return sampling.cut(scaled, ranked, whole, *limits)
-
-
-class Draw(nn.Module):
-    def forward(self, scaled: Tensor, threshold: Tensor) -> Tensor:
-        return sampling.draw(scaled, threshold)
+    return torch.log_softmax(logits, dim=-1).gather(1, token[:, None])[:, 0]
