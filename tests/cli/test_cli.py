@@ -22,8 +22,8 @@ from tiny_bundles import TinyBundles
 from tiny_project import CHECKOUT
 
 from recurlm import runtime
-from recurlm.cli import progress
-from recurlm.cli.progress import Progress
+from recurlm.cli import streams
+from recurlm.cli.streams import Progress
 from recurlm.runtime import Filler, Generator, Scorer
 
 Result = subprocess.CompletedProcess[str]
@@ -321,7 +321,7 @@ runpy.run_module("recurlm.cli", run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.parametrize("module", ["recurlm.cli.command_line", "recurlm.errors", "argparse", "numpy", "onnxruntime"])
+@pytest.mark.parametrize("module", ["recurlm.cli.commands", "recurlm.errors", "argparse", "numpy", "onnxruntime"])
 def test_ctrl_c_during_the_start_ends_it_without_a_traceback(folder: Path, module: str) -> None:
     arguments = ["generate", "--variant", "lstm", "--prompt", "king"]
     code = [sys.executable, "-c", INTERRUPTED, module, *arguments]
@@ -333,8 +333,8 @@ def test_ctrl_c_during_the_start_ends_it_without_a_traceback(folder: Path, modul
 def test_progress_is_shown_where_stderr_is_no_terminal_too(
     bundles: TinyBundles, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
 ) -> None:
-    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-    monkeypatch.setattr(progress, "TERMINAL_SECONDS", 0.0)
+    monkeypatch.setattr(streams, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(streams, "TERMINAL_SECONDS", 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     Filler.from_bundle(bundles("bilstm")).fill("to be ___ not ___ be", progress=Progress("blanks"))
     shown = capsys.readouterr().err

@@ -14,7 +14,7 @@ import yaml
 from pages import PAGES, RESULTS, Page, assert_shape, identical_tokens, interval, measured, result, scores, verified
 from tiny_project import CHECKOUT, Project
 
-from recurlm.cli import parser
+from recurlm.cli.commands import parser
 
 pytestmark = pytest.mark.xdist_group("project")
 

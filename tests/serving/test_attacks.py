@@ -21,8 +21,8 @@ from tiny_bundles import TinyBundles
 from recurlm.runtime import Bundle
 from recurlm.runtime.session import GraphError
 from recurlm.serving.app import create_app
-from recurlm.serving.logprobs import Logprobs, StepModel
-from recurlm.serving.metrics import Metrics
+from recurlm.serving.logprobs import Logprobs
+from recurlm.serving.middleware import Metrics
 from recurlm.serving.models import load_models
 from recurlm.serving.settings import Settings
 
@@ -163,9 +163,8 @@ def test_what_becomes_of_the_files_changes_no_answer(bundles: TinyBundles, tmp_p
     assert answers[0]["choices"] == answers[1]["choices"]
     bundle = Bundle.open(bundles("lstm"))
     ids = bundle.vocabulary.ids("the king", "the prompt")
-    logprobs = Logprobs(StepModel(bundle, None), [bundle.vocabulary.bos], 0)
-    logprobs.add(ids)
-    expected = [token.log_prob for token in logprobs.read_slice()]
+    logprobs = Logprobs(bundle.session("step.onnx", {"token"}, None), 0)
+    expected = [token.log_prob for token in logprobs.read([bundle.vocabulary.bos, *ids])]
     assert answers[0]["choices"][0]["logprobs"]["token_logprobs"][: len(ids)] == pytest.approx(expected)
 
 

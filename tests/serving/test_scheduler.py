@@ -14,7 +14,7 @@ from tiny_bundles import TinyBundles
 from recurlm.runtime import Generator, GraphSession
 from recurlm.runtime.sampling import Sampling
 from recurlm.runtime.session import State
-from recurlm.serving.logprobs import Logprobs, StepModel
+from recurlm.serving.logprobs import Logprobs
 from recurlm.serving.scheduler import MAX_CHUNK, PREFILL_TOKENS, Scheduler, Sequence, rows_are_independent
 
 WORDS = ["king", "night", "naïve", "to be or not", "", "storm " * (PREFILL_TOKENS + 30)]
@@ -108,7 +108,6 @@ def test_states_of_any_rank_are_scheduled_and_scored(bundles: TinyBundles, tmp_p
         alone = Generator.from_bundle(bundles("lstm")).generate(prompt, 50, seed=seed, repetition_penalty=1.2)
         assert decoder.feed(tokens[sequence]) == alone
     ids = generator.prompt_ids("the king or the sea")
-    logprobs = Logprobs(StepModel(generator.bundle, None), ids[:1], 2)
-    logprobs.add(ids[1:])
+    logprobs = Logprobs(generator.bundle.session("step.onnx", {"token"}, None), 2)
     nats = generator.score("the king or the sea").nats
-    assert -sum(token.log_prob for token in logprobs.read_slice()) == pytest.approx(nats, rel=1e-5)
+    assert -sum(token.log_prob for token in logprobs.read(ids)) == pytest.approx(nats, rel=1e-5)

@@ -14,10 +14,6 @@ from __future__ import annotations
 
 import sys
 
-TYPE_CHECKING = False  # importing typing takes as long as all that comes before `main`
-if TYPE_CHECKING:
-    from recurlm.cli.options import Parser
-
 INTERRUPTED, PIPE_CLOSED = 130, 141  # as a shell reports a program that SIGINT or SIGPIPE ended
 
 
@@ -25,7 +21,7 @@ def main() -> None:
     """The entry point. Ctrl-C, and a closed pipe such as `head` leaves, end it without a message."""
     try:
         from recurlm.cli import streams
-        from recurlm.cli.command_line import run
+        from recurlm.cli.commands import run
         from recurlm.errors import exit_cleanly
 
         streams.reserve()
@@ -40,10 +36,3 @@ def main() -> None:
     except BrokenPipeError:
         streams.discard(sys.stdout)
         sys.exit(PIPE_CLOSED)
-
-
-def parser() -> Parser:
-    """The parser of the command line."""
-    from recurlm.cli.command_line import parser
-
-    return parser()

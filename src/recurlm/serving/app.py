@@ -1,9 +1,9 @@
-"""The FastAPI application and its routes."""
+"""The FastAPI application and its routes; what /score and /fill do."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -15,15 +15,15 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.middleware import Middleware
 
 from recurlm import __version__
-from recurlm.serving import errors, schema
-from recurlm.serving.completions import CompletionJob, server_sent_events
-from recurlm.serving.errors import ApiError, add_error_handlers
-from recurlm.serving.metrics import Metrics
-from recurlm.serving.middleware import ApiKey, BodyLimit, RequestMetrics
+from recurlm.runtime.filler import MAX_WORD_TOKENS
+from recurlm.runtime.masked_text import MARKER
+from recurlm.serving import schema
+from recurlm.serving.completions import CompletionJob
+from recurlm.serving.exceptions import ApiError, add_error_handlers
+from recurlm.serving.logprobs import token_text
+from recurlm.serving.middleware import ApiKey, BodyLimit, Metrics, RequestMetrics
 from recurlm.serving.models import LoadedModel, choose_model
-from recurlm.serving.openapi import describe
-from recurlm.serving.scoring import fill, fill_work, score, score_tokens
-from recurlm.serving.settings import SMALL_TOKENS, Settings
+from recurlm.serving.settings import SMALL_TOKENS, Limits, Settings
 from recurlm.serving.workers import Worker
 
 REFUSED: dict[int | str, dict[str, Any]] = {
@@ -48,7 +48,7 @@ TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schem
 
 def create_app(settings: Settings, models: dict[str, LoadedModel], metrics: Metrics) -> FastAPI:
     """The application, for models that are loaded already."""
-    encoding, scoring, filling = (Worker(name, settings.limits.queue, small) for name, small in SMALL.items())
+    encoding, scoring, filling = (Worker(name, settings.limits.max_queue, small) for name, small in SMALL.items())
     engines = [model.engine for model in models.values() if model.engine]
 
     @asynccontextmanager
@@ -67,7 +67,7 @@ def create_app(settings: Settings, models: dict[str, LoadedModel], metrics: Metr
         middleware.append(Middleware(ApiKey, key=settings.api_key))
         # ApiKey checks it; this only says so in /openapi.json.
         security.append(Security(HTTPBearer(auto_error=False)))
-    middleware.append(Middleware(BodyLimit, max_bytes=settings.limits.body_bytes))
+    middleware.append(Middleware(BodyLimit, max_bytes=settings.limits.max_body_bytes))
     app = FastAPI(
         title="recurlm",
         version=__version__,
@@ -88,7 +88,7 @@ def create_app(settings: Settings, models: dict[str, LoadedModel], metrics: Metr
         work = partial(CompletionJob, request, model, settings.limits, scoring)
         job = await encoding.run(work, _size_of_prompt(request))
         if request.stream:
-            events = server_sent_events(job, job.submit(model.engine))
+            events = job.events(job.submit(model.engine))
             return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         answer = await _until_disconnected(http, job.completion(model.engine))
         return Response(answer, media_type="application/json") if isinstance(answer, str) else answer
@@ -131,7 +131,8 @@ def create_app(settings: Settings, models: dict[str, LoadedModel], metrics: Metr
 
     @router.api_route("/v1/chat/completions", methods=[*READ, "POST"], include_in_schema=False)
     async def no_chat() -> None:
-        raise errors.no_chat()
+        hint = "these models continue a text and do not chat: POST /v1/completions, with prompt in place of messages"
+        raise ApiError(404, hint, code="unknown_url")
 
     app.include_router(router)
 
@@ -144,7 +145,7 @@ def create_app(settings: Settings, models: dict[str, LoadedModel], metrics: Metr
             raise ApiError(503, f"no longer answering: {', '.join(dead)}")
         return schema.Health(models=list(models))
 
-    describe(app, settings.limits, models)
+    schema.describe(app, settings.limits, {name: model.bundle for name, model in models.items()})
     return app
 
 
@@ -172,3 +173,67 @@ async def _until_disconnected(http: Request, work: Coroutine[Any, Any, Any]) -> 
 async def _disconnected(http: Request) -> None:
     while (await http.receive())["type"] != "http.disconnect":
         pass
+
+
+def score_tokens(request: schema.ScoreRequest, model: LoadedModel, limits: Limits) -> int:
+    """The number of tokens that are to be scored.
+
+    Raises:
+        ApiError, InputError: they are too many, or the text has lone surrogates.
+    """
+    model.check_length(request.text, "text", limits)
+    size = len(model.bundle.vocabulary.ids(request.text, "the text"))
+    if size > limits.max_prompt_tokens:
+        raise ApiError(400, f"text: {size} tokens, at most {limits.max_prompt_tokens}", "text")
+    return size
+
+
+def score(request: schema.ScoreRequest, model: LoadedModel) -> schema.ScoreResponse:
+    """Score a text."""
+    vocabulary = model.bundle.vocabulary
+    scored: list[schema.ScoredToken] = []
+
+    def on_tokens(tokens: Sequence[int], log_probs: Any) -> None:
+        for token, log_prob in zip(tokens, log_probs.tolist(), strict=True):
+            scored.append(schema.ScoredToken(token=token_text(token, vocabulary), id=token, log_prob=log_prob))
+
+    score = model.scorer.score(request.text, on_tokens if request.tokens else None)
+    # In the response, only the protocol says that a cloze model's are pseudo-likelihoods.
+    metrics = {name.removeprefix("pseudo_"): value for name, value in score.metrics().items()}
+    return schema.ScoreResponse.model_validate(
+        {"model": model.name, **metrics, "token_log_probs": scored if request.tokens else None}
+    )
+
+
+def fill_work(request: schema.FillRequest, model: LoadedModel, limits: Limits) -> int:
+    """The tokens that are read to fill a text.
+
+    Raises:
+        ApiError, InputError: they are too many, or the text has lone surrogates.
+    """
+    model.check_length(request.text, "text", limits)
+    vocabulary, words = model.bundle.vocabulary, len(MARKER.findall(request.text))
+    largest = request.max_blank_tokens or MAX_WORD_TOKENS[vocabulary.kind]
+    size = len(vocabulary.ids(request.text, "the text")) + words * largest
+    # Each length of each word is tried, token by token, and then all are filled.
+    work = size * words * largest * (largest + 3) // 2
+    if work > limits.fill_work:
+        raise ApiError(
+            400,
+            f"text: {size} tokens with {words} blanks of up to {largest} tokens are too much: fill it in parts",
+            "text",
+        )
+    return work
+
+
+def fill(request: schema.FillRequest, model: LoadedModel) -> schema.FillResponse:
+    """Fill the masks of a text.
+
+    Raises:
+        InputError: it has no `___`, or something that the vocabulary lacks.
+    """
+    assert model.filler is not None
+    filled = model.filler.fill(
+        request.text, request.temperature, request.top_k, request.top_p, request.seed, request.max_blank_tokens
+    )
+    return schema.FillResponse(model=model.name, text=filled)

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from recurlm.runtime.sampling import Sampling
-from recurlm.runtime.stop import validate_stops
+from recurlm.runtime.stop import StopSearch, validate_stops
+from recurlm.runtime.tokenizer import Decoder
+from recurlm.serving import schema
 from recurlm.serving.engine import Engine
-from recurlm.serving.errors import ApiError, streamed_error
-from recurlm.serving.logprobs import Logprobs, TokenLogprob
+from recurlm.serving.exceptions import ApiError, streamed_error
+from recurlm.serving.logprobs import Logprobs, TokenLogprob, token_text
 from recurlm.serving.models import LoadedModel
 from recurlm.serving.scheduler import Sequence as TokenSequence
 from recurlm.serving.scheduler import Share
-from recurlm.serving.schema import Choice, Completion, CompletionRequest, Usage
-from recurlm.serving.schema import Logprobs as ChoiceLogprobs
 from recurlm.serving.settings import SMALL_TOKENS, Limits
-from recurlm.serving.text_stream import TextStream, token_text
 from recurlm.serving.workers import Worker
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
+SLICE_TOKENS = 64  # whose log-probabilities are computed at once, so that a long text does not hold up the others
 
 
 @dataclass
@@ -34,42 +36,62 @@ class Prompt:
     ids: list[int]  # `<bos>` and the prompt's tokens
     offsets: list[int]  # where each token begins in the text, if the prompt is scored
     logprobs: Logprobs | None  # of a text that begins with the prompt
-    scored: ChoiceLogprobs | None = None  # the prompt's own, once they are known
+    scored: list[TokenLogprob] | None = None  # the prompt's own, once they are known
 
 
 @dataclass
-class ChoiceJob:
-    """One choice of the response."""
+class Piece:
+    """What a choice has more than before: text, and log-probabilities if they are asked for."""
 
     index: int
-    prompt: Prompt
-    stream: TextStream
-    logprobs: Logprobs | None = None  # of this choice's text, once the prompt has been read
+    text: str = ""
+    logprobs: list[TokenLogprob] | None = None
+    offsets: list[int] = field(default_factory=list)  # where the tokens begin in the choice's text
+    finish_reason: Literal["stop", "length"] | None = None
 
 
-@dataclass
-class ChoiceParts:
-    """The pieces of one choice, to be joined at the end."""
+class ChoiceJob:
+    """One choice of the response: its tokens decoded, and cut at stop sequences."""
 
-    texts: list[str] = field(default_factory=list)
-    logprobs: list[ChoiceLogprobs] = field(default_factory=list)
-    finish_reason: Any = None
+    def __init__(self, index: int, prompt: Prompt, sequence: TokenSequence, decoder: Decoder, stops: list[str]) -> None:
+        self.index, self.prompt, self.sequence = index, prompt, sequence
+        self.max_tokens = sequence.tokens_left
+        self.tokens: list[int] = []
+        self.offsets: list[int] = []  # where each token begins, in characters after the prompt
+        self.finish_reason: Literal["stop", "length"] | None = None if self.max_tokens else "length"
+        self.logprobs: Logprobs | None = None  # of this choice's text, once the prompt has been read
+        self._decoder = decoder
+        self._stop_search = StopSearch(stops)
+        self._decoded = 0  # characters, held back or not
 
-    def add(self, piece: Choice) -> None:
-        self.texts.append(piece.text)
-        if piece.logprobs:
-            self.logprobs.append(piece.logprobs)
-        self.finish_reason = piece.finish_reason
+    def feed(self, tokens: Iterable[int], last: bool) -> str:
+        """The text that these tokens add; sets `finish_reason` where the text ends.
 
-    def choice(self, index: int) -> Choice:
-        logprobs = _joined(self.logprobs) if self.logprobs else None
-        return Choice(text="".join(self.texts), index=index, logprobs=logprobs, finish_reason=self.finish_reason)
+        `last`: whether the sequence ended with them. The sequence itself may be some chunks ahead.
+        """
+        parts = []
+        for token in tokens:
+            self.tokens.append(token)
+            self.offsets.append(self._decoded)
+            text = self._decoder.feed([token])
+            self._decoded += len(text)
+            parts.append(self._stop_search.feed(text))
+            if self._stop_search.found:
+                self.finish_reason, self.sequence.cancelled = "stop", True
+                return "".join(parts)
+        if len(self.tokens) == self.max_tokens:
+            self.finish_reason = "length"
+        elif last:
+            self.finish_reason = "stop"
+        if self.finish_reason:
+            parts.append(self._stop_search.held)
+        return "".join(parts)
 
 
 class CompletionJob:
-    """One request: its sequences, their text streams, and its response."""
+    """One request: its sequences, their texts, and its response."""
 
-    def __init__(self, request: CompletionRequest, model: LoadedModel, limits: Limits, worker: Worker) -> None:
+    def __init__(self, request: schema.CompletionRequest, model: LoadedModel, limits: Limits, worker: Worker) -> None:
         """Check the request and encode its prompts; generation starts with `submit`.
 
         Args:
@@ -88,15 +110,13 @@ class CompletionJob:
         self.size = n * sum(len(prompt.ids) - 1 + max_tokens for prompt in encoded)
         share = Share(small=self.size <= SMALL_TOKENS)
         self.choices: list[ChoiceJob] = []
-        for prompt in encoded:
-            for _ in range(n):
-                index = len(self.choices)
-                seed = None if request.seed is None else request.seed + index
-                sequence = TokenSequence(prompt.ids, max_tokens, sampling, seed, share)
-                stream = TextStream(sequence, model.bundle.vocabulary, prompt.text, stops)
-                self.choices.append(ChoiceJob(index, prompt, stream))
-        self.sequences = [choice.stream.sequence for choice in self.choices] if max_tokens else []
-        self.header = Completion(
+        for index, prompt in enumerate(prompt for prompt in encoded for _ in range(n)):
+            seed = None if request.seed is None else request.seed + index
+            sequence = TokenSequence(prompt.ids, max_tokens, sampling, seed, share)
+            decoder = model.bundle.vocabulary.decoder(prompt.text, prompt.ids[-1])
+            self.choices.append(ChoiceJob(index, prompt, sequence, decoder, stops))
+        self.sequences = [choice.sequence for choice in self.choices] if max_tokens else []
+        self.header = schema.Completion(
             id=f"cmpl-{uuid.uuid4().hex}",
             created=int(time.time()),
             model=model.name,
@@ -108,15 +128,12 @@ class CompletionJob:
         text, ids = _encode(prompt, self.model, limits)
         if self.request.logprobs is None:
             return Prompt(text, ids, [], None)
-        if not self.request.echo:
-            return Prompt(text, ids, [], Logprobs(self.model.step_model, ids, self.request.logprobs))
-        logprobs = Logprobs(self.model.step_model, ids[:1], self.request.logprobs)
-        logprobs.add(ids[1:])
-        return Prompt(text, ids, _offsets(text, ids, self.model), logprobs)
+        offsets = _offsets(text, ids, self.model) if self.request.echo else []
+        return Prompt(text, ids, offsets, Logprobs(self.model.step, self.request.logprobs))
 
-    def usage(self) -> Usage:
-        completion_tokens = sum(len(choice.stream.tokens) for choice in self.choices)
-        return Usage(
+    def usage(self) -> schema.Usage:
+        completion_tokens = sum(len(choice.tokens) for choice in self.choices)
+        return schema.Usage(
             prompt_tokens=self.prompt_tokens,
             completion_tokens=completion_tokens,
             total_tokens=self.prompt_tokens + completion_tokens,
@@ -127,7 +144,7 @@ class CompletionJob:
         for sequence in self.sequences:
             sequence.cancelled = True
 
-    def submit(self, engine: Engine) -> AsyncIterator[Choice]:
+    def submit(self, engine: Engine) -> AsyncIterator[Piece]:
         """Queue the sequences; returns an iterator over pieces of the choices.
 
         Raises:
@@ -136,15 +153,15 @@ class CompletionJob:
         job = engine.submit(self.sequences)
         self.model.metrics.prompt_tokens.inc(self.prompt_tokens)
 
-        async def pieces() -> AsyncIterator[Choice]:
+        async def pieces() -> AsyncIterator[Piece]:
             try:
                 if self.request.echo or not self.sequences:
                     for choice in self.choices:
                         yield await self._echo(choice)
                 first = True
-                while any(choice.stream.finish_reason is None for choice in self.choices):
+                while any(choice.finish_reason is None for choice in self.choices):
                     for index, tokens, last in await job.new_tokens():
-                        if self.choices[index].stream.finish_reason is None:
+                        if self.choices[index].finish_reason is None:
                             yield await self._piece(self.choices[index], tokens, last)
                     if first:
                         self.model.metrics.first_token_seconds.observe(time.perf_counter() - self.start_time)
@@ -156,73 +173,98 @@ class CompletionJob:
 
     async def completion(self, engine: Engine) -> str:
         """The whole response, as JSON."""
-        parts = [ChoiceParts() for _ in self.choices]
+        wholes = [Piece(choice.index) for choice in self.choices]
+        texts: list[list[str]] = [[] for _ in wholes]
         async for piece in self.submit(engine):
-            parts[piece.index].add(piece)
+            whole = wholes[piece.index]
+            texts[piece.index].append(piece.text)
+            whole.finish_reason = piece.finish_reason
+            if piece.logprobs is not None:
+                whole.logprobs = whole.logprobs or []
+                whole.logprobs += piece.logprobs
+                whole.offsets += piece.offsets
 
         def to_json() -> str:
             # Choice by choice, so that the event loop gets its turns in between.
             header = self.header.model_copy(update={"usage": self.usage()}).model_dump_json(exclude={"choices"})
-            choices = ",".join(part.choice(index).model_dump_json() for index, part in enumerate(parts))
+            for whole, parts in zip(wholes, texts, strict=True):
+                whole.text = "".join(parts)
+            choices = ",".join(self._choice(whole).model_dump_json() for whole in wholes)
             return f'{header[:-1]},"choices":[{choices}]}}'
 
         return await asyncio.to_thread(to_json)
 
-    async def _echo(self, choice: ChoiceJob) -> Choice:
-        logprobs = None
-        if choice.prompt.logprobs and self.request.echo:
-            await self._read_prompt(choice)
-            logprobs = choice.prompt.scored
-        text = choice.prompt.text if self.request.echo else ""
-        return Choice(text=text, index=choice.index, logprobs=logprobs, finish_reason=choice.stream.finish_reason)
+    async def events(self, pieces: AsyncIterator[Piece]) -> AsyncIterator[str]:
+        """The response as server-sent events; the last is [DONE], or an error."""
+        options = self.request.stream_options
+        include_usage = options is not None and options.include_usage
+        try:
+            async for piece in pieces:
+                if piece.text or piece.finish_reason or piece.logprobs is not None:
+                    long = len(piece.logprobs or ()) > SLICE_TOKENS
+                    choice = await asyncio.to_thread(self._choice, piece) if long else self._choice(piece)
+                    chunk = self.header.model_copy(update={"choices": [choice]})
+                    yield f"data: {chunk.model_dump_json(exclude=None if include_usage else {'usage'})}\n\n"
+                    # Lets a disconnected client be noticed, where many pieces are ready.
+                    await asyncio.sleep(0)
+            if include_usage:
+                yield f"data: {self.header.model_copy(update={'usage': self.usage()}).model_dump_json()}\n\n"
+            yield "data: [DONE]\n\n"
+        except Exception as error:
+            yield f"data: {streamed_error(error).body()}\n\n"
+        finally:
+            self.cancel()
 
-    async def _piece(self, choice: ChoiceJob, tokens: list[int], last: bool) -> Choice:
-        stream, before = choice.stream, len(choice.stream.tokens)
-        text = stream.feed(tokens, last)
-        logprobs = None
+    async def _echo(self, choice: ChoiceJob) -> Piece:
+        piece = Piece(choice.index, finish_reason=choice.finish_reason)
+        if self.request.echo:
+            piece.text, piece.offsets = choice.prompt.text, choice.prompt.offsets
+            if choice.prompt.logprobs:
+                await self._read_prompt(choice)
+                piece.logprobs = choice.prompt.scored
+        return piece
+
+    async def _piece(self, choice: ChoiceJob, tokens: list[int], last: bool) -> Piece:
+        before = len(choice.tokens)
+        piece = Piece(choice.index, choice.feed(tokens, last), finish_reason=choice.finish_reason)
         if choice.prompt.logprobs:
-            await self._read_prompt(choice)
-            assert choice.logprobs is not None
-            choice.logprobs.add(stream.tokens[before:])
+            logprobs = await self._read_prompt(choice)
+            piece.logprobs = await self._read(logprobs, choice.tokens[before:])
             shift = len(choice.prompt.text) if self.request.echo else 0
-            logprobs = await self._score(choice.logprobs, [shift + offset for offset in stream.offsets[before:]])
-        return Choice(text=text, index=choice.index, logprobs=logprobs, finish_reason=stream.finish_reason)
+            piece.offsets = [shift + offset for offset in choice.offsets[before:]]
+        return piece
 
-    async def _read_prompt(self, choice: ChoiceJob) -> None:
+    async def _read_prompt(self, choice: ChoiceJob) -> Logprobs:
         """Read the choice's prompt, once for all choices that share it."""
         prompt = choice.prompt
         assert prompt.logprobs is not None
         if prompt.scored is None:
-            prompt.scored = await self._score(prompt.logprobs, prompt.offsets)
-        if choice.logprobs is None:
-            choice.logprobs = prompt.logprobs.fork()
+            prompt.scored = await self._read(prompt.logprobs, prompt.ids, score=bool(self.request.echo))
+        choice.logprobs = choice.logprobs or copy.copy(prompt.logprobs)
+        return choice.logprobs
 
-    async def _score(self, logprobs: Logprobs, offsets: Sequence[int]) -> ChoiceLogprobs:
-        """The log-probabilities of what `logprobs` has not read yet; `offsets`: where those tokens begin."""
-        slices = [self._described([])]
-        begin = 0
-        while logprobs.waiting:
-            part = await self.worker.run(lambda: self._described(logprobs.read_slice()), self.size)
-            part.text_offset = list(offsets[begin : begin + len(part.tokens)])
-            begin += len(part.tokens)
-            slices.append(part)
-        return _joined(slices)
+    async def _read(self, logprobs: Logprobs, tokens: Sequence[int], score: bool = True) -> list[TokenLogprob]:
+        """The log-probabilities of the next tokens, read in slices."""
+        scored: list[TokenLogprob] = []
+        for begin in range(0, len(tokens), SLICE_TOKENS):
+            read = partial(logprobs.read, tokens[begin : begin + SLICE_TOKENS], score)
+            scored += await self.worker.run(read, self.size)
+        return scored
 
-    def _described(self, scored: list[TokenLogprob]) -> ChoiceLogprobs:
-        vocabulary = self.model.bundle.vocabulary
-
-        def top(token: TokenLogprob) -> dict[str, float]:
-            return {token_text(other, vocabulary): log_prob for other, log_prob in token.top}
-
-        return ChoiceLogprobs(
-            tokens=[token_text(token.token, vocabulary) for token in scored],
-            token_logprobs=[token.log_prob for token in scored],
-            top_logprobs=[top(token) for token in scored] if self.request.logprobs else None,
-            text_offset=[],
-        )
+    def _choice(self, piece: Piece) -> schema.Choice:
+        vocabulary, logprobs = self.model.bundle.vocabulary, None
+        if piece.logprobs is not None:
+            tops = [{token_text(token, vocabulary): value for token, value in each.top} for each in piece.logprobs]
+            logprobs = schema.Logprobs(
+                tokens=[token_text(each.token, vocabulary) for each in piece.logprobs],
+                token_logprobs=[each.log_prob for each in piece.logprobs],
+                top_logprobs=tops if self.request.logprobs else None,
+                text_offset=piece.offsets,
+            )
+        return schema.Choice(text=piece.text, index=piece.index, logprobs=logprobs, finish_reason=piece.finish_reason)
 
 
-def _checked(request: CompletionRequest, limits: Limits) -> tuple[list[str | list[int]], int, int]:
+def _checked(request: schema.CompletionRequest, limits: Limits) -> tuple[list[str | list[int]], int, int]:
     """The prompts, the number of choices of each, and the most tokens of a choice."""
     prompt, n = request.prompt, request.n or 1
     max_tokens = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
@@ -234,13 +276,13 @@ def _checked(request: CompletionRequest, limits: Limits) -> tuple[list[str | lis
         prompts: list[Any] = [prompt or ""]
     else:
         prompts = [prompt] if isinstance(prompt[0], int) else [*prompt]
-    if len(prompts) * n > limits.batch:
+    if len(prompts) * n > limits.max_batch:
         param = "n" if n > 1 else "prompt"
-        raise ApiError(400, f"{len(prompts)} prompts with {n} texts each: at most {limits.batch} in all", param)
+        raise ApiError(400, f"{len(prompts)} prompts with {n} texts each: at most {limits.max_batch} in all", param)
     return prompts, n, max_tokens
 
 
-def _sampling(request: CompletionRequest) -> Sampling:
+def _sampling(request: schema.CompletionRequest) -> Sampling:
     """The request's settings; OpenAI's defaults, and neutral ones for the extensions."""
     return Sampling(
         temperature=1.0 if request.temperature is None else request.temperature,
@@ -264,8 +306,8 @@ def _encode(prompt: str | list[int], model: LoadedModel, limits: Limits) -> tupl
             raise ApiError(400, f"prompt: there is no token {max(prompt)}: 0 to {size - 1}", "prompt")
         ids = [vocabulary.bos, *prompt]
         text = vocabulary.text(prompt)
-    if len(ids) - 1 > limits.prompt_tokens:
-        raise ApiError(400, f"prompt: {len(ids) - 1} tokens, at most {limits.prompt_tokens}", "prompt")
+    if len(ids) - 1 > limits.max_prompt_tokens:
+        raise ApiError(400, f"prompt: {len(ids) - 1} tokens, at most {limits.max_prompt_tokens}", "prompt")
     return text, ids
 
 
@@ -281,34 +323,3 @@ def _offsets(text: str, ids: list[int], model: LoadedModel) -> list[int]:
         offsets.append(size)
         size += len(decoder.feed([token]))
     return offsets
-
-
-def _joined(parts: Sequence[ChoiceLogprobs]) -> ChoiceLogprobs:
-    """The log-probabilities of a text, from those of its parts in their order."""
-    tops = [top for part in parts for top in part.top_logprobs or []]
-    return ChoiceLogprobs(
-        tokens=[token for part in parts for token in part.tokens],
-        token_logprobs=[log_prob for part in parts for log_prob in part.token_logprobs],
-        top_logprobs=tops if any(part.top_logprobs is not None for part in parts) else None,
-        text_offset=[offset for part in parts for offset in part.text_offset],
-    )
-
-
-async def server_sent_events(job: CompletionJob, pieces: AsyncIterator[Choice]) -> AsyncIterator[str]:
-    """The response as server-sent events; the last is [DONE], or an error."""
-    header, options = job.header, job.request.stream_options
-    include_usage = options is not None and options.include_usage
-    try:
-        async for piece in pieces:
-            if piece.text or piece.finish_reason or piece.logprobs:
-                chunk = header.model_copy(update={"choices": [piece]})
-                yield f"data: {chunk.model_dump_json(exclude=None if include_usage else {'usage'})}\n\n"
-                # Lets a disconnected client be noticed, where many pieces are ready.
-                await asyncio.sleep(0)
-        if include_usage:
-            yield f"data: {header.model_copy(update={'usage': job.usage()}).model_dump_json()}\n\n"
-        yield "data: [DONE]\n\n"
-    except Exception as error:
-        yield f"data: {streamed_error(error).body()}\n\n"
-    finally:
-        job.cancel()

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from recurlm.serving.errors import ApiError
+from recurlm.serving.exceptions import ApiError
 from recurlm.serving.settings import Limits
 
 ACCEPTED_AT_ONCE = 16  # connections that the event loop accepts before it looks at those that it has
@@ -30,7 +30,7 @@ class Bounds:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.most = most_connections(limits.connections)
+        self.most = most_connections(limits.max_connections)
         # Those that have sent no whole request yet: the one that has waited longest is first.
         self.waiting: dict[Connection, None] = {}
 

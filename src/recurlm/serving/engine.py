@@ -7,8 +7,8 @@ import logging
 import threading
 from collections.abc import Mapping
 
-from recurlm.serving.errors import busy
-from recurlm.serving.metrics import ModelMetrics
+from recurlm.serving.exceptions import busy
+from recurlm.serving.middleware import ModelMetrics
 from recurlm.serving.scheduler import Scheduler, Sequence
 
 log = logging.getLogger("uvicorn.error")

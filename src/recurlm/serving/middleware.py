@@ -1,20 +1,60 @@
-"""ASGI middleware: request metrics, the API key, the size limit of bodies."""
+"""ASGI middleware: the API key, the size limit of bodies, and request metrics; the Prometheus metrics of /metrics."""
 
 from __future__ import annotations
 
 import hmac
 import time
+from dataclasses import dataclass
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from recurlm.serving.errors import ApiError
-from recurlm.serving.metrics import Metrics
+from recurlm.serving.exceptions import ApiError
 
 PUBLIC_PATHS = {"/health"}
 NO_ROUTE = "none"  # the label of all unknown paths, so that requests cannot create labels
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class ModelMetrics:
+    """The metrics of one model."""
+
+    running: Gauge
+    waiting: Gauge
+    batch_size: Histogram
+    prompt_tokens: Counter
+    generated_tokens: Counter
+    first_token_seconds: Histogram
+
+
+class Metrics:
+    """All metrics of a server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        route, of_request = ["route"], ["route", "method", "status"]
+        took = "Seconds from a request's first byte to its answer's last."
+        first = "Seconds from a request to its first tokens."
+        self.requests = Counter("recurlm_requests", "Requests answered.", of_request, registry=registry)
+        self.seconds = Histogram("recurlm_request_seconds", took, route, buckets=SECONDS, registry=registry)
+        model = ["model"]
+        self._of_model = ModelMetrics(
+            Gauge("recurlm_running_texts", "Texts being generated.", model, registry=registry),
+            Gauge("recurlm_waiting_texts", "Texts that wait for their turn.", model, registry=registry),
+            Histogram("recurlm_call_texts", "Batch size of a step.", model, buckets=BATCH_SIZES, registry=registry),
+            Counter("recurlm_prompt_tokens", "Tokens of prompts.", model, registry=registry),
+            Counter("recurlm_generated_tokens", "Tokens generated.", model, registry=registry),
+            Histogram("recurlm_first_token_seconds", first, model, buckets=SECONDS, registry=registry),
+        )
+
+    def of_model(self, model: str) -> ModelMetrics:
+        return ModelMetrics(**{name: metric.labels(model) for name, metric in vars(self._of_model).items()})
 
 
 class RequestMetrics:

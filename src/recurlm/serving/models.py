@@ -9,9 +9,8 @@ from recurlm.errors import InputError, nearest
 from recurlm.runtime import Bundle, Filler, Generator, Scorer
 from recurlm.runtime.bundle import DESCRIPTION, Task
 from recurlm.serving.engine import Engine
-from recurlm.serving.errors import ApiError
-from recurlm.serving.logprobs import StepModel
-from recurlm.serving.metrics import Metrics
+from recurlm.serving.exceptions import ApiError
+from recurlm.serving.middleware import Metrics
 from recurlm.serving.scheduler import Scheduler, rows_are_independent
 from recurlm.serving.schema import Model
 from recurlm.serving.settings import Limits, Settings
@@ -35,7 +34,7 @@ class LoadedModel:
         self.bundle = bundle = Bundle.open(path)
         self.fingerprint = _fingerprint(path)
         self.scorer = Scorer(bundle, settings.threads)
-        self.step_model = StepModel(bundle, settings.threads)
+        self.step = bundle.session("step.onnx", {"token"}, settings.threads)
         self.metrics = metrics.of_model(name)
         self._longest_token = max(map(len, bundle.vocabulary.tokenizer.get_vocab()))  # in characters
         self.generator: Generator | None = None
@@ -44,8 +43,10 @@ class LoadedModel:
         if "generate" in bundle.tasks:
             limits = settings.limits
             self.generator = Generator(bundle, settings.threads)
-            scheduler = Scheduler(self.generator, rows_are_independent(self.generator, limits.batch), limits.batch)
-            self.engine = Engine(scheduler, limits.queue, self.metrics)
+            scheduler = Scheduler(
+                self.generator, rows_are_independent(self.generator, limits.max_batch), limits.max_batch
+            )
+            self.engine = Engine(scheduler, limits.max_queue, self.metrics)
         if "fill" in bundle.tasks:
             self.filler = Filler(bundle, settings.threads)
         # Each file was checked before it was loaded. This notices if another bundle took its place in between.
@@ -61,8 +62,8 @@ class LoadedModel:
         """
         # A word tokenizer has one token for a word of any length that it lacks.
         least = len(text.split()) if self.bundle.vocabulary.kind == "word" else len(text) // self._longest_token
-        if least > limits.prompt_tokens:
-            raise ApiError(400, f"{what}: {least} tokens or more, at most {limits.prompt_tokens}", what)
+        if least > limits.max_prompt_tokens:
+            raise ApiError(400, f"{what}: {least} tokens or more, at most {limits.max_prompt_tokens}", what)
 
     def describe(self) -> Model:
         """The model's entry in /v1/models."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
+from fastapi import FastAPI
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
-from recurlm.runtime.bundle import Task
+from recurlm.runtime.bundle import Bundle, Task
 from recurlm.runtime.masked_text import MARKER
 from recurlm.runtime.stop import MAX_STOP_LENGTH, MAX_STOPS
+from recurlm.serving.settings import Limits
 
 LARGEST_SEED = 2**63 - 1
 MAX_LOGPROBS = 5
@@ -223,3 +226,48 @@ class ErrorBody(BaseModel):
 
 class Error(BaseModel):
     error: ErrorBody
+
+
+TASKS: dict[str, Task] = {"CompletionRequest": "generate", "ScoreRequest": "score", "FillRequest": "fill"}
+
+
+def describe(app: FastAPI, limits: Limits, models: Mapping[str, Bundle]) -> None:
+    """Add the limits and the models' names to the app's OpenAPI description."""
+    description: dict[str, Any] = app.openapi()
+    schemas = description["components"]["schemas"]
+    for request, task in TASKS.items():
+        able = [name for name, bundle in models.items() if task in bundle.tasks]
+        properties = schemas[request]["properties"]
+        if not able:
+            continue
+        _typed(properties["model"], "string")["enum"] = able
+        if len(able) > 1:
+            properties["model"] = {"type": "string", "enum": able}
+            schemas[request]["required"] = [*schemas[request].get("required", []), "model"]
+    for request in ("CompletionRequest", "FillRequest"):
+        # FastAPI writes it as a float, which rounds it up.
+        _typed(schemas[request]["properties"]["seed"], "integer")["maximum"] = LARGEST_SEED
+    completion = schemas["CompletionRequest"]["properties"]
+    _typed(completion["max_tokens"], "integer")["maximum"] = limits.max_tokens
+    _typed(completion["n"], "integer")["maximum"] = limits.max_batch
+    sizes = [bundle.vocabulary.size for bundle in models.values()]
+    for form in completion["prompt"]["anyOf"]:
+        _bound(form, largest_token=max(sizes) - 1, max_prompts=limits.max_batch)
+
+
+def _bound(form: dict[str, Any], largest_token: int, max_prompts: int) -> None:
+    """Bound the token ids and the number of prompts in one form of `prompt`."""
+    items = form.get("items")
+    if items is None:
+        return
+    if items["type"] == "integer":
+        items["maximum"] = largest_token
+    else:
+        form["maxItems"] = max_prompts
+        _bound(items, largest_token, max_prompts)
+
+
+def _typed(schema: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The alternative of `anyOf` that has this type."""
+    alternative: dict[str, Any] = next(each for each in schema["anyOf"] if each.get("type") == kind)
+    return alternative

@@ -16,7 +16,7 @@ import uvicorn
 from recurlm.errors import InputError
 from recurlm.serving.app import create_app
 from recurlm.serving.connections import ACCEPTED_AT_ONCE, Bounds, Connection, LogLimit
-from recurlm.serving.metrics import Metrics
+from recurlm.serving.middleware import Metrics
 from recurlm.serving.models import load_models
 from recurlm.serving.settings import Settings
 
@@ -53,7 +53,7 @@ def serve(settings: Settings) -> None:
         for name in ("uvicorn.error", "asyncio"):
             logging.getLogger(name).addFilter(LogLimit())
         server = _Server(config)
-        if bounds.most < settings.limits.connections:
+        if bounds.most < settings.limits.max_connections:
             sys.stderr.write(f"recurlm: the limit on open files leaves room for {bounds.most} connections\n")
         _announce(settings, listening, list(models))
         with _signals_stop(server):

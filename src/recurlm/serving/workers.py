@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from queue import PriorityQueue
 from typing import Any, TypeVar
 
-from recurlm.serving.errors import busy
+from recurlm.serving.exceptions import busy
 
 Result = TypeVar("Result")
 

@@ -46,12 +46,6 @@ class ApiError(Exception):
         return json.dumps({"error": error})
 
 
-def no_chat() -> ApiError:
-    """The error for /v1/chat/completions."""
-    hint = "these models continue a text and do not chat: POST /v1/completions, with prompt in place of messages"
-    return ApiError(HTTPStatus.NOT_FOUND, hint, code="unknown_url")
-
-
 def _type(status: int) -> str:
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return "rate_limit_error"
