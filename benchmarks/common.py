@@ -19,7 +19,7 @@ from recurlm import config
 from recurlm.config import ModelConfig, TrainConfig, override
 from recurlm.errors import InputError
 from recurlm.storage import write_json
-from recurlm.training.muon import has_bf16
+from recurlm.training.optimizer import has_bf16
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = config.load(ROOT / "params.yaml")

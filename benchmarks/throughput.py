@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from recurlm.config import ModelConfig, override
 from recurlm.model import build, count_parameters
 from recurlm.strict_yaml import load_yaml
-from recurlm.training.muon import has_bf16
+from recurlm.training.optimizer import has_bf16
 
 VOCABULARY = 84
 SPECIAL = {"bos": 0, "mask": 1}

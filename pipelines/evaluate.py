@@ -12,8 +12,7 @@ from typing import Any
 from recurlm import model
 from recurlm.config import Params
 from recurlm.errors import InputError
-from recurlm.evaluation.metrics import describe
-from recurlm.evaluation.perplexity import score
+from recurlm.evaluation.perplexity import describe, score
 from recurlm.objective import objective_of
 from recurlm.progress import progress_bar
 from recurlm.stage import DATA, run_variant

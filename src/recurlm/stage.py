@@ -1,10 +1,12 @@
-"""What the pipeline's scripts have in common: arguments, determinism, a clean end."""
+"""What the pipeline's scripts and processes have in common: arguments, determinism, a clean end."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,3 +60,18 @@ def stop_on_signals() -> Callable[[], bool]:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: received.append(number))
     return lambda: bool(received)
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it has ended: `kill -9` gives that one no time to say so.
+
+    As the `initializer` of a ProcessPoolExecutor, whose processes would wait for work for ever.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="recurlm-parent", daemon=True).start()

@@ -12,7 +12,7 @@ PROGRAM = """
 import os, time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from recurlm.processes import end_with_parent
+from recurlm.stage import end_with_parent
 pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=end_with_parent)
 print(pool.submit(os.getpid).result(), flush=True)
 time.sleep(1000)

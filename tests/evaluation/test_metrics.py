@@ -8,8 +8,7 @@ import math
 import pytest
 
 from recurlm.errors import InputError
-from recurlm.evaluation.metrics import describe
-from recurlm.evaluation.perplexity import Score
+from recurlm.evaluation.perplexity import Score, describe
 from recurlm.objective import Cloze
 
 COUNTS = {

@@ -14,8 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from safetensors.torch import load_file
 
 from recurlm.config import Evaluate, Export, Precision, Sampling, override
-from recurlm.evaluation.metrics import describe
-from recurlm.evaluation.perplexity import score
+from recurlm.evaluation.perplexity import describe, score
 from recurlm.export.bundle import QUANTIZED, never_drawn, write_graphs
 from recurlm.export.graphs import Builder, ExportCache
 from recurlm.export.precision import quantizer_for

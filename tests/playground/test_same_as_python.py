@@ -17,7 +17,7 @@ from tiny_bundles import TinyBundles
 
 from recurlm.errors import InputError
 from recurlm.runtime import Bundle, Filler, Generator, Scorer
-from recurlm.runtime.masked_text import AllowedTokens
+from recurlm.runtime.filler import AllowedTokens
 from recurlm.runtime.sampling import seeded_rng, uniforms
 
 pytestmark = pytest.mark.xdist_group("playground")

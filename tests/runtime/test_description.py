@@ -47,7 +47,7 @@ def refused(folder: Path) -> str:
 def test_only_plain_names_of_files_are_read(copy: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     files = json.loads((copy / "bundle.json").read_text())["files"]
     reseal(copy, files=files | {name: OUTSIDE})
-    monkeypatch.setattr("recurlm.runtime.description.check_sha256", None)  # nothing is opened before the check
+    monkeypatch.setattr("recurlm.runtime.bundle.check_sha256", None)  # nothing is opened before the check
     assert refused(copy).endswith(
         "bundle.json: 'files' is missing or is not what it should be: download or export it again"
     )
@@ -157,7 +157,7 @@ def test_a_word_tokenizer_without_unk_is_refused(bundles: TinyBundles, tmp_path:
 def test_a_tokenizer_of_500_mb_is_refused_before_it_is_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (copy / "tokenizer.json").open("r+b") as file:
         file.truncate(500_000_000)  # a hole: it takes no space
-    monkeypatch.setattr("recurlm.runtime.description.check_sha256", None)
+    monkeypatch.setattr("recurlm.runtime.bundle.check_sha256", None)
     assert "tokenizer.json: 500.0 MB, and at most 67.1 are read: download or export it again" in refused(copy)
 
 

@@ -13,8 +13,7 @@ from server_process import Server
 from tiny_bundles import TOKENIZERS, VOCABULARY
 
 from recurlm.config import Evaluate, override
-from recurlm.evaluation.metrics import describe
-from recurlm.evaluation.perplexity import score
+from recurlm.evaluation.perplexity import describe, score
 from recurlm.export.bundle import write_bundle, write_graphs
 from recurlm.export.graphs import ExportCache
 from recurlm.model import LanguageModel, build

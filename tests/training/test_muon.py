@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from recurlm.training.muon import Muon, orthogonal
+from recurlm.training.optimizer import Muon, orthogonal
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 99))

@@ -7,8 +7,7 @@ from torch.optim import AdamW
 
 from recurlm.config import TrainOptimizer, TrainSchedule, override
 from recurlm.model import build
-from recurlm.training.muon import Muon
-from recurlm.training.optimizer import lr_scale, optimizers, precision
+from recurlm.training.optimizer import Muon, lr_scale, optimizers, precision
 
 
 def optimizer(name: str) -> TrainOptimizer:

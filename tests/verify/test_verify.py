@@ -10,8 +10,7 @@ import torch
 from configs import PARAMS, model_config
 
 from recurlm.config import Evaluate, ModelConfig, Sampling, override
-from recurlm.evaluation.metrics import describe
-from recurlm.evaluation.perplexity import score
+from recurlm.evaluation.perplexity import describe, score
 from recurlm.export.bundle import write_bundle, write_graphs
 from recurlm.model import LanguageModel, build, save
 from recurlm.objective import objective_of

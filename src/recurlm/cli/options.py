@@ -58,8 +58,7 @@ def chosen_bundle(arguments: argparse.Namespace) -> Path:
     Raises:
         InputError: there is no bundle of this variant below the current folder.
     """
-    from recurlm.runtime.bundle import bundles_in
-    from recurlm.runtime.description import PRECISIONS
+    from recurlm.runtime.bundle import PRECISIONS, bundles_in
 
     if arguments.bundle is not None:
         return Path(str(arguments.bundle))

@@ -20,7 +20,7 @@ from recurlm.model import LanguageModel
 from recurlm.progress import progress_bar
 from recurlm.storage import read_json, whole_folder, write_json
 from recurlm.tokens.files import TokenFile, open_tokens
-from recurlm.training.initial import copy_tokenizer
+from recurlm.training.run import copy_tokenizer
 from recurlm.training.state import EvalPoint
 
 

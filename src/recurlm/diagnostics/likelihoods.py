@@ -32,7 +32,7 @@ class SplitNLL(NamedTuple):
 
     @property
     def score(self) -> Score:
-        """The sum, as `recurlm.evaluation.metrics.describe` takes it."""
+        """The sum, as `recurlm.evaluation.perplexity.describe` takes it."""
         return total(self.nats[self.text])
 
 

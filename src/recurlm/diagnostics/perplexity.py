@@ -20,7 +20,7 @@ from recurlm.diagnostics import breakdown, cache, dynamic
 from recurlm.diagnostics.intervals import Bootstrap
 from recurlm.diagnostics.likelihoods import SplitNLL, split_nll, total
 from recurlm.diagnostics.subset import Subset, count_text, head, sum_counts
-from recurlm.evaluation.metrics import describe
+from recurlm.evaluation.perplexity import describe
 from recurlm.model import LanguageModel
 from recurlm.objective import objective_of
 from recurlm.tokens.counts import Counts

@@ -1,4 +1,4 @@
-"""Negative log-likelihood of a split by a PyTorch model: window by window in fp32, summed in float64.
+"""Negative log-likelihood of a split by a PyTorch model, and its metrics: window by window in fp32, summed in float64.
 
 Windows are batched for speed only: rows of a batch are independent, and padding is never scored. The batch size changes
 no more than the order in which a matrix product adds its float32 terms.
@@ -6,7 +6,8 @@ no more than the order in which a matrix product adds its float32 terms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NamedTuple
@@ -17,10 +18,12 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
+from recurlm.errors import InputError
 from recurlm.evaluation.windows import Batch, Windows, batches, split_windows
 from recurlm.model import LanguageModel
 from recurlm.objective import objective_of
 
+COUNTS = ("tokens", "words", "bytes", "characters")
 MAX_LOGITS = 2**24  # held at once: 64 MiB, whatever the size of the vocabulary
 
 Scorer = Callable[[Batch], Float[np.ndarray, "batch predicted"]]
@@ -134,3 +137,46 @@ def exact(model: LanguageModel) -> Iterator[None]:
         for setting, precision in zip(settings, precisions, strict=True):
             setting.fp32_precision = precision
         model.train(training)
+
+
+def describe(score: Score, counts: Mapping[str, Any], prefix: str = "") -> dict[str, float | int | None]:
+    """The metrics of one split, from its score and the counts in its manifest.
+
+    A rate over a count of 0 is None, and so is a perplexity that overflows.
+
+    Args:
+        prefix: of the names: "pseudo_" for a cloze model's pseudo-likelihoods (`Objective.metric_prefix`).
+
+    Raises:
+        InputError: the split has no tokens, not all of them were scored, or the model's likelihoods are not finite.
+    """
+    if counts["tokens"] == 0:
+        raise InputError("data/tokens: the split has no tokens: add text, or give it a larger share")
+    if score.tokens != counts["tokens"]:
+        raise InputError(f"data/tokens: {score.tokens} tokens, but {counts['tokens']} in the manifest: tokenize again")
+    if not math.isfinite(score.nats):
+        raise InputError("the model's likelihoods are not finite: train it again with lower learning rates")
+    nats_per_word = _rate(score.nats, counts["words"])
+    values = {
+        "nats_per_token": score.nats / score.tokens,
+        "perplexity_per_token": _exp(score.nats / score.tokens),
+        "perplexity_per_word": None if nats_per_word is None else _exp(nats_per_word),
+        "bits_per_byte": score.nats / math.log(2) / counts["bytes"],
+        "bits_per_character": score.nats / math.log(2) / counts["characters"],
+    }
+    return {
+        **{prefix + name: value for name, value in values.items()},
+        **{name: counts[name] for name in COUNTS},
+        "out_of_vocabulary_rate": _rate(counts["out_of_vocabulary_words"], counts["words"]),
+    }
+
+
+def _rate(amount: float | int, count: int) -> float | None:
+    return amount / count if count else None
+
+
+def _exp(nats: float) -> float | None:
+    try:
+        return math.exp(nats)
+    except OverflowError:
+        return None

@@ -18,7 +18,7 @@ from recurlm.export import sampling
 from recurlm.export.assemble import Graph, Shape
 from recurlm.export.steps import FunctionModule
 from recurlm.export.trace import trace
-from recurlm.processes import end_with_parent
+from recurlm.stage import end_with_parent
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 NUCLEUS = 256  # tokens ranked at first where top-p alone is asked for; all are, if these don't hold enough

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,9 @@ CHUNK = 1024  # tokens of a call where the text is one stream
 CONTEXT = 256  # tokens of context on either side of a window, or before it
 WINDOW, ROWS = 512, 4  # tokens of a window where each is predicted from both sides, and windows of a call
 FILE_WINDOW, FILE_ROWS = 2048, 16  # where each is predicted from the left and the text is a file
+
+RATES = ("nats_per_token", "perplexity_per_token", "perplexity_per_word", "bits_per_byte", "bits_per_character")
+COUNTS = ("tokens", "words", "characters", "bytes", "unknown_tokens", "out_of_vocabulary_words")
 
 Protocol = Literal["streamed", "windowed", "cloze"]
 Progress = Callable[[int], None]  # bytes of text scored so far
@@ -65,13 +69,11 @@ class Score:
     def metrics(self) -> dict[str, str | float | int | None]:
         """All numbers by the names of the pipeline's metrics, with the prefix `pseudo_` for pseudo-likelihoods."""
         prefix = "pseudo_" if self.protocol == "cloze" else ""
-        rates = ("nats_per_token", "perplexity_per_token", "perplexity_per_word", "bits_per_byte", "bits_per_character")
-        counts = ("tokens", "words", "characters", "bytes", "unknown_tokens", "out_of_vocabulary_words")
         return {
             "protocol": self.protocol,
             f"{prefix}nats": self.nats,
-            **{prefix + name: getattr(self, name) for name in rates},
-            **{name: getattr(self, name) for name in counts},
+            **{prefix + name: getattr(self, name) for name in RATES},
+            **{name: getattr(self, name) for name in COUNTS},
         }
 
 
@@ -119,11 +121,11 @@ class Scorer:
         on_tokens: OnTokens | None = None,
         file: bool = False,
     ) -> Score:
-        counts = _Counts(self.bundle.vocabulary, what)
+        counts = _Counts()
         cloze = self.bundle.objective == "cloze"
         score = self._both_sides if cloze else self._side_by_side if file else self._streamed
         nats, scored, shown = 0.0, 0, 0
-        for call in score(counts.encode(split_at_words(texts))):
+        for call in score(counts.encode(split_at_words(texts), self.bundle.vocabulary, what)):
             for tokens, log_prob in call:
                 nats -= float(log_prob.sum(dtype=np.float64))
                 scored += len(tokens)
@@ -131,20 +133,12 @@ class Scorer:
                     on_tokens(tokens, log_prob)
             if progress is not None:
                 # More is read than is scored.
-                shown = max(shown, counts.bytes * scored // counts.tokens)
+                shown = max(shown, counts["bytes"] * scored // counts["tokens"])
                 progress(shown)
-        if counts.tokens == 0:
+        if counts["tokens"] == 0:
             raise InputError(f"{what} is empty: there is nothing to score")
-        return Score(
-            protocol="cloze" if cloze else "windowed" if file and counts.tokens > FILE_WINDOW else "streamed",
-            nats=nats,
-            tokens=counts.tokens,
-            words=counts.words,
-            characters=counts.characters,
-            bytes=counts.bytes,
-            unknown_tokens=counts.unknown_tokens,
-            out_of_vocabulary_words=counts.out_of_vocabulary_words,
-        )
+        protocol: Protocol = "cloze" if cloze else "windowed" if file and counts["tokens"] > FILE_WINDOW else "streamed"
+        return Score(protocol, nats, **{name: counts[name] for name in COUNTS})
 
     def _streamed(self, pieces: Iterable[list[int]]) -> Iterator[Scored]:
         last = self.bundle.vocabulary.bos
@@ -202,32 +196,22 @@ def _batches(windows: Iterable[Window], rows: int) -> Iterator[list[Window]]:
         yield batch
 
 
-@dataclass
-class _Counts:
+class _Counts(Counter[str]):
     """Counts tokens, words, characters and bytes of a text while it encodes it piece by piece."""
 
-    vocabulary: Vocabulary
-    what: str
-    tokens: int = field(default=0, init=False)
-    words: int = field(default=0, init=False)
-    characters: int = field(default=0, init=False)
-    bytes: int = field(default=0, init=False)
-    unknown_tokens: int = field(default=0, init=False)
-    out_of_vocabulary_words: int = field(default=0, init=False)
-
-    def encode(self, pieces: Iterable[str]) -> Iterator[list[int]]:
+    def encode(self, pieces: Iterable[str], vocabulary: Vocabulary, what: str) -> Iterator[list[int]]:
         for piece in pieces:
-            ids = self.vocabulary.ids(piece, self.what)
+            ids = vocabulary.ids(piece, what)
             words = piece.split()
-            unknown = ids.count(self.vocabulary.unk) if self.vocabulary.unk is not None else 0
+            unknown = ids.count(vocabulary.unk) if vocabulary.unk is not None else 0
             if unknown:
-                encoded = self.vocabulary.tokenizer.encode_batch(words, add_special_tokens=False)
-                self.out_of_vocabulary_words += sum(self.vocabulary.unk in word.ids for word in encoded)
-            self.tokens += len(ids)
-            self.words += len(words)
-            self.characters += len(piece)
-            self.bytes += len(piece.encode())
-            self.unknown_tokens += unknown
+                encoded = vocabulary.tokenizer.encode_batch(words, add_special_tokens=False)
+                self["out_of_vocabulary_words"] += sum(vocabulary.unk in word.ids for word in encoded)
+            self["tokens"] += len(ids)
+            self["words"] += len(words)
+            self["characters"] += len(piece)
+            self["bytes"] += len(piece.encode())
+            self["unknown_tokens"] += unknown
             yield ids
 
 

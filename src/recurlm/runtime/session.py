@@ -9,14 +9,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence, Set
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recurlm.errors import InputError
-from recurlm.runtime.deadline import WATCHDOG
 from recurlm.runtime.graph_file import check_graph_file
 
 State = dict[str, Any]  # name → float32 [batch, *shape of one sequence's state]
@@ -29,6 +31,7 @@ TOKENS = ("token", "tokens", "prompt", "uniform")  # inputs with a value for eac
 DEFAULTS = {"min_p": np.float32(0), "repetition_penalty": np.float32(1), "stop_token": np.int64(-1), "seen": np.False_}
 # A graph that takes longer is stopped.
 CALL_SECONDS, TOKEN_SECONDS = 60.0, 1.0
+POLL_SECONDS = 0.25
 
 Shapes = Mapping[str, tuple[Any, ...]]  # of one row, by name
 
@@ -181,3 +184,46 @@ def _load(path: Path, threads: int) -> tuple[Any, Callable[[], Any]]:
 
 def _batch_size(feeds: Mapping[str, Any]) -> int:
     return next(len(value) for value in feeds.values() if np.ndim(value))
+
+
+class Watchdog:
+    """Asks calls that last too long to end: a graph's loop may say that it takes 2^62 steps.
+
+    Its thread starts with the first call, and sleeps where none runs.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: dict[int, tuple[float, Any]] = {}  # id → the time at which it has to end, and its RunOptions
+        self._some = threading.Event()
+        self._thread = threading.Thread()
+
+    @contextmanager
+    def limit(self, options: Any, seconds: float) -> Iterator[None]:
+        """Set `options.terminate` if the block lasts longer; onnxruntime looks at it between two operators."""
+        with self._lock:
+            self._calls[id(options)] = (time.monotonic() + seconds, options)
+            self._some.set()
+            if not self._thread.is_alive():  # nor is it after a fork
+                self._thread = threading.Thread(target=self._watch, name="recurlm-deadline", daemon=True)
+                self._thread.start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._calls[id(options)]
+                if not self._calls:
+                    self._some.clear()
+
+    def _watch(self) -> None:
+        while True:
+            self._some.wait()
+            time.sleep(POLL_SECONDS)
+            now = time.monotonic()
+            with self._lock:
+                for end, options in self._calls.values():
+                    if now > end:
+                        options.terminate = True
+
+
+WATCHDOG = Watchdog()

@@ -15,8 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.middleware import Middleware
 
 from recurlm import __version__
-from recurlm.runtime.filler import MAX_WORD_TOKENS
-from recurlm.runtime.masked_text import MARKER
+from recurlm.runtime.filler import MARKER, MAX_WORD_TOKENS
 from recurlm.serving import schema
 from recurlm.serving.completions import CompletionJob
 from recurlm.serving.exceptions import ApiError, add_error_handlers

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 from recurlm.runtime.bundle import Bundle, Task
-from recurlm.runtime.masked_text import MARKER
+from recurlm.runtime.filler import MARKER
 from recurlm.runtime.stop import MAX_STOP_LENGTH, MAX_STOPS
 from recurlm.serving.settings import Limits
 

@@ -21,7 +21,7 @@ from recurlm.errors import InputError
 from recurlm.model import LanguageModel
 from recurlm.progress import say
 from recurlm.training.batches import Stream
-from recurlm.training.muon import TIMES
+from recurlm.training.optimizer import TIMES
 
 FIRST_SECONDS = 3.0  # of training, after which the time that is left is said
 FORWARD_AND_BACKWARD = 3  # times the products of the way forward

@@ -18,7 +18,7 @@ from recurlm import model
 from recurlm.config import Evaluate, Params, Precision, Verify
 from recurlm.export.bundle import write_bundle
 from recurlm.objective import OBJECTIVES, objective_of
-from recurlm.processes import end_with_parent
+from recurlm.stage import end_with_parent
 from recurlm.storage import read_json, sha256_of
 from recurlm.tokens.files import open_tokens
 from recurlm.verify.agreement import verify

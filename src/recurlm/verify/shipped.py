@@ -17,7 +17,7 @@ from recurlm.export.provenance import sampling_defaults
 from recurlm.export.quantize import ACTIVATIONS, count_products
 from recurlm.model import LanguageModel
 from recurlm.objective import objective_of
-from recurlm.runtime.description import Description
+from recurlm.runtime.bundle import Description
 from recurlm.runtime.tokenizer import Vocabulary
 from recurlm.storage import read_json
 from recurlm.tokens.files import TokenFile

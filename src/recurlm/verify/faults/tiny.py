@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from recurlm.config import Evaluate, ModelConfig, Params, Precision, Tokenize
-from recurlm.evaluation.metrics import describe
-from recurlm.evaluation.perplexity import score
+from recurlm.evaluation.perplexity import describe, score
 from recurlm.export.bundle import write_graphs
 from recurlm.export.graphs import ExportCache
 from recurlm.model import LanguageModel, build, count_parameters
