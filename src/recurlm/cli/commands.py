@@ -194,6 +194,7 @@ def serve(arguments: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         packages = "fastapi prometheus-client pydantic uvicorn"
         raise InputError(f"serving needs {error.name}: pip install {packages}") from None
+    limits = Limits(**{field.name: getattr(arguments, field.name) for field in fields(Limits) if field.metadata})
     settings = Settings(
         bundles=_bundles(arguments),
         host=arguments.host,
@@ -202,7 +203,7 @@ def serve(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
         grace=arguments.grace,
         access_log=arguments.access_log,
-        limits=Limits(**{field.name: getattr(arguments, field.name) for field in fields(Limits) if field.metadata}),
+        limits=limits,
     )
     serve(settings)
 

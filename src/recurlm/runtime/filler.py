@@ -19,7 +19,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, NamedTuple
 from unicodedata import category
 
@@ -28,7 +27,7 @@ import numpy as np
 from recurlm.errors import InputError
 from recurlm.runtime.bundle import Bundle
 from recurlm.runtime.sampling import GREEDY, Rng, Sampling, seeded_rng, uniforms
-from recurlm.runtime.scorer import Score, Scorer
+from recurlm.runtime.scorer import BundleModel
 from recurlm.runtime.session import pad_batch
 from recurlm.runtime.tokenizer import Vocabulary
 
@@ -43,7 +42,7 @@ RETRY_TEMPERATURES = (1.0, 10.0, 100.0)  # tried in this order, until a token is
 Progress = Callable[[float, float], None]  # what is done, and all that there is
 
 
-class Filler:
+class Filler(BundleModel):
     """Mask filling with a cloze model."""
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
@@ -57,14 +56,8 @@ class Filler:
                 f"{bundle.folder}: '{bundle.variant}' reads from the left only and cannot fill blanks: "
                 "try recurlm generate, or a bundle such as bilstm"
             )
-        self.bundle = bundle
-        self.threads = threads
+        super().__init__(bundle, threads)
         self.session = bundle.session("filler.onnx", INPUTS, threads)
-
-    @classmethod
-    def from_bundle(cls, path: str | Path, threads: int | None = None) -> Filler:
-        """Open the bundle at `path`; see `Bundle.open` for what is refused."""
-        return cls(Bundle.open(path), threads)
 
     def fill(
         self,
@@ -106,15 +99,6 @@ class Filler:
         half = None if progress is None else partial(_second_half, progress, len(words))
         self._fill([sequence], sampling, rng, half)
         return masked.text(sequence)
-
-    @cached_property
-    def scorer(self) -> Scorer:
-        """The same bundle's scorer, loaded on first use."""
-        return Scorer(self.bundle, self.threads)
-
-    def score(self, text: str) -> Score:
-        """The text's pseudo-log-likelihood; see `Scorer.score`."""
-        return self.scorer.score(text)
 
     @cached_property
     def _allowed(self) -> AllowedTokens:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ import numpy as np
 from recurlm.errors import InputError
 from recurlm.runtime.bundle import Bundle
 from recurlm.runtime.sampling import Rng, Sampling, seeded_rng, uniforms
-from recurlm.runtime.scorer import Score, Scorer
+from recurlm.runtime.scorer import BundleModel
 from recurlm.runtime.session import State, pad_batch
 from recurlm.runtime.stop import StopSearch, validate_stops
 from recurlm.runtime.tokenizer import Decoder
@@ -23,7 +21,7 @@ OPTIONAL = {"min_p", "repetition_penalty", "stop_token", "seen"}
 MAX_CHUNK = 64
 
 
-class Generator:
+class Generator(BundleModel):
     """Text generation with a causal language model.
 
     The same seed gives the same text. A text ends after `max_new_tokens`, where the model samples `<bos>`, or before a
@@ -38,14 +36,8 @@ class Generator:
         """
         if "generate" not in bundle.tasks:
             raise InputError(f"{bundle.folder}: '{bundle.variant}' fills blanks and cannot generate: try recurlm fill")
-        self.bundle = bundle
-        self.threads = threads
+        super().__init__(bundle, threads)
         self.session = bundle.session("generator.onnx", INPUTS | OPTIONAL, threads)
-
-    @classmethod
-    def from_bundle(cls, path: str | Path, threads: int | None = None) -> Generator:
-        """Open the bundle at `path`; see `Bundle.open` for what is refused."""
-        return cls(Bundle.open(path), threads)
 
     def generate(
         self,
@@ -112,15 +104,6 @@ class Generator:
         rngs = [seeded_rng(None if seed is None else seed + row) for row in range(len(prompts))]
         texts = self._texts(prompts, max_new_tokens, sampling, rngs, stop)
         return ["".join(parts) for parts in zip(*texts, strict=True)] if prompts else []
-
-    @cached_property
-    def scorer(self) -> Scorer:
-        """The same bundle's scorer, loaded on first use."""
-        return Scorer(self.bundle, self.threads)
-
-    def score(self, text: str) -> Score:
-        """The text's log-likelihood; see `Scorer.score`."""
-        return self.scorer.score(text)
 
     def _texts(
         self,

@@ -6,9 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -77,7 +78,20 @@ class Score:
         }
 
 
-class Scorer:
+class OfBundle:
+    """What runs a bundle's graphs."""
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        self.bundle = bundle
+        self.threads = threads
+
+    @classmethod
+    def from_bundle(cls, path: str | Path, threads: int | None = None) -> Self:
+        """Open the bundle at `path`; see `Bundle.open` for what is refused."""
+        return cls(Bundle.open(path), threads)
+
+
+class Scorer(OfBundle):
     """Scores text with scorer.onnx.
 
     A causal model predicts each token from all tokens before it, in one stream from `<bos>`. A long file is cut into
@@ -86,13 +100,8 @@ class Scorer:
     """
 
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
-        self.bundle = bundle
+        super().__init__(bundle, threads)
         self.session = bundle.session("scorer.onnx", INPUTS, threads)
-
-    @classmethod
-    def from_bundle(cls, path: str | Path, threads: int | None = None) -> Scorer:
-        """Open the bundle at `path`; see `Bundle.open` for what is refused."""
-        return cls(Bundle.open(path), threads)
 
     def score(self, text: str, on_tokens: OnTokens | None = None) -> Score:
         """Score a text. Characters or words that the vocabulary lacks are scored as `<unk>`, and counted.
@@ -168,6 +177,19 @@ class Scorer:
                 (tokens[scored], log_prob[scored])
                 for (tokens, scored), log_prob in zip(rows, results["log_prob"], strict=True)
             ]
+
+
+class BundleModel(OfBundle):
+    """A `Generator` or `Filler`, which scores text too."""
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The same bundle's scorer, loaded on first use."""
+        return Scorer(self.bundle, self.threads)
+
+    def score(self, text: str) -> Score:
+        """The text's (pseudo-)log-likelihood; see `Scorer.score`."""
+        return self.scorer.score(text)
 
 
 Scored = list[tuple[list[int], Any]]  # by one call: tokens, and the log-probability of each
