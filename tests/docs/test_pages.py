@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import re
 import shlex
@@ -25,7 +26,6 @@ BENCHMARKS, DIAGNOSTICS, RESULTS_PAGE = Page("docs/benchmarks.md"), Page("docs/d
 TRANSCRIBED = {name: result(name) for name in ("throughput", "generation", "serving", "other-runs")}
 REPRO = result("repro")
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-COMMAND_LINE = CHECKOUT / "src/recurlm/cli"
 # Sections whose parameters are not looked up: a block of `variants` may leave out what `model` says.
 UNSETTLED = {"variants", "model"}  # examples name variants of their own, and `model` is a Python module too
 
@@ -59,7 +59,9 @@ def test_its_recurlm_commands_are_of_the_command_line(page: Page) -> None:
 
 @EVERY_PAGE
 def test_the_options_that_it_names_are_of_the_command_line(page: Page) -> None:
-    options = set(re.findall(r"--[a-z][a-z-]+", "".join(path.read_text() for path in COMMAND_LINE.glob("*.py"))))
+    top = parser()
+    (commands,) = (action for action in top._actions if isinstance(action, argparse._SubParsersAction))
+    options = {option for each in [top, *commands.choices.values()] for option in each._option_string_actions}
     programs = "".join(path.read_text(encoding="utf-8") for path in (CHECKOUT / "benchmarks").glob("*.py"))
     for option in re.findall(r"`(?:recurlm \w+ )?(--[a-z-]+)`", page.prose):
         assert option in options or f'"{option}"' in programs, option
