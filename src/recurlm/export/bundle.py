@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from jaxtyping import Integer
 from safetensors.numpy import save_file
 
 from recurlm.config import Export, Precision
 from recurlm.export.assemble import to_model
+from recurlm.export.generator import GeneratorGraph
 from recurlm.export.graphs import Builder, ExportCache
 from recurlm.export.precision import quantizer_for
 from recurlm.export.provenance import made_by, sampling_defaults
@@ -88,7 +90,7 @@ def write_graphs(
         "states": json.dumps(list(state)),
     }
     products: Counter[str] = Counter()
-    for name, graph in Builder(model, suppressed, settings, quantizer, cache).graphs().items():
+    for name, graph in graphs_of(Builder(model, suppressed, settings, quantizer, cache)).items():
         counts = count_products(graph)
         if any(count for kind, count in counts.items() if kind not in (precision, ACTIVATIONS)):
             raise ValueError(f"{variant}: {name} was to be {precision} throughout, and has products {counts}")
@@ -136,3 +138,15 @@ def write_bundle(folder: Path, graphs: Path, tokenizer: Path, facts: dict[str, A
     description = read_json(graphs / "graphs.json")
     made = {"recurlm": made_by(), "sampling_defaults": sampling_defaults(description["objective"])}
     write_sealed_json(folder / "bundle.json", description | made | {"files": files} | facts)
+
+
+def graphs_of(builder: Builder) -> dict[str, onnx.GraphProto]:
+    """File name → graph, as the bundle of this kind of model holds them."""
+    objective = objective_of(builder.model)
+    makers = {
+        "step.onnx": lambda: builder.gated_step,
+        "scorer.onnx": builder.cloze_scorer if objective.both_sides else builder.scorer,
+        "generator.onnx": lambda: GeneratorGraph(builder).proto(),
+        "filler.onnx": builder.filler,
+    }
+    return {name: makers[name]() for name in objective.graphs}

@@ -12,22 +12,16 @@ or a stop token. Of these two one makes no trip.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx
 from onnx import TensorProto
 
 from recurlm.export.assemble import Carried, Graph, Shape, Trip
+from recurlm.export.graphs import Builder, Values, next_state, prefixed
 from recurlm.export.sampler import Settings
-
-if TYPE_CHECKING:
-    from recurlm.export.graphs import Builder
 
 FLOAT, INT, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 NO_TOKEN = -1  # no stop token; and what stands behind the end of a row
-
-Values = dict[str, str]
 
 
 class GeneratorGraph:
@@ -186,12 +180,3 @@ class GeneratorGraph:
             rows = graph.op("Unsqueeze", ended, graph.constant(list(range(1, rank))))
             states.append(graph.op("Where", rows, before[name], value))
         return [carried, output, over, graph.all(over), *states]
-
-
-def prefixed(values: Values) -> Values:
-    return {f"state.{name}": value for name, value in values.items()}
-
-
-def next_state(results: Values) -> Values:
-    prefix = "next_state."
-    return {name.removeprefix(prefix): value for name, value in results.items() if name.startswith(prefix)}

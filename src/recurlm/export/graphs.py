@@ -20,17 +20,19 @@ from recurlm.export.assemble import Carried, Graph, Trip
 from recurlm.export.calibrate import Inputs
 from recurlm.export.exact_graph import ancestors, rewrite
 from recurlm.export.gates import join_gates
-from recurlm.export.generator import GeneratorGraph, next_state, prefixed
 from recurlm.export.quantize import Quantizer
 from recurlm.export.sampler import Parts, Sampler, traced_parts
 from recurlm.export.steps import Decode, FunctionModule, GatedStep, Read, Score, SideStep, log_prob
 from recurlm.export.sums import simplify
 from recurlm.export.trace import trace
 from recurlm.model import LanguageModel
-from recurlm.objective import bidirectional, objective_of
+from recurlm.objective import bidirectional
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 GATE = "gate."  # begins the names of step.onnx's outputs that are gates
+
+
+Values = dict[str, str]
 
 
 @dataclass
@@ -58,17 +60,6 @@ class Builder:
     @property
     def opset(self) -> int:
         return self.settings.opset
-
-    def graphs(self) -> dict[str, onnx.GraphProto]:
-        """File name → graph, as the bundle of this kind of model holds them."""
-        objective = objective_of(self.model)
-        makers = {
-            "step.onnx": lambda: self._gated_step,
-            "scorer.onnx": self.cloze_scorer if objective.both_sides else self.scorer,
-            "generator.onnx": lambda: GeneratorGraph(self).proto(),
-            "filler.onnx": self.filler,
-        }
-        return {name: makers[name]() for name in objective.graphs}
 
     def _trace(self, module: torch.nn.Module, before: dict[str, Tensor], outputs: list[str]) -> onnx.GraphProto:
         """Trace one token's work of a module that takes `before` and then the states that it names."""
@@ -106,11 +97,11 @@ class Builder:
 
     @cached_property
     def _step(self) -> onnx.GraphProto:
-        graph = self._gated_step
+        graph = self.gated_step
         return with_outputs(graph, [output.name for output in graph.output if not output.name.startswith(GATE)])
 
     @cached_property
-    def _gated_step(self) -> onnx.GraphProto:
+    def gated_step(self) -> onnx.GraphProto:
         """step.onnx: one token, and what its gates were."""
         module = GatedStep(self.model)
         return self._trace(module, {"token": _TOKEN}, ["logits", *(f"{GATE}{name}" for name in module.gates)])
@@ -254,6 +245,15 @@ class Builder:
     def state_outputs(self, graph: Graph, final: dict[str, str]) -> None:
         for name, shape in self.model.recurrence.state_spec.items():
             graph.output(final[name], f"next_state.{name}", FLOAT, ["batch", *shape])
+
+
+def prefixed(values: Values) -> Values:
+    return {f"state.{name}": value for name, value in values.items()}
+
+
+def next_state(results: Values) -> Values:
+    prefix = "next_state."
+    return {name.removeprefix(prefix): value for name, value in results.items() if name.startswith(prefix)}
 
 
 def with_outputs(graph: onnx.GraphProto, outputs: list[str]) -> onnx.GraphProto:
