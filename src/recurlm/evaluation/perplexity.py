@@ -83,15 +83,14 @@ def score(
     context_tokens: int,
     batch_size: int,
     progress: Callable[[int], object] | None = None,
-    part: tuple[int, int] = (0, 1),
 ) -> Score:
-    """Score every text token of a split once; with `part` (r, W) those of each W-th batch, from batch r on.
+    """Score every text token of a split once.
 
     A cloze model's log-likelihoods are pseudo-log-likelihoods: not comparable with the others. `progress` is called
     with the number of scored tokens of each batch.
     """
     windows = split_windows(starts, window_tokens, context_tokens, objective_of(model).both_sides)
-    return score_windows(model, ids, windows, batch_size, progress, part)
+    return score_windows(model, ids, windows, batch_size, progress)
 
 
 def score_windows(
@@ -102,7 +101,7 @@ def score_windows(
     progress: Callable[[int], object] | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> Score:
-    """Score the tokens of some windows of a split (see `score`)."""
+    """Score the tokens of some windows of a split; with `part` (r, W) those of each W-th batch, from batch r on."""
     first, every = part
     with exact(model):
         own = islice(batches(ids, windows, batch_size), first, None, every)

@@ -16,7 +16,7 @@ import recurlm
 from recurlm import model
 from recurlm.config import Params, TrainConfig
 from recurlm.errors import InputError
-from recurlm.evaluation.perplexity import score, score_windows
+from recurlm.evaluation.perplexity import score_windows
 from recurlm.evaluation.windows import split_windows
 from recurlm.model import LanguageModel
 from recurlm.objective import objective_of
@@ -110,11 +110,11 @@ def train_variant(
             training.manifest["special"],
             config,
             model_config,
-            lambda network: validation_loss(network, validation, params, workers),
+            lambda network: validation_loss(network, validation, config, workers),
             on_step,
             checkpoint,
             stop,
-            evaluate_sample=lambda network: sample_loss(network, validation, params.train, workers),
+            evaluate_sample=lambda network: validation_loss(network, validation, config, workers, sample=True),
             on_log=journal.sample if journal else lambda point: None,
             on_evaluation=journal.validation if journal else lambda point: None,
             workers=workers,
@@ -171,28 +171,21 @@ def _is_trained(name: str, params: Params, device: torch.device, data: Path) -> 
     return bool(read_json(timings).get("run_key") == key_of(name, params, device, data))
 
 
-def validation_loss(network: LanguageModel, validation: TokenFile, params: Params, workers: Workers = ALONE) -> float:
-    """Nats per token, by the windows of `train.evaluation`: quicker than the stage evaluate, and near it."""
-    settings = params.train.evaluation
-    nats, count = score(
-        network,
-        validation.ids,
-        validation.starts,
-        settings.window_tokens,
-        settings.context_tokens,
-        settings.batch_size,
-        part=(workers.rank, workers.world),
-    )
-    nats, tokens = workers.sum(nats, count)
-    return nats / tokens
+def validation_loss(
+    network: LanguageModel, validation: TokenFile, config: TrainConfig, workers: Workers = ALONE, sample: bool = False
+) -> float:
+    """Nats per token, by the windows of `train.evaluation`: quicker than the stage evaluate, and near it.
 
-
-def sample_loss(network: LanguageModel, validation: TokenFile, config: TrainConfig, workers: Workers = ALONE) -> float:
-    """Nats per token on the sample of `train.log`: the same windows at every call, evenly spread over the split."""
-    log, both_sides = config.log, objective_of(network).both_sides
-    windows = split_windows(validation.starts, log.window_tokens, log.context_tokens, both_sides)
-    sample, part = windows.sample(log.sample_tokens), (workers.rank, workers.world)
-    nats, count = score_windows(network, validation.ids, sample, config.evaluation.batch_size, part=part)
+    Args:
+        sample: on the sample of `train.log`: the same windows at every call, evenly spread over the split.
+    """
+    settings = config.log if sample else config.evaluation
+    both_sides = objective_of(network).both_sides
+    windows = split_windows(validation.starts, settings.window_tokens, settings.context_tokens, both_sides)
+    if sample:
+        windows = windows.sample(config.log.sample_tokens)
+    part = (workers.rank, workers.world)
+    nats, count = score_windows(network, validation.ids, windows, config.evaluation.batch_size, part=part)
     nats, tokens = workers.sum(nats, count)
     return nats / tokens
 
