@@ -223,7 +223,7 @@ class Verify(Section):
 
 class Report(Section):
     prompt: Annotated[str, Field(min_length=1)]
-    fill_text: Annotated[str, Field(min_length=1)]  # cloze models fill its blanks
+    fill_text: Annotated[str, Field(min_length=1)]  # cloze models fill its masks
     max_new_tokens: Count
     temperature: Annotated[float, Field(ge=0, le=100)]
     top_k: Annotated[int, Field(ge=0)]

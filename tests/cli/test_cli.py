@@ -158,9 +158,9 @@ def test_importing_the_runtime_loads_neither_torch_nor_onnxruntime() -> None:
         (["generate", "--variant", "lstm", "--prompt", "king", "--seed", "-1"], "seed is -1: 0 or more"),
         (["generate", "--variant", "lstm", "--prompt", "king", "--threads", "0"], "threads is 0"),
         (["serve", "--variant", "lstm", "--port", "0", "--threads", "2000"], "threads is 2000: 1 to"),
-        (["generate", "--variant", "bilstm", "--prompt", "king"], "'bilstm' fills blanks and cannot generate"),
+        (["generate", "--variant", "bilstm", "--prompt", "king"], "'bilstm' fills masks and cannot generate"),
         (["generate", "--bundle", "data", "--prompt", "king"], "data: no bundle here"),
-        (["fill", "--variant", "bilstm", "to be"], "the text has no blank"),
+        (["fill", "--variant", "bilstm", "to be"], "the text has no mask"),
         (["fill", "--variant", "lstm", "to ___"], "'lstm' reads from the left only"),
         (["score", "--variant", "lstm"], "one of the arguments --text --file is required"),
         (["score", "--variant", "lstm", "--text", ""], "the text is empty"),
@@ -336,12 +336,12 @@ def test_progress_is_shown_where_stderr_is_no_terminal_too(
     monkeypatch.setattr(streams, "LINE_SECONDS", 0.0)
     monkeypatch.setattr(streams, "TERMINAL_SECONDS", 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    Filler.from_bundle(bundles("bilstm")).fill("to be ___ not ___ be", progress=Progress("blanks"))
+    Filler.from_bundle(bundles("bilstm")).fill("to be ___ not ___ be", progress=Progress("masks"))
     shown = capsys.readouterr().err
     if terminal:
         assert shown.endswith("\r\033[K")
         shown = shown.removesuffix("\r\033[K").replace("\r\033[K", "\n").lstrip("\n") + "\n"
-    lines = [re.fullmatch(r" *(\d+)% of 2 blanks, \d+ s left", line) for line in shown.splitlines()]
+    lines = [re.fullmatch(r" *(\d+)% of 2 masks, \d+ s left", line) for line in shown.splitlines()]
     assert all(lines)
     done = [int(line[1]) for line in lines if line]
     assert done == sorted(done)

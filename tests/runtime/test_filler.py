@@ -1,4 +1,4 @@
-"""Promises of filling blanks: the typed text stays, each blank becomes one word, from both its sides."""
+"""Promises of filling masks: the typed text stays, each mask becomes one word, from both its sides."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from recurlm.runtime import Filler
 
 KINDS = ["bpe", "char", "word"]
 LINE = "to be or ___ to be,\n___ that is"
-# Typed parts around one to three blanks: with and without spaces, at the text's edges, on lines of their own.
+# Typed parts around one to three masks: with and without spaces, at the text's edges, on lines of their own.
 PART = st.lists(st.sampled_from([*WORDS, " ", " ", "\n", "  "]), max_size=4).map("".join)
 TYPED = st.builds(
     lambda first, between, last: [first, *between, last], PART, st.lists(PART.filter(bool), max_size=2), PART
@@ -31,10 +31,10 @@ def fillers(bundles: TinyBundles) -> dict[str, Filler]:
 @pytest.mark.parametrize("kind", ["bpe", "char"])
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(typed=TYPED, temperature=st.sampled_from([0.0, 1.0]), most=st.integers(1, 3), seed=st.integers(0, 5))
-def test_the_typed_text_stays_and_every_blank_becomes_a_word(
+def test_the_typed_text_stays_and_every_mask_becomes_a_word(
     fillers: dict[str, Filler], kind: str, typed: list[str], temperature: float, most: int, seed: int
 ) -> None:
-    filled = fillers[kind].fill("___".join(typed), temperature, seed=seed, max_blank_tokens=most)
+    filled = fillers[kind].fill("___".join(typed), temperature, seed=seed, max_mask_tokens=most)
     assert re.fullmatch(r"[\w'-]+".join(map(re.escape, typed)), filled)
 
 
@@ -49,7 +49,7 @@ def test_the_word_tokenizer_fills_with_words_it_knows(fillers: dict[str, Filler]
 def test_one_token_is_the_likeliest_that_may_stand_there(
     bundles: TinyBundles, fillers: dict[str, Filler], text: str
 ) -> None:
-    filled = fillers["bpe"].fill(text, max_blank_tokens=1)
+    filled = fillers["bpe"].fill(text, max_mask_tokens=1)
     before, after = text.split("___")
     spaced = before.endswith(" ")
     left, right = (TOKENIZERS["bpe"].encode(part).ids for part in (before.removesuffix(" "), after))
@@ -77,7 +77,7 @@ def test_drawn_words_follow_the_seed(fillers: dict[str, Filler]) -> None:
     assert len(set(drawn)) > 1
 
 
-def test_a_longer_line_is_one_blank(fillers: dict[str, Filler]) -> None:
+def test_a_longer_line_is_one_mask(fillers: dict[str, Filler]) -> None:
     assert fillers["bpe"].fill("to _____ or") == fillers["bpe"].fill("to ___ or")
     assert "__" in fillers["char"].fill("to __ be ___ or")
 
@@ -85,9 +85,9 @@ def test_a_longer_line_is_one_blank(fillers: dict[str, Filler]) -> None:
 @pytest.mark.parametrize(
     ("kind", "text", "setting", "message"),
     [
-        ("bpe", "to be or not", {}, "no blank: write ___"),
-        ("bpe", "", {}, "no blank: write ___"),
-        ("bpe", LINE, {"max_blank_tokens": 0}, "max_blank_tokens is 0: 1 or more"),
+        ("bpe", "to be or not", {}, "no mask: write ___"),
+        ("bpe", "", {}, "no mask: write ___"),
+        ("bpe", LINE, {"max_mask_tokens": 0}, "max_mask_tokens is 0: 1 or more"),
         ("bpe", LINE, {"temperature": -1}, "temperature is -1"),
         ("bpe", "to be " * 2000 + "___", {}, "at most 2048 are read at once"),
         ("bpe", "\udce9 ___", {}, "the text is not UTF-8"),
@@ -104,5 +104,5 @@ def test_what_cannot_be_filled_is_refused(
 
 
 def test_a_model_that_generates_is_refused(bundles: TinyBundles) -> None:
-    with pytest.raises(InputError, match="'lstm' reads from the left only and cannot fill blanks"):
+    with pytest.raises(InputError, match="'lstm' reads from the left only and cannot fill masks"):
         Filler.from_bundle(bundles("lstm"))

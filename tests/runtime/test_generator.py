@@ -229,6 +229,6 @@ def test_a_stop_sequence_ends_the_sampling_too(generator: Generator) -> None:
     assert generator.generate(PROMPT, 10**12, temperature=0, stop=[stop])
 
 
-def test_a_model_that_fills_blanks_is_refused(bundles: TinyBundles) -> None:
-    with pytest.raises(InputError, match="'bilstm' fills blanks and cannot generate: try recurlm fill"):
+def test_a_model_that_fills_masks_is_refused(bundles: TinyBundles) -> None:
+    with pytest.raises(InputError, match="'bilstm' fills masks and cannot generate: try recurlm fill"):
         Generator.from_bundle(bundles("bilstm"))

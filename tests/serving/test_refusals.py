@@ -139,9 +139,9 @@ def test_score_and_fill_refuse_in_the_same_form(server: Server) -> None:
     refused(server.post("/score", {"model": "lstm", "text": "storm " * 1001}), 400, "tokens, at most 1000", "text")
     half = b'{"model": "lstm", "text": "\\ud800"}'
     refused(server.post("/score", content=half, headers=JSON), 400, "unable to parse raw data as a unicode", "text")
-    refused(server.post("/fill", {"text": "to be"}), 400, "the text has no blank")
+    refused(server.post("/fill", {"text": "to be"}), 400, "the text has no mask")
     refused(
-        server.post("/fill", {"text": "___ " * 90}), 400, "tokens with 90 blanks of up to 3 tokens are too much", "text"
+        server.post("/fill", {"text": "___ " * 90}), 400, "tokens with 90 masks of up to 3 tokens are too much", "text"
     )
     refused(server.post("/fill", {"text": "to ___", "seed": -1}), 400, "seed: ", "seed")
 

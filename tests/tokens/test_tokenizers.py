@@ -51,7 +51,7 @@ def test_bpe_gives_every_text_back(text: str) -> None:
 
 @given(TEXTS)
 @example(" ".join(SPECIALS))
-def test_no_text_becomes_the_start_or_the_blank(text: str) -> None:
+def test_no_text_becomes_bos_or_the_mask(text: str) -> None:
     for tokenizer in (BPE, CHAR, WORD):
         assert not {0, 1} & set(ids(tokenizer, text))
 

@@ -206,7 +206,7 @@ def test_the_flavors_are_text_and_the_raw_graph(real: Path) -> None:
     assert filled.startswith("to ")
     assert filled.endswith(" or")
     params = text.metadata.signature.params.to_dict()
-    assert [each["name"] for each in params] == ["temperature", "top_k", "top_p", "seed", "max_blank_tokens"]
+    assert [each["name"] for each in params] == ["temperature", "top_k", "top_p", "seed", "max_mask_tokens"]
 
 
 def test_a_server_of_the_champion_answers_and_refuses_in_one_line(real: Path, tmp_path: Path) -> None:

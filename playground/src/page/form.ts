@@ -108,7 +108,7 @@ export class Form {
     this.mode = mode;
     this.offerOthers(bundle);
     for (const setting of SETTINGS) input(setting.name).closest("label")!.hidden = setting[mode] === null;
-    element("text-label").textContent = mode === "generate" ? "Prompt" : "Text with blanks";
+    element("text-label").textContent = mode === "generate" ? "Prompt" : "Text with masks";
     element("text-hint").textContent = mode === "generate"
       ? "The model continues this text; an empty prompt begins a new one."
       : "Write ___ where a word is missing. This model reads both sides.";

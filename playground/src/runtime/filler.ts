@@ -103,7 +103,7 @@ export class Filler {
       const allowed = samples.map((row) => candidates(sequence, ...row)).filter((each) => each.length > 0);
       if (allowed.length > 0) return greedy ? allowed.flat() : allowed[0]!;
     }
-    throw new InputError("the vocabulary has no token that could stand in a blank of this text");
+    throw new InputError("the vocabulary has no token that could stand for a mask of this text");
   }
 
   /** A token sampled for each position of each sequence, and its log-probability. */

@@ -57,7 +57,7 @@ export class MaskedText {
     this.parts = text.split(MARKER);
     this.count = this.parts.length - 1;
     if (this.count === 0)
-      throw new InputError("the text has no blank: write ___ (three underscores) where a word is missing");
+      throw new InputError("the text has no mask: write ___ (three underscores) where a word is missing");
     const hasSpaceTokens = allowed.firstAfterSpace.includes(1);
     this.takesSpace = this.parts.slice(0, -1).map((part) => hasSpaceTokens && part.endsWith(" "));
     const encoded = this.parts.map((part, index) => (this.takesSpace[index] ? part.slice(0, -1) : part));

@@ -133,7 +133,7 @@ def _add_fill(commands: Commands) -> None:
     bundle_options(sub)
     sub.add_argument("text", metavar="TEXT", help='such as "To be or ___ to be"')
     longest = "longest word, in tokens (default: 3; 12 for a char tokenizer, 1 for a word tokenizer)"
-    sub.add_argument("--max-blank-tokens", type=int, metavar="N", help=longest)
+    sub.add_argument("--max-mask-tokens", type=int, metavar="N", help=longest)
     sampling_options(sub, temperature=0.0, top_k=0, top_p=1.0)
 
 
@@ -141,8 +141,8 @@ def fill(arguments: argparse.Namespace) -> None:
     from recurlm.runtime import Filler
 
     filler = Filler.from_bundle(chosen_bundle(arguments), arguments.threads)
-    settings = {name: getattr(arguments, name) for name in (*SAMPLING, "max_blank_tokens")}
-    write(filler.fill(arguments.text, **settings, progress=Progress("blanks")) + "\n")
+    settings = {name: getattr(arguments, name) for name in (*SAMPLING, "max_mask_tokens")}
+    write(filler.fill(arguments.text, **settings, progress=Progress("masks")) + "\n")
 
 
 def _add_score(commands: Commands) -> None:

@@ -62,7 +62,7 @@ def show(text: str) -> None:
 class Progress:
     """How far a long command is: one line that is updated on a terminal, elsewhere a line now and then.
 
-    Call it with what is done and what there is; `unit` says of what, such as "blanks".
+    Call it with what is done and what there is; `unit` says of what, such as "masks".
     """
 
     def __init__(self, unit: str, scale: float = 1.0) -> None:

@@ -53,7 +53,7 @@ class Filler(BundleModel):
         """
         if "fill" not in bundle.tasks:
             raise InputError(
-                f"{bundle.folder}: '{bundle.variant}' reads from the left only and cannot fill blanks: "
+                f"{bundle.folder}: '{bundle.variant}' reads from the left only and cannot fill masks: "
                 "try recurlm generate, or a bundle such as bilstm"
             )
         super().__init__(bundle, threads)
@@ -66,24 +66,24 @@ class Filler(BundleModel):
         top_k: int = 0,
         top_p: float = 1.0,
         seed: int | None = None,
-        max_blank_tokens: int | None = None,
+        max_mask_tokens: int | None = None,
         *,
         progress: Progress | None = None,
     ) -> str:
         """The text with a word in place of each `___`; the text around them is unchanged.
 
         Args:
-            max_blank_tokens: of a word; None means 3 for bpe, 12 for char, 1 for word.
-            progress: called with the number of blanks that are done, and of all; each is read twice.
+            max_mask_tokens: of a word; None means 3 for bpe, 12 for char, 1 for word.
+            progress: called with the number of masks that are done, and of all; each is read twice.
 
         Raises:
             InputError: no `___`, something the vocabulary lacks, too long a text, or a setting out of range.
         """
         sampling, rng = Sampling(temperature, top_k, top_p), seeded_rng(seed)
         vocabulary = self.bundle.vocabulary
-        largest = MAX_WORD_TOKENS[vocabulary.kind] if max_blank_tokens is None else max_blank_tokens
+        largest = MAX_WORD_TOKENS[vocabulary.kind] if max_mask_tokens is None else max_mask_tokens
         if not largest >= 1:
-            raise InputError(f"max_blank_tokens is {largest}: 1 or more")
+            raise InputError(f"max_mask_tokens is {largest}: 1 or more")
         masked = MaskedText(text, vocabulary, self._allowed)
         tokens = len(masked.sequence([largest] * len(masked), []).ids)
         if tokens > MAX_TOKENS:
@@ -145,7 +145,7 @@ class Filler(BundleModel):
             candidates = [allowed for row in sampled if (allowed := sequence.candidates(*row))]
             if candidates:
                 return max(candidates, key=max) if greedy else candidates[0]
-        raise InputError("the vocabulary has no token that could stand in a blank of this text")
+        raise InputError("the vocabulary has no token that could stand for a mask of this text")
 
     def _sample(
         self, sequences: Sequence[Sequence[int]], sampling: Sampling, uniform: Any
@@ -158,7 +158,7 @@ class Filler(BundleModel):
 
 
 def _second_half(progress: Progress, words: int, filled: float, masks: float) -> None:
-    """The blanks' tokens are filled, after their sizes were found."""
+    """The masks' tokens are filled, after their sizes were found."""
     progress(words * (1 + filled / masks) / 2, words)
 
 
@@ -235,7 +235,7 @@ class MaskedText:
         self.allowed = allowed
         self.parts = MARKER.split(text)
         if len(self.parts) == 1:
-            raise InputError("the text has no blank: write ___ (three underscores) where a word is missing")
+            raise InputError("the text has no mask: write ___ (three underscores) where a word is missing")
         has_space_tokens = bool(allowed.first_after_space.any())
         self.takes_space = [has_space_tokens and part.endswith(" ") for part in self.parts[:-1]]
         encoded = [

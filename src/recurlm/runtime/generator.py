@@ -22,7 +22,7 @@ MAX_CHUNK = 64
 
 
 class Generator(BundleModel):
-    """Text generation with a causal language model.
+    """Text generation, left to right.
 
     The same seed gives the same text. A text ends after `max_new_tokens`, where the model samples `<bos>`, or before a
     stop sequence.
@@ -35,7 +35,7 @@ class Generator(BundleModel):
             InputError: the bundle's model cannot generate, or its generator.onnx does not fit.
         """
         if "generate" not in bundle.tasks:
-            raise InputError(f"{bundle.folder}: '{bundle.variant}' fills blanks and cannot generate: try recurlm fill")
+            raise InputError(f"{bundle.folder}: '{bundle.variant}' fills masks and cannot generate: try recurlm fill")
         super().__init__(bundle, threads)
         self.session = bundle.session("generator.onnx", INPUTS | OPTIONAL, threads)
 

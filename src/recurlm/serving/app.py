@@ -212,14 +212,14 @@ def fill_work(request: schema.FillRequest, model: LoadedModel, limits: Limits) -
     """
     model.check_length(request.text, "text", limits)
     vocabulary, words = model.bundle.vocabulary, len(MARKER.findall(request.text))
-    largest = request.max_blank_tokens or MAX_WORD_TOKENS[vocabulary.kind]
+    largest = request.max_mask_tokens or MAX_WORD_TOKENS[vocabulary.kind]
     size = len(vocabulary.ids(request.text, "the text")) + words * largest
     # Each length of each word is tried, token by token, and then all are filled.
     work = size * words * largest * (largest + 3) // 2
     if work > limits.fill_work:
         raise ApiError(
             400,
-            f"text: {size} tokens with {words} blanks of up to {largest} tokens are too much: fill it in parts",
+            f"text: {size} tokens with {words} masks of up to {largest} tokens are too much: fill it in parts",
             "text",
         )
     return work
@@ -233,6 +233,6 @@ def fill(request: schema.FillRequest, model: LoadedModel) -> schema.FillResponse
     """
     assert model.filler is not None
     filled = model.filler.fill(
-        request.text, request.temperature, request.top_k, request.top_p, request.seed, request.max_blank_tokens
+        request.text, request.temperature, request.top_k, request.top_p, request.seed, request.max_mask_tokens
     )
     return schema.FillResponse(model=model.name, text=filled)

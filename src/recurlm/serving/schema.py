@@ -189,7 +189,7 @@ class FillRequest(_Request):
     top_k: Annotated[int, Field(ge=0), WHOLE] = 0
     top_p: TopP = 1.0
     seed: Seed | None = None
-    max_blank_tokens: Annotated[int, Field(ge=1, le=12), WHOLE] | None = Field(
+    max_mask_tokens: Annotated[int, Field(ge=1, le=12), WHOLE] | None = Field(
         None, description="Of a word. Default: 3; 12 for a char tokenizer, 1 for a word tokenizer."
     )
 

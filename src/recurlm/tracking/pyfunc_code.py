@@ -18,7 +18,7 @@ from recurlm.runtime import Bundle, Filler, Generator
 
 
 class Text(PythonModel):
-    """Continues prompts; a bundle with a filler fills the blanks `___` of texts instead."""
+    """Continues prompts; a bundle with a filler fills the masks `___` of texts instead."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Open the bundle; a changed byte in it is refused."""
