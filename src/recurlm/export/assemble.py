@@ -65,7 +65,7 @@ class Graph:
 
     def weight(self, name: str, value: np.ndarray[Any, Any]) -> str:
         """An array under a name of its own."""
-        return self._share(numpy_helper.from_array(value, name))
+        return self._add_weight(numpy_helper.from_array(value, name))
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Add a node with one output and return that output's name."""
@@ -83,7 +83,7 @@ class Graph:
         """
         names = dict(values)
         for weight in graph.initializer:
-            names[weight.name] = self._share(weight)
+            names[weight.name] = self._add_weight(weight)
         constant = {weight.name for weight in graph.initializer}
         for node in graph.node:
             copy = onnx.NodeProto()
@@ -103,7 +103,7 @@ class Graph:
             constant |= set(node.output) if alone else set()
         return {output.name: names[output.name] for output in graph.output}
 
-    def _share(self, weight: onnx.TensorProto) -> str:
+    def _add_weight(self, weight: onnx.TensorProto) -> str:
         """Take a weight in, unless one with the same shape and bytes is there already."""
         content = (weight.data_type, tuple(weight.dims), hashlib.sha256(weight.raw_data).digest())
         if content not in self.contents:

@@ -96,8 +96,8 @@ def same_description(found: dict[str, Any], expected: dict[str, Any]) -> None:
     for key, value in expected.items():
         value = json.loads(json.dumps(value))  # as JSON has it: lists in place of tuples
         if key not in found or found[key] != value or list_of_keys(found[key]) != list_of_keys(value):
-            told = json.dumps(found.get(key))
-            raise VerificationError(f"bundle.json: '{key}' is {told[:80]}, and should be {json.dumps(value)[:80]}")
+            shown = json.dumps(found.get(key))
+            raise VerificationError(f"bundle.json: '{key}' is {shown[:80]}, and should be {json.dumps(value)[:80]}")
 
 
 def list_of_keys(value: Any) -> list[str]:
@@ -116,14 +116,14 @@ def same_metadata(folder: Path, expected: dict[str, Any]) -> None:
     products: Counter[str] = Counter()
     for path in sorted(folder.glob("*.onnx")):
         proto = onnx.load(path)
-        found = {entry.key: entry.value for entry in proto.metadata_props}
-        if found != wanted:
-            raise VerificationError(f"{path.name} says that it is {found}, and should say {wanted}")
+        metadata = {entry.key: entry.value for entry in proto.metadata_props}
+        if metadata != wanted:
+            raise VerificationError(f"{path.name} says that it is {metadata}, and should say {wanted}")
         products.update(count_products(proto.graph))
     counted = {kind: count for kind, count in products.items() if count}
-    told = read_json(folder / "bundle.json").get("products")
-    if told != counted:
-        raise VerificationError(f"bundle.json tells of products {told}, and the graphs have {counted}")
+    products = read_json(folder / "bundle.json").get("products")
+    if products != counted:
+        raise VerificationError(f"bundle.json tells of products {products}, and the graphs have {counted}")
     if unexpected := counted.keys() - {expected["precision"], ACTIVATIONS}:
         raise VerificationError(f"the graphs have products in {', '.join(sorted(unexpected))}")
 

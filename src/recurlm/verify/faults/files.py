@@ -17,39 +17,45 @@ Change = Callable[[dict[str, Any]], None]
 def faults(cloze: bool) -> dict[str, Callable[[Path], None]]:
     """By name: what plants each fault in a bundle's folder."""
     description: dict[str, Change] = {
-        "a special id moved": lambda told: told["special"].update(bos=told["vocab_size"] - 1),
-        "the mask's id changed": lambda told: told["special"].update(mask=told["vocab_size"] - 2),
-        "the default temperature": lambda told: told["sampling_defaults"].update(temperature=0.5),
-        "a default left out": lambda told: told["sampling_defaults"].popitem(),
-        "one token more": lambda told: told.update(vocab_size=told["vocab_size"] + 1),
-        "no token suppressed": lambda told: told.update(suppressed_tokens=[]),
-        "states in another order": lambda told: told.update(state_spec=dict(reversed(told["state_spec"].items()))),
-        "the size of a state": lambda told: told["state_spec"].update({next(iter(told["state_spec"])): [1]}),
-        "another kind of tokenizer": lambda told: told.update(tokenizer_kind="word"),
-        "another precision": lambda told: told.update(precision="int8" if told["precision"] != "int8" else "int4"),
-        "another variant": lambda told: told.update(variant="other"),
-        "more products": lambda told: told["products"].update({next(iter(told["products"])): 99}),
-        "better metrics": lambda told: told["metrics"].update(protocol="other"),
-        "another model": lambda told: told.update(model_sha256="0" * 64),
-        "a graph that is not named": lambda told: told["files"].pop("scorer.onnx"),
+        "a special id moved": lambda content: content["special"].update(bos=content["vocab_size"] - 1),
+        "the mask's id changed": lambda content: content["special"].update(mask=content["vocab_size"] - 2),
+        "the default temperature": lambda content: content["sampling_defaults"].update(temperature=0.5),
+        "a default left out": lambda content: content["sampling_defaults"].popitem(),
+        "one token more": lambda content: content.update(vocab_size=content["vocab_size"] + 1),
+        "no token suppressed": lambda content: content.update(suppressed_tokens=[]),
+        "states in another order": lambda content: content.update(
+            state_spec=dict(reversed(content["state_spec"].items()))
+        ),
+        "the size of a state": lambda content: content["state_spec"].update({next(iter(content["state_spec"])): [1]}),
+        "another kind of tokenizer": lambda content: content.update(tokenizer_kind="word"),
+        "another precision": lambda content: content.update(
+            precision="int8" if content["precision"] != "int8" else "int4"
+        ),
+        "another variant": lambda content: content.update(variant="other"),
+        "more products": lambda content: content["products"].update({next(iter(content["products"])): 99}),
+        "better metrics": lambda content: content["metrics"].update(protocol="other"),
+        "another model": lambda content: content.update(model_sha256="0" * 64),
+        "a graph that is not named": lambda content: content["files"].pop("scorer.onnx"),
     }
     if cloze:
-        description["sides exchanged"] = lambda told: told.update(directions=dict(exchanged(told["directions"])))
-    found: dict[str, Callable[[Path], None]] = {
+        description["sides exchanged"] = lambda content: content.update(
+            directions=dict(exchanged(content["directions"]))
+        )
+    planted: dict[str, Callable[[Path], None]] = {
         f"bundle.json: {name}": partial(describe, change) for name, change in description.items()
     }
     tokenizer: dict[str, Change] = {
         "two pieces exchanged": partial(exchange, first=-1, second=-2),
         "a special token exchanged with a piece": partial(exchange, first=0, second=-1),
-        "lower case": lambda told: told.update(normalizer={"type": "Lowercase"}),
-        "decoded with spaces": lambda told: told.update(
+        "lower case": lambda content: content.update(normalizer={"type": "Lowercase"}),
+        "decoded with spaces": lambda content: content.update(
             decoder={"type": "WordPiece", "prefix": "##", "cleanup": False}
         ),
     }
-    found |= {f"tokenizer.json: {name}": partial(tokenize, change) for name, change in tokenizer.items()}
-    found["step.onnx: another variant in its metadata"] = partial(tag, "variant", "other")
-    found["step.onnx: states in another order in its metadata"] = partial(tag, "states", "[]")
-    return found
+    planted |= {f"tokenizer.json: {name}": partial(tokenize, change) for name, change in tokenizer.items()}
+    planted["step.onnx: another variant in its metadata"] = partial(tag, "variant", "other")
+    planted["step.onnx: states in another order in its metadata"] = partial(tag, "states", "[]")
+    return planted
 
 
 def exchanged(directions: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -59,24 +65,24 @@ def exchanged(directions: dict[str, Any]) -> list[tuple[str, Any]]:
 
 def describe(change: Change, folder: Path) -> None:
     """Change what bundle.json says."""
-    told = read_json(folder / "bundle.json")
-    change(told)
-    write_json(folder / "bundle.json", told)
+    content = read_json(folder / "bundle.json")
+    change(content)
+    write_json(folder / "bundle.json", content)
 
 
 def tokenize(change: Change, folder: Path) -> None:
     """Change tokenizer.json."""
-    told = read_json(folder / "tokenizer.json")
-    change(told)
-    write_json(folder / "tokenizer.json", told)
+    content = read_json(folder / "tokenizer.json")
+    change(content)
+    write_json(folder / "tokenizer.json", content)
 
 
-def exchange(told: dict[str, Any], first: int, second: int) -> None:
+def exchange(content: dict[str, Any], first: int, second: int) -> None:
     """Exchange the ids of two tokens, counted in the order of the ids."""
-    vocabulary = told["model"]["vocab"]
+    vocabulary = content["model"]["vocab"]
     names = sorted(vocabulary, key=lambda name: int(vocabulary[name]))
-    one, other = names[first], names[second]
-    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    left, right = names[first], names[second]
+    vocabulary[left], vocabulary[right] = vocabulary[right], vocabulary[left]
 
 
 def tag(key: str, value: str, folder: Path) -> None:
@@ -90,9 +96,9 @@ def tag(key: str, value: str, folder: Path) -> None:
 
 def renew_seals(folder: Path) -> None:
     """Let bundle.json name the files' present hashes and sizes: so the fault must be caught, and not the seal."""
-    told = read_json(folder / "bundle.json")
-    told.pop("seal", None)
-    for name, entry in told["files"].items():
+    content = read_json(folder / "bundle.json")
+    content.pop("seal", None)
+    for name, entry in content["files"].items():
         path = folder / name
         entry.update(sha256=sha256_of(path), bytes=path.stat().st_size)
-    write_sealed_json(folder / "bundle.json", told)
+    write_sealed_json(folder / "bundle.json", content)
