@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 from configs import PARAMS
 
 from recurlm.config import override
+from recurlm.verify import edges
+from recurlm.verify.checks import Comparison, VerificationError
 from recurlm.verify.faults import plant
 from recurlm.verify.faults.catalogue import Fault
 from recurlm.verify.faults.plant import Outcome, Subject, plant_all
 from recurlm.verify.faults.tiny import tiny_subjects
+from recurlm.verify.sessions import Graphs
 
 QUICK = PARAMS.model_copy(update={"verify": override(PARAMS.verify, {"num_tokens": 40})})
 # A few of each kind; `python -m recurlm.verify.faults` plants all.
@@ -58,3 +64,16 @@ def test_the_catalogue_has_at_least_forty_faults_of_each_kind_of_bundle(subject:
     names = [fault.name for fault in subject[0].faults()]
     assert len(names) >= 40
     assert len(set(names)) == len(names)
+
+
+def test_a_half_is_rounded_to_even_in_every_loop_of_graphs_that_take_no_state(tmp_path: Path) -> None:
+    (sound,) = tiny_subjects("bilstm", ["int8"], QUICK, tmp_path)
+    edges.halves(Comparison(sound.reference, Graphs(sound.folder)))
+    faults = [fault for fault in sound.faults() if "rounding half up" in fault.name]
+    assert len(faults) == 5
+    for fault in faults:
+        folder = tmp_path / fault.name
+        shutil.copytree(sound.folder, folder)
+        fault.plant(folder)
+        with pytest.raises(VerificationError):
+            edges.halves(Comparison(sound.reference, Graphs(folder)))

@@ -135,7 +135,7 @@ class Verification:
         return [
             below if comparison.exact else in_fp32,
             ("step", partial(edges.every_token_steps, comparison)),
-            *([("step scorer generator", partial(edges.halves, comparison))] if comparison.exact else []),
+            *([("step scorer generator filler", partial(edges.halves, comparison))] if comparison.exact else []),
             *(("scorer", partial(comparison.scored, text)) for text in texts),
             *(self._of_the_filler() if comparison.cloze else self._of_the_generator()),
             ("scorer", self._perplexity),

@@ -16,6 +16,7 @@ from recurlm.errors import InputError
 from recurlm.evaluation.perplexity import Scorer
 from recurlm.evaluation.windows import Batch
 from recurlm.objective import Objective
+from recurlm.variants.base import State
 from recurlm.verify.prompts import padded
 from recurlm.verify.reference import Choose, Extra, Generated, Reference, Rows
 from recurlm.verify.sessions import Graphs
@@ -115,7 +116,7 @@ class Comparison:
         tokens, worst = torch.from_numpy(rows), 0.0
         _, state = self.reference.forward(tokens[:, :LEAD], self.reference.model.initial_state(len(rows)))
         expected, expected_state = self.reference.forward(tokens[:, LEAD:], state)
-        onnx_state = {name: value.numpy() for name, value in state.items()}
+        onnx_state = _arrays(state)
         for token, wanted in zip(rows[:, LEAD:].T, expected.unbind(1), strict=True):
             logits, onnx_state = self.graphs.step(token, onnx_state)
             worst = max(worst, alike(logits, wanted, self.tolerance, "a logit of step.onnx"))
@@ -134,9 +135,7 @@ class Comparison:
     def step(self, token: Int[np.ndarray, "rows"], state: dict[str, Tensor]) -> float:
         """One step of step.onnx from given states: the largest difference."""
         expected, wanted = self.reference.step(torch.from_numpy(np.ascontiguousarray(token)), state)
-        results, after = self.graphs.call(
-            "step", {"token": token}, {name: value.numpy() for name, value in state.items()}
-        )
+        results, after = self.graphs.call("step", {"token": token}, _arrays(state))
         worst = alike(results.pop("logits"), expected, self.tolerance, "a logit of step.onnx")
         gates = self.reference.gates(torch.from_numpy(np.ascontiguousarray(token)), state)
         if results.keys() != {f"gate.{name}" for name in gates}:
@@ -151,7 +150,7 @@ class Comparison:
         for rows, time in STEPS:
             tokens = np.stack([np.resize(text[17 * row :], time) for row in range(rows)])
             state = self.reference.model.initial_state(rows)
-            onnx_state = {name: value.numpy() for name, value in state.items()}
+            onnx_state = _arrays(state)
             for token in tokens.T:
                 expected, state = self.reference.step(torch.from_numpy(np.ascontiguousarray(token)), state)
                 logits, onnx_state = self.graphs.step(token, onnx_state)
@@ -186,18 +185,26 @@ class Comparison:
         return agreement
 
     def filled(
-        self, texts: Rows, uniform: Float[np.ndarray, "rows time"], sampling: Sampling | Sequence[Sampling]
+        self,
+        texts: Rows,
+        uniform: Float[np.ndarray, "rows time"],
+        sampling: Sampling | Sequence[Sampling],
+        state: State | None = None,
     ) -> Agreement:
-        """Tokens of filler.onnx and PyTorch at every position of some texts, and their log-probabilities."""
+        """Tokens of filler.onnx and PyTorch at every position of some texts, and their log-probabilities.
+
+        Args:
+            state: at both ends of each text; left out, zeros.
+        """
         each = [sampling] * len(texts) if isinstance(sampling, Sampling) else list(sampling)
         tokens, lengths = padded(texts, FILLER)
         uniform = uniform[:, : tokens.shape[1]]
-        filled, log_prob = self.graphs.fill_and_score(tokens, lengths, uniform, each)
+        filled, log_prob = self.graphs.fill_and_score(tokens, lengths, uniform, each, _arrays(state))
         inside = np.arange(tokens.shape[1]) < lengths[:, None]
-        found, logits = filled[inside], torch.cat(self.reference.logits(texts))
+        found, logits = filled[inside], torch.cat(self.reference.logits(texts, state))
         scored = torch.log_softmax(logits, dim=-1).gather(1, torch.from_numpy(found[:, None]))[:, 0]
         alike(log_prob[inside], scored, self.log_prob_tolerance, "a log-probability of filler.onnx")
-        agreement, expected = Agreement(found.size), self.reference.drawn(texts, uniform, each)
+        agreement, expected = Agreement(found.size), self.reference.drawn(texts, uniform, each, state)
         for place in np.flatnonzero(found != expected).tolist():
             row, position = np.argwhere(inside)[place].tolist()
             tie = NearTie(row, position, int(found[place]), int(expected[place]))
@@ -219,11 +226,11 @@ class Comparison:
             )
         agreement.near_ties.append(tie)
 
-    def scored(self, texts: Rows) -> float:
-        """Log-probabilities of scorer.onnx: the largest difference."""
-        found, _ = self.graphs.score(*padded(texts, FILLER))
+    def scored(self, texts: Rows, state: State | None = None) -> float:
+        """Log-probabilities of scorer.onnx: the largest difference. `state` is that of `Reference.logits`."""
+        found, _ = self.graphs.score(*padded(texts, FILLER), _arrays(state))
         worst, what = 0.0, "a log-probability of scorer.onnx"
-        for row, expected in zip(found, self.reference.log_probs(texts), strict=True):
+        for row, expected in zip(found, self.reference.log_probs(texts, state), strict=True):
             worst = max(worst, alike(row[: len(expected)], expected, self.log_prob_tolerance, what))
             if row[len(expected) :].any():
                 raise VerificationError("scorer.onnx scores what stands behind a text's end")
@@ -295,6 +302,10 @@ class _Call:
             logits = logits if self.extra is None else self.extra.penalized(logits, text, row)
         uniform = float(self.expected.uniform[row, position])
         self.comparison.excuse(tie, logits, uniform, self.each[row], self.agreement)
+
+
+def _arrays(state: State | None) -> Any:
+    return None if state is None else {name: value.numpy() for name, value in state.items()}
 
 
 def onnx_scorer(graphs: Graphs, objective: Objective) -> Scorer:

@@ -142,6 +142,8 @@ def halves(comparison: Comparison) -> None:
         before = {name: torch.from_numpy(value) for name, value in state.items()}
         comparison.step(tokens[:, 0], before)
         if comparison.cloze:
+            comparison.scored(list(tokens), before)
+            comparison.filled(list(tokens), draw.random((ROWS_OF_HALVES, 2), np.float32), FREE, before)
             continue
         first, second = (torch.from_numpy(np.ascontiguousarray(column)) for column in tokens.T)
         after = comparison.reference.step(first, before)[1]

@@ -185,17 +185,22 @@ class Reference:
         return state, tokens.gather(1, lengths[:, None] - 1)[:, 0]
 
     @once
-    def logits(self, texts: Rows) -> list[Float[Tensor, "time vocabulary"]]:
-        """Of a model that predicts the next token: those after each token. Of a cloze model: those at each token."""
+    def logits(self, texts: Rows, state: State | None = None) -> list[Float[Tensor, "time vocabulary"]]:
+        """Of a model that predicts the next token: those after each token. Of a cloze model: those at each token.
+
+        Args:
+            state: before each text, and of a cloze model's right side behind it; left out, zeros.
+        """
         if not self.objective.both_sides:
             tokens, _ = padded(texts)
-            state, steps = self.model.initial_state(len(texts)), []
+            state, steps = state or self.model.initial_state(len(texts)), []
             for token in torch.from_numpy(tokens).unbind(1):
                 logits, state = self._step(token, state)
                 steps.append(logits)
             every = torch.stack(steps, dim=1)
             return [row[: len(text)] for row, text in zip(every, texts, strict=True)]
-        left, right = self._outputs(texts, "left"), self._outputs([text[::-1] for text in texts], "right")
+        state = state or self.model.initial_state(len(texts))
+        left, right = self._outputs(texts, "left", state), self._outputs([text[::-1] for text in texts], "right", state)
         both = torch.cat([torch.cat([a, b.flip(0)], dim=-1) for a, b in zip(left, right, strict=True)])
         with self._computing():
             every = self.model.decode(both)
@@ -203,30 +208,30 @@ class Reference:
 
     @once
     def drawn(
-        self, texts: Rows, uniform: Float[np.ndarray, "rows time"], each: list[Sampling]
+        self, texts: Rows, uniform: Float[np.ndarray, "rows time"], each: list[Sampling], state: State | None = None
     ) -> Int[np.ndarray, "positions"]:
         """What a cloze model fills into each position of the texts, one after the other."""
-        rows = zip(self.logits(texts), uniform, each, strict=True)
-        return torch.cat(
-            [self.draw(logits, numbers[: len(logits)], sampling) for logits, numbers, sampling in rows]
-        ).numpy()
+        rows = self.logits(texts, state)
+        numbers = [row[: len(logits)] for row, logits in zip(uniform, rows, strict=True)]
+        settings = [sampling for sampling, logits in zip(each, rows, strict=True) for _ in logits]
+        return self.draw(torch.cat(rows), np.concatenate(numbers), settings).numpy()
 
     @once
-    def log_probs(self, texts: Rows) -> list[Float[Tensor, "scored"]]:
-        """Of each token that scorer.onnx scores: all, or all but the first."""
+    def log_probs(self, texts: Rows, state: State | None = None) -> list[Float[Tensor, "scored"]]:
+        """Of each token that scorer.onnx scores: all, or all but the first. `state` is that of `logits`."""
         first = 0 if self.objective.both_sides else 1
         scored = []
-        for text, logits in zip(texts, self.logits(texts), strict=True):
+        for text, logits in zip(texts, self.logits(texts, state), strict=True):
             log_prob = torch.log_softmax(logits[: len(text) - first], dim=-1)
             scored.append(log_prob.gather(1, torch.from_numpy(text[first:, None]))[:, 0])
         return scored
 
-    def _outputs(self, texts: Rows, side: str) -> list[Float[Tensor, "time output"]]:
+    def _outputs(self, texts: Rows, side: str, before: State) -> list[Float[Tensor, "time output"]]:
         """A side's output before each token, as it walks over the texts."""
         recurrence = bidirectional(self.model.recurrence).directions[side]
         tokens, lengths = padded(texts)
-        state = recurrence.initial_state(len(texts))
-        output, outputs = torch.zeros(len(texts), recurrence.output_size), []
+        state = {name: before[f"{side}.{name}"] for name in recurrence.state_spec}
+        output, outputs = before[f"{side}.output"], []
         for token in torch.from_numpy(tokens).unbind(1):
             outputs.append(output)
             with self._computing():

@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 from jaxtyping import Float, Int
+from onnx import TensorProto
+from onnx.helper import make_tensor_value_info
 from onnxruntime.capi import onnxruntime_pybind11_state as exceptions
 
 from recurlm.config import Sampling
@@ -30,17 +34,37 @@ class Graphs:
     ) -> tuple[dict[str, np.ndarray[Any, Any]], State]:
         """Run `<name>.onnx` from a state (None: zeros): its outputs by name, and the next state.
 
+        A cloze model's scorer and filler take no state: where one is given, a copy of the graph runs whose loops do.
+
         Raises:
             GraphError: onnxruntime stops with an error, as at an index that is out of range.
         """
-        if name not in self._sessions:
-            file, description = f"{name}.onnx", self._description
-            spec = description["state_spec"] if file in STATEFUL[description["objective"]] else {}
-            self._sessions[name] = GraphSession(self.folder / file, spec, self.threads)
+        file, description = f"{name}.onnx", self._description
+        spec = description["state_spec"] if file in STATEFUL[description["objective"]] else {}
         try:
+            if state and not spec:
+                return self._run_from(file, {**feeds, **{f"state.{each}": value for each, value in state.items()}}), {}
+            if name not in self._sessions:
+                self._sessions[name] = GraphSession(self.folder / file, spec, self.threads)
             return self._sessions[name].run(None, feeds, state)
         except (exceptions.Fail, exceptions.InvalidArgument, exceptions.RuntimeException) as error:
             raise GraphError(f"{name}.onnx does not run: {' '.join(str(error).split())}") from None
+
+    def _run_from(self, file: str, feeds: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+        """Run a graph whose loops begin with states of zeros, from other ones: all else in it stays as it is."""
+        model = onnx.load(self.folder / file)
+        carried = [
+            (node, at) for node in model.graph.node if node.op_type == "Loop" for at in range(2, len(node.input))
+        ]
+        for (node, at), (name, shape) in zip(carried, self._description["state_spec"].items(), strict=True):
+            node.input[at] = f"state.{name}"
+            model.graph.input.append(make_tensor_value_info(node.input[at], TensorProto.FLOAT, ["batch", *shape]))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, feeds), strict=True))
 
     def step(
         self, token: Int[np.ndarray, "batch"], state: State
@@ -94,10 +118,11 @@ class Graphs:
         length: Int[np.ndarray, "batch"],
         uniform: Float[np.ndarray, "batch time"],
         sampling: Sampling | Sequence[Sampling],
+        state: State | None = None,
     ) -> tuple[Int[np.ndarray, "batch time"], Float[np.ndarray, "batch time"]]:
         """The drawn tokens, and the log-probability of each."""
         feeds = {"tokens": tokens, "length": length, "uniform": uniform} | settings_of(sampling, len(tokens))
-        results, _ = self.call("filler", feeds)
+        results, _ = self.call("filler", feeds, state)
         return results["filled"], results["log_prob"]
 
 
