@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,25 +44,29 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="FOLDER", help="in place of data/")
     parser.add_argument("--num-tokens", type=int, help="in place of verify.num_tokens")
     parser.add_argument("--only", default="", metavar="TEXT", help="faults whose name contains it")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the last line and each fault's check")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the last line, and the same of each bundle")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     params = read_params(arguments.variants, arguments.tiny)
     if arguments.num_tokens:
         params = params.model_copy(update={"verify": override(params.verify, {"num_tokens": arguments.num_tokens})})
-    outcome, precisions = Outcome(), arguments.precision or list(params.export.precisions)
+    total, precisions = Outcome(), arguments.precision or list(params.export.precisions)
+    bundles: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as parent:
         for variant in arguments.variants or params.variants:
             data = None if arguments.tiny else arguments.data
             for subject in subjects(Path(parent), variant, precisions, params, data):
+                outcome = Outcome()
                 plant_all(subject, outcome, lambda name: arguments.only in name, lambda line: print(line, flush=True))
-    for name in outcome.absent:
+                bundles.setdefault(variant, {})[subject.precision] = outcome.summary()
+                total.add(outcome)
+    for name in total.absent:
         print(f"{name}: nothing of the kind here")
     if arguments.json:
-        more = {"caught_by": outcome.caught, "nothing_of_the_kind": outcome.absent}
-        write_json(arguments.json, outcome.summary() | more)
-    print(json.dumps(outcome.summary(), ensure_ascii=False))
-    if outcome.missed:
+        command = shlex.join(["python", "-m", "recurlm.verify.faults", *sys.argv[1:]])
+        write_json(arguments.json, {"command": command, **total.summary(), "bundles": bundles})
+    print(json.dumps(total.summary(), ensure_ascii=False))
+    if total.missed:
         sys.exit(1)
 
 

@@ -95,6 +95,12 @@ class Outcome:
     missed: list[str] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)  # where the bundle has nothing of the kind
 
+    def add(self, other: Outcome) -> None:
+        """Count another bundle's faults as well."""
+        self.caught |= other.caught
+        self.missed += other.missed
+        self.absent += other.absent
+
     def summary(self) -> dict[str, Any]:
         return {"planted": len(self.caught) + len(self.missed), "caught": len(self.caught), "missed": self.missed}
 
