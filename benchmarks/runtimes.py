@@ -2,10 +2,10 @@
 
 Each runtime is installed from PyPI or npm into an environment of its own, below --environments, and asked for the same
 tokens from the same uniform numbers. What counts is whether they are those of this environment's onnxruntime, at which
-token the first other one comes, and how fast they come, on one thread.
+token the first other one comes, and how many a second of processor time gives, on one thread.
 
     python benchmarks/runtimes.py --json benchmarks/results/runtimes.json
-    python benchmarks/runtimes.py --variant gru --runtimes tract onnx.reference --texts 5 --tokens 50
+    python benchmarks/runtimes.py --variants gru --runtimes tract onnx.reference --texts 5 --tokens 50
 """
 
 from __future__ import annotations
@@ -41,16 +41,28 @@ RUNTIMES: dict[str, tuple[list[str], str]] = {
 PRECISIONS = ("fp32", "int8", "int4")
 PROMPT = 20  # tokens
 FEW = {"onnx.reference": 3}  # texts in a runtime that takes long
+FEW_STEPS = 20  # texts that are made call after call, of step.onnx
 NATS = 1e-4  # that a score may be off
 
 
 def sampled(folder: Path, description: dict[str, Any], texts: int, tokens: int) -> list[dict[str, Any]]:
-    """The jobs of a bundle: `texts` of `tokens` tokens with either graph, and the scores of one text."""
+    """The jobs of a bundle: `texts` of `tokens` tokens that each of its graphs makes, and the scores of one text."""
     draw = np.random.default_rng(1)
     size, bos = description["vocab_size"], description["special"]["bos"]
     usual = [token for token in range(size) if token not in description["suppressed_tokens"] and token != bos]
     prompt = [bos, *draw.choice(usual, PROMPT).tolist()]
     uniform = draw.random((texts, tokens), np.float32).tolist()
+    text = [bos, *draw.choice(usual, tokens - 1).tolist()]
+    scored = {"tokens": ([text], "int64", [1, tokens]), "length": ([tokens], "int64", [1])}
+    settings = {
+        "temperature": ([1.0], "float32", [1]),
+        "top_k": ([0], "int64", [1]),
+        "top_p": ([1.0], "float32", [1]),
+    }
+    numbers = [settings | {"uniform": ([row], "float32", [1, tokens])} for row in uniform]
+    if description["objective"] == "cloze":
+        calls = [scored | row for row in numbers]
+        return [{"file": str(folder / "filler.onnx"), "calls": calls, "outputs": ["filled"]}]
     state = {
         f"state.{name}": (np.zeros((1, *shape)).tolist(), "float32", [1, *shape])
         for name, shape in description["state_spec"].items()
@@ -60,35 +72,21 @@ def sampled(folder: Path, description: dict[str, Any], texts: int, tokens: int) 
         name: (np.full(widths.get(name, [1]), value).tolist(), str(value.dtype), widths.get(name, [1]))
         for name, value in DEFAULTS.items()
     }
-    calls = [
-        {
-            "prompt": ([prompt], "int64", [1, len(prompt)]),
-            "prompt_length": ([len(prompt)], "int64", [1]),
-            "max_new_tokens": (tokens, "int64", []),
-            "temperature": ([1.0], "float32", [1]),
-            "top_k": ([0], "int64", [1]),
-            "top_p": ([1.0], "float32", [1]),
-            "uniform": ([numbers], "float32", [1, tokens]),
-            **neutral,
-            **state,
-        }
-        for numbers in uniform
-    ]
-    text = [bos, *draw.choice(usual, tokens).tolist()]
-    scored = {"tokens": ([text], "int64", [1, len(text)]), "length": ([len(text)], "int64", [1]), **state}
-    steps = {"description": description, "prompt": prompt, "uniform": uniform, "temperature": 1.0}
+    asked = {
+        "prompt": ([prompt], "int64", [1, len(prompt)]),
+        "prompt_length": ([len(prompt)], "int64", [1]),
+        "max_new_tokens": (tokens, "int64", []),
+    }
+    generated, score = folder / "generator.onnx", folder / "scorer.onnx"
+    steps = {"description": description, "prompt": prompt, "uniform": uniform[:FEW_STEPS], "temperature": 1.0}
     return [
         {"file": str(folder / "step.onnx"), **steps},
         {
-            "file": str(folder / "generator.onnx"),
-            "calls": [needed(folder / "generator.onnx", call) for call in calls],
+            "file": str(generated),
+            "calls": [needed(generated, asked | row | state) for row in numbers],
             "outputs": ["tokens"],
         },
-        {
-            "file": str(folder / "scorer.onnx"),
-            "calls": [needed(folder / "scorer.onnx", scored)] * 2,
-            "outputs": ["log_prob"],
-        },
+        {"file": str(score), "calls": [needed(score, scored | state)] * 2, "outputs": ["log_prob"]},
     ]
 
 
@@ -155,14 +153,14 @@ def installed(folder: Path, packages: list[str]) -> str:
 
 
 def compared(job: dict[str, Any], known: dict[str, Any], answer: dict[str, Any], tokens: int) -> dict[str, Any]:
-    """A row of the table: whether it runs, how many texts are equal, where the first other token comes, tokens/s."""
+    """A cell of the table: whether it runs, how many texts are equal, where the first other token comes, tokens/s."""
     if "error" in answer:
         return {"runs": False, "error": answer["error"]}
     pairs = list(zip(known["results"], answer["results"], strict=False))
     if job["file"].endswith("scorer.onnx"):
         off = max(float(np.abs(np.ravel(a["log_prob"]) - np.ravel(b["log_prob"])).max()) for a, b in pairs)
         return {"runs": True, "largest_difference_nats": off, "tokens_per_second": tokens / answer["seconds"]}
-    flat = [[np.ravel(text["tokens"] if isinstance(text, dict) else text) for text in pair] for pair in pairs]
+    flat = [[np.ravel(text[job["outputs"][0]] if "outputs" in job else text) for text in pair] for pair in pairs]
     others = [int(np.argmax(a != b)) for a, b in flat if (a != b).any()]
     return {
         "runs": True,
@@ -175,21 +173,22 @@ def compared(job: dict[str, Any], known: dict[str, Any], answer: dict[str, Any],
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     jobs, labels = [], []
-    for precision in arguments.precisions:
-        folder = (arguments.bundles / arguments.variant / precision).resolve()
-        if not (folder / "bundle.json").is_file():
-            raise InputError(f"{folder}: no bundle: run dvc repro, or name another --bundles")
-        description = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-        for job in sampled(folder, description, arguments.texts, arguments.tokens):
-            jobs.append(job)
-            labels.append((precision, Path(job["file"]).name))
+    for variant in arguments.variants:
+        for precision in arguments.precisions:
+            folder = (arguments.bundles / variant / precision).resolve()
+            if not (folder / "bundle.json").is_file():
+                raise InputError(f"{folder}: no bundle: run dvc repro, or name another --bundles")
+            description = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+            for job in sampled(folder, description, arguments.texts, arguments.tokens):
+                jobs.append(job)
+                labels.append((f"{variant} {Path(job['file']).name}", precision))
     known = run("onnxruntime", jobs, arguments.environments)
     figures: dict[str, Any] = {}
     for name in arguments.runtimes:
         own = [first_texts(job, FEW.get(name, arguments.texts)) for job in jobs]
         answer = known if name == "onnxruntime" else run(name, own, arguments.environments)
         rows: dict[str, Any] = {}
-        for (precision, file), job, right, got in zip(labels, own, known["jobs"], answer["jobs"], strict=True):
+        for (file, precision), job, right, got in zip(labels, own, known["jobs"], answer["jobs"], strict=True):
             rows.setdefault(file, {})[precision] = compared(job, right, got, arguments.tokens)
         figures[name] = {"version": answer["version"], "files": rows}
         print(f"{name} {answer['version']}: measured", file=sys.stderr, flush=True)
@@ -203,24 +202,28 @@ def table(figures: dict[str, Any]) -> str:
         title = name if measured["version"] in name else f"{name} {measured['version']}"
         for file, rows in measured["files"].items():
             cells = [cell(rows[precision]) if precision in rows else "—" for precision in PRECISIONS]
-            lines.append(f"| {title} | `{file}` | " + " | ".join(cells) + " |")
+            lines.append(f"| {title} | {file} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def cell(row: dict[str, Any]) -> str:
+    """Whether a file runs, the same tokens or where others begin, tokens/s."""
     if not row["runs"]:
         return "does not run"
-    speed = f"{row['tokens_per_second']:,.0f} tokens/s"
+    speed = f"{row['tokens_per_second']:,.0f}"
     if "texts" not in row:
         off = row["largest_difference_nats"]
-        return f"{'equal' if off <= NATS else f'off by {off:.1g} nats'}, {speed}"
-    return f"{row['equal_texts']} of {row['texts']} texts equal, {speed}"
+        return f"{'equal' if off <= NATS else f'off by {off:.1g} nats'}; {speed}"
+    others, texts = row["first_other_token"], row["texts"]
+    if not others:
+        return f"{texts} of {texts} equal; {speed}"
+    return f"{texts - len(others)} of {texts} equal, first other token {others[0] + 1}; {speed}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundles", type=Path, default=ROOT / "data/onnx", metavar="FOLDER")
-    parser.add_argument("--variant", default="lstm")
+    parser.add_argument("--variants", nargs="+", default=["lstm", "bilstm"])
     parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
     parser.add_argument("--runtimes", nargs="+", default=list(RUNTIMES), choices=list(RUNTIMES))
     parser.add_argument("--texts", type=int, default=100)
@@ -230,7 +233,7 @@ def main() -> None:
     arguments = parser.parse_args()
     figures = measure(arguments)
     print(table(figures))
-    write_figures(arguments.json, {"variant": arguments.variant, "tokens": arguments.tokens, "runtimes": figures})
+    write_figures(arguments.json, {"tokens": arguments.tokens, "runtimes": figures})
 
 
 if __name__ == "__main__":
