@@ -41,7 +41,7 @@ RUNTIMES: dict[str, tuple[list[str], str]] = {
 PRECISIONS = ("fp32", "int8", "int4")
 PROMPT = 20  # tokens
 FEW = {"onnx.reference": 3}  # texts in a runtime that takes long
-FEW_STEPS = 20  # texts that are made call after call, of step.onnx
+FEWER = 20  # texts of step.onnx, which makes them call after call, and of filler.onnx
 NATS = 1e-4  # that a score may be off
 
 
@@ -61,7 +61,7 @@ def sampled(folder: Path, description: dict[str, Any], texts: int, tokens: int) 
     }
     numbers = [settings | {"uniform": ([row], "float32", [1, tokens])} for row in uniform]
     if description["objective"] == "cloze":
-        calls = [scored | row for row in numbers]
+        calls = [scored | row for row in numbers[:FEWER]]
         return [{"file": str(folder / "filler.onnx"), "calls": calls, "outputs": ["filled"]}]
     state = {
         f"state.{name}": (np.zeros((1, *shape)).tolist(), "float32", [1, *shape])
@@ -78,7 +78,7 @@ def sampled(folder: Path, description: dict[str, Any], texts: int, tokens: int) 
         "max_new_tokens": (tokens, "int64", []),
     }
     generated, score = folder / "generator.onnx", folder / "scorer.onnx"
-    steps = {"description": description, "prompt": prompt, "uniform": uniform[:FEW_STEPS], "temperature": 1.0}
+    steps = {"description": description, "prompt": prompt, "uniform": uniform[:FEWER], "temperature": 1.0}
     return [
         {"file": str(folder / "step.onnx"), **steps},
         {
