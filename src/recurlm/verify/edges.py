@@ -11,17 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from recurlm.config import Sampling
 from recurlm.export.sampling import ONE, weights
 from recurlm.model import LanguageModel
+from recurlm.variants.base import State
 from recurlm.verify.checks import FREE, Agreement, Comparison
 from recurlm.verify.reference import Rows
 
 MARGIN = 16  # of the float error, on which side of an edge a number must stay
-ROWS_OF_HALVES = 4
+ROWS_OF_HALVES = 8
 SHORT = 16  # tokens of a text, of those that are scored side by side
 MOST_LOGITS = 2**23  # in memory at once
 NUMBERS = 2**24  # of states, by so many texts: about one in 2^18 lies at half a step of its scale
@@ -69,7 +70,10 @@ def drawn_beside_edges(comparison: Comparison, rows: Rows, tokens: int) -> Agree
     time = max(map(len, rows)) if comparison.cloze else tokens
     uniform = np.random.default_rng(7).random((len(rows), time), np.float32)
     if not comparison.cloze:
-        return comparison.generated(rows, uniform, FREE, choose=choose)
+        plain = comparison.generated(rows, uniform, FREE, choose=choose)
+        # One row with a cut, and generator.onnx takes its other loop for all.
+        cut = comparison.generated(rows, uniform, [*[FREE] * (len(rows) - 1), MIXED[1]], choose=choose)
+        return Agreement(plain.tokens + cut.tokens, plain.near_ties + cut.near_ties)
     for numbers, logits in zip(uniform, reference.logits(rows), strict=True):
         numbers[: len(logits)] = choose(logits, reference.suppressed, numbers[: len(logits)])
     return comparison.filled(rows, uniform, FREE)
@@ -129,27 +133,36 @@ def short_texts_filled(comparison: Comparison) -> None:
 
 
 def halves(comparison: Comparison) -> None:
-    """States that lie between two whole numbers of an int8 input, where rounding decides."""
-    model, graphs = comparison.reference.model, comparison.graphs
-    arithmetic = comparison.reference.arithmetic
+    """One step from states where rounding decides: some input of a product lies between two whole numbers."""
+    model, arithmetic = comparison.reference.model, comparison.reference.arithmetic
     assert arithmetic is not None
     for index, scale in enumerate(sorted({float(x) for x in arithmetic.scales()})):
         draw, state = np.random.default_rng(index), {}
         for name, shape in model.recurrence.state_spec.items():
             whole = draw.integers(-100, 100, (ROWS_OF_HALVES, *shape)).astype(np.float32)
-            state[name] = (whole + np.float32(0.5)) * np.float32(scale)
-        tokens = draw.integers(2, model.vocab_size, (ROWS_OF_HALVES, 2))
-        before = {name: torch.from_numpy(value) for name, value in state.items()}
-        comparison.step(tokens[:, 0], before)
-        if comparison.cloze:
-            comparison.scored(list(tokens), before)
-            comparison.filled(list(tokens), draw.random((ROWS_OF_HALVES, 2), np.float32), FREE, before)
-            continue
-        first, second = (torch.from_numpy(np.ascontiguousarray(column)) for column in tokens.T)
-        after = comparison.reference.step(first, before)[1]
-        number = np.full((ROWS_OF_HALVES, 1), 0.5, np.float32)
-        for sampling in (FREE, MIXED[1]):  # for either loop
-            comparison.states(graphs.generate(tokens[:, :1], number, sampling, state)[1], after, "of generator.onnx")
-        comparison.states(graphs.score(tokens, np.full(ROWS_OF_HALVES, 2), state)[1], after, "of scorer.onnx")
-        last = comparison.reference.step(second, after)[1]
-        comparison.states(graphs.generate(tokens, number, FREE, state)[1], last, "of generator.onnx after a prompt")
+            state[name] = torch.from_numpy((whole + np.float32(0.5)) * np.float32(scale))
+        _from(comparison, draw.integers(2, model.vocab_size, ROWS_OF_HALVES), state)
+    # What is computed from states cannot be set to a half: what is nearest is looked for in texts of random tokens.
+    token, state = comparison.reference.beside_halves(torch.from_numpy(np.stack(short_texts(model))), ROWS_OF_HALVES)
+    _from(comparison, token.numpy(), state)
+
+
+def _from(comparison: Comparison, first: Int[np.ndarray, "rows"], before: State) -> None:
+    """Compare one step from given states in every graph, and a second one after it."""
+    rows, graphs, reference = len(first), comparison.graphs, comparison.reference
+    comparison.step(first, before)
+    draw = np.random.default_rng(rows)
+    tokens = np.stack([first, draw.integers(2, reference.model.vocab_size, rows)], axis=1)
+    if comparison.cloze:
+        comparison.scored(list(tokens), before)
+        comparison.filled(list(tokens), draw.random((rows, 2), np.float32), FREE, before)
+        return
+    state = {name: value.numpy() for name, value in before.items()}
+    one, two = (torch.from_numpy(np.ascontiguousarray(column)) for column in tokens.T)
+    after = reference.step(one, before)[1]
+    number = np.full((rows, 1), 0.5, np.float32)
+    for sampling in (FREE, MIXED[1]):  # for either loop
+        comparison.states(graphs.generate(tokens[:, :1], number, sampling, state)[1], after, "of generator.onnx")
+    comparison.states(graphs.score(tokens, np.full(rows, 2), state)[1], after, "of scorer.onnx")
+    last = reference.step(two, after)[1]
+    comparison.states(graphs.generate(tokens, number, FREE, state)[1], last, "of generator.onnx after a prompt")

@@ -8,7 +8,7 @@ the graph's bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,6 +56,7 @@ class QuantizedArithmetic(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.buffers = {id(buffer) for buffer in model.buffers()} if model is not None else set()
         self.tokens = torch.empty(0, dtype=torch.int64)
         self.met: set[str] = set()  # keys of the matrices that were used
+        self.watch: Callable[[str, Tensor], None] | None = None  # gets each input of a product before it is rounded
         self.whole = {
             name: value.float() if 128 * 128 * len(value) < EXACT_IN_FP32 else value.double()
             for name, value in arithmetic.items()
@@ -131,7 +132,10 @@ class QuantizedArithmetic(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _total(self, x: Tensor, key: str) -> Tensor:
         """The input is rounded as QuantizeLinear does, to uint8 with 128 for zero."""
-        quantized = torch.clamp(torch.round(x / self.arithmetic[f"scale.{key}"]), -128, 127)
+        quotient = x / self.arithmetic[f"scale.{key}"]
+        if self.watch is not None:
+            self.watch(key, quotient)
+        quantized = torch.clamp(torch.round(quotient), -128, 127)
         weights = self.whole[f"weights.{key}"]
         return quantized.to(weights.dtype) @ weights
 

@@ -185,6 +185,36 @@ class Reference:
         return state, tokens.gather(1, lengths[:, None] - 1)[:, 0]
 
     @once
+    def beside_halves(self, tokens: Int[Tensor, "rows time"], count: int) -> tuple[Int[Tensor, "found"], State]:
+        """Tokens of some rows and the states before them, where an input of a product lies nearest to half a step.
+
+        `count` for each product: there rounding itself shows, and the last bits of what is rounded.
+        """
+        assert self.arithmetic is not None
+        distances: dict[str, Tensor] = {}
+        nearest: dict[str, list[tuple[float, Tensor, State]]] = {}
+
+        def watch(key: str, quotient: Tensor) -> None:
+            distance = torch.where(quotient.abs() < 127, (quotient - quotient.floor() - 0.5).abs(), 1.0)
+            distances[key] = distance.reshape(len(tokens), -1).amin(dim=1)
+
+        state = self.model.initial_state(len(tokens))
+        self.arithmetic.watch = watch
+        for column in tokens.unbind(1):
+            _, after = self._step(column, state)
+            for key, distance in distances.items():
+                found = nearest.setdefault(key, [])
+                for row in distance.topk(count, largest=False).indices.tolist():
+                    found.append((float(distance[row]), column[row], {name: x[row] for name, x in state.items()}))
+                found.sort(key=lambda each: each[0])
+                del found[count:]
+            state = after
+        self.arithmetic.watch = None
+        every = [each for found in nearest.values() for each in found]
+        states = {name: torch.stack([before[name] for _, _, before in every]) for name in state}
+        return torch.stack([token for _, token, _ in every]), states
+
+    @once
     def logits(self, texts: Rows, state: State | None = None) -> list[Float[Tensor, "time vocabulary"]]:
         """Of a model that predicts the next token: those after each token. Of a cloze model: those at each token.
 

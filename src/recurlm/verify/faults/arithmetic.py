@@ -23,13 +23,17 @@ def products(part: Part) -> list[NodeProto]:
 
 
 def weight_of(part: Part, product: NodeProto) -> None:
-    """The largest weight 1 % larger; in whole numbers by one step."""
+    """The largest weight of a column 1 % larger; in whole numbers by one step.
+
+    The column in the middle: the first ones may be of tokens that are never drawn.
+    """
     node, index = product, 1
     while part.constant(node.input[index]) is None:  # int4: what unpacks it
         node, index = part.makes(node.input[index]), 0
     value = np.array(part.constant(node.input[index]))
     size = np.abs(value.astype(np.float64) - (128 if value.dtype == np.uint8 else 0))  # uint8: two of 4 bits
-    place = np.unravel_index(np.argmax(size), value.shape)
+    column = value.shape[1] // 2
+    place = (int(np.argmax(size[:, column])), column)
     if value.dtype == np.uint8:
         step = -1 if value[place] % 16 else 1  # in a byte of two weights, of one of them
         value[place] = int(value[place]) + step
@@ -54,7 +58,8 @@ def scale_of_one_column(part: Part) -> None:
 
 
 def two_gates_swapped(part: Part) -> None:
-    split = part.find("Split", lambda node: len(node.output) > 1)
+    added = [set(node.input) for node in part.graph.node if node.op_type == "Add"]  # halves of a sum have no order
+    split = part.find("Split", lambda node: len(node.output) > 1 and set(node.output[:2]) not in added)
     split.output[0], split.output[1] = split.output[1], split.output[0]
 
 
@@ -76,7 +81,8 @@ def state_not_carried(part: Part, name: str) -> None:
 
 
 def rounding_half_up(part: Part) -> None:
-    rounding = part.find("QuantizeLinear")
+    """Of what depends on the state: what follows from a token alone may have no half."""
+    rounding = part.find("QuantizeLinear", lambda node: part.depends_on_state(node.input[0]))
     x, scale, _ = rounding.input
     half, low, high, centre = (part.weight(np.float32(value)) for value in (0.5, -128, 127, 128))
     nodes = [

@@ -61,6 +61,21 @@ class Part:
         value = self.constant(name)
         return None if value is None else value.ndim
 
+    def depends_on_state(self, value: str) -> bool:
+        """Whether a value is computed from more than the token that is read."""
+        begins = 0 if self.graph is self.model.graph else 2  # a body has the trip's number, and a condition
+        states = {each.name for each in self.graph.input[begins:] if not each.name.startswith("token")}
+        makers = {name: node for _, node in _walk(self.graph) for name in node.output}
+        waiting, seen = [value], set()
+        while waiting:
+            name = waiting.pop()
+            if name in states:
+                return True
+            if name in makers and name not in seen:
+                waiting += makers[name].input
+            seen.add(name)
+        return False
+
     # Changing.
 
     def set(self, node: NodeProto, index: int, value: np.ndarray[Any, Any]) -> None:
