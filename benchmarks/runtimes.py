@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from common import ROOT, add_json_option, write_figures
 
 from recurlm.errors import InputError, exit_cleanly
@@ -72,28 +71,21 @@ def sampled(folder: Path, description: dict[str, Any], texts: int, tokens: int) 
         name: (np.full(widths.get(name, [1]), value).tolist(), str(value.dtype), widths.get(name, [1]))
         for name, value in DEFAULTS.items()
     }
-    asked = {
+    given = {
         "prompt": ([prompt], "int64", [1, len(prompt)]),
         "prompt_length": ([len(prompt)], "int64", [1]),
         "max_new_tokens": (tokens, "int64", []),
     }
-    generated, score = folder / "generator.onnx", folder / "scorer.onnx"
     steps = {"description": description, "prompt": prompt, "uniform": uniform[:FEWER], "temperature": 1.0}
     return [
         {"file": str(folder / "step.onnx"), **steps},
         {
-            "file": str(generated),
-            "calls": [needed(generated, asked | row | state) for row in numbers],
+            "file": str(folder / "generator.onnx"),
+            "calls": [given | row | neutral | state for row in numbers],
             "outputs": ["tokens"],
         },
-        {"file": str(score), "calls": [needed(score, scored | state)] * 2, "outputs": ["log_prob"]},
+        {"file": str(folder / "scorer.onnx"), "calls": [scored | state] * 2, "outputs": ["log_prob"]},
     ]
-
-
-def needed(file: Path, feeds: dict[str, Any]) -> dict[str, Any]:
-    """The inputs without a default: some runtimes take no value for the others."""
-    defaults = {weight.name for weight in onnx.load(file).graph.initializer}
-    return {name: value for name, value in feeds.items() if name not in defaults}
 
 
 def first_texts(job: dict[str, Any], count: int) -> dict[str, Any]:
