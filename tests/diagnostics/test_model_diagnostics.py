@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from recurlm.config import Context, override
 from recurlm.diagnostics import context, gates, gradients
 from recurlm.diagnostics.intervals import Bootstrap
-from recurlm.diagnostics.passages import line_starts, passages
+from recurlm.diagnostics.subset import line_starts, passages
 from recurlm.objective import bidirectional
 from recurlm.tokens.encode import write_tokens
 from recurlm.tokens.files import open_tokens

@@ -82,7 +82,7 @@ def test_its_command_runs_and_prints_what_the_page_is_about(learner: Project, nu
 def test_the_tool_fills_the_page_with_what_the_stages_wrote_and_notices_another_number(
     learner: Project, refuses: Callable[[CompletedProcess[str], str], None]
 ) -> None:
-    tool = (sys.executable, "-m", "recurlm.report.lesson")
+    tool = (sys.executable, "-m", "recurlm.report.pages", "docs/lesson.md")
     assert learner.run(*tool).returncode == 0
     page = (learner.folder / "docs/lesson.md").read_text(encoding="utf-8")
     lesson = json.loads((learner.folder / "data/metrics/diagnostics/gru.json").read_bytes())["lesson"]
@@ -90,7 +90,7 @@ def test_the_tool_fills_the_page_with_what_the_stages_wrote_and_notices_another_
     assert re.search(r"^\| gru \| 2 \| 1 × 16 \| 16 \|", page, re.MULTILINE)
     assert learner.run(*tool, "--check").returncode == 0
     (learner.folder / "docs/lesson.md").write_text(page.replace("| gru | 2 |", "| gru | 7 |"), encoding="utf-8")
-    refuses(learner.run(*tool, "--check"), "its figures are not those of data/metrics")
+    refuses(learner.run(*tool, "--check"), "docs/lesson.md is not what the results say")
     learner.git("restore", "docs/lesson.md")
 
 
@@ -146,7 +146,7 @@ def test_its_figures_are_those_of_the_committed_metrics() -> None:
     missing = [file for file in missing if not (CHECKOUT / "data/metrics" / file).is_file()]
     if missing:
         pytest.skip(f"data/metrics lacks what the stages diagnose@… write: {', '.join(missing)}")
-    assert fill(TEXT, measured, timings=False) == TEXT, "python -m recurlm.report.lesson"
+    assert fill(TEXT, measured, timings=False) == TEXT, "python -m recurlm.report.pages docs/lesson.md"
     # A machine without timings of its own has no speeds to show.
     assert "not measured yet" not in re.sub(r"<!-- timing: .*?<!-- /timing -->", "", TEXT, flags=re.DOTALL)
 

@@ -11,8 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from recurlm.report import heat_map, objectives
+from recurlm.report import heat_map
 from recurlm.report.heat_map import StateTrace, quantize_state, run_steps, shown_states
+from recurlm.report.results import OBJECTIVES
 from recurlm.runtime import GraphSession
 
 SPEC = {"memory": (2, 3)}
@@ -58,7 +59,8 @@ def trace(summing: GraphSession, objective: str, directions: dict[str, list[str]
         vocabulary=SimpleNamespace(text=lambda tokens: f"<{tokens[0]}>"),
     )
     description = {"state_spec": {"memory": [2, 3]}, **({"directions": directions} if directions else {})}
-    result: Any = SimpleNamespace(name="any", bundle=description, objective=objectives.find(objective))
+    (found,) = [each for each in OBJECTIVES if each.name == objective]
+    result: Any = SimpleNamespace(name="any", bundle=SimpleNamespace(description=description), objective=found)
     return heat_map._trace(result, bundle, TOKENS, slice(1, 3))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from recurlm.report.drawing import Chart, Palette, base, finish, png
+from recurlm.report.drawing import Chart, Palette, base, lines, png
 from recurlm.report.page import as_html, legend
 from recurlm.report.tables import Column, Table, grid, markdown
 from recurlm.storage import whole_file
@@ -60,17 +60,11 @@ def _ends(interval: list[float] | None) -> str | None:
     return None if interval is None else "{:.1f} to {:.1f}".format(*interval)
 
 
-def pictures(results: Results) -> dict[str, tuple[Chart, str]]:
-    """File name → the chart and its title."""
-    palette, seeds = Palette(tuple(results["variants"])), len(results["seeds"])
-    return {
-        "quality.png": (
-            _quality(results, palette),
-            f"Test perplexity: mean of {seeds} seeds and its interval; ticks: seeds",
-        ),
-        "seconds.png": (_curves(results, palette), f"Validation loss by seconds of training, mean of {seeds} seeds"),
-        "state.png": (_state(results, palette), "Test loss against generation time; bytes: of the state"),
-    }
+def pictures(results: Results) -> dict[str, Chart]:
+    """File name → the chart."""
+    palette = Palette(tuple(results["variants"]))
+    drawn = {"quality.png": _quality, "seconds.png": _curves, "state.png": _state}
+    return {name: draw(results, palette) for name, draw in drawn.items()}
 
 
 def _quality(results: Results, palette: Palette) -> Chart:
@@ -90,7 +84,8 @@ def _quality(results: Results, palette: Palette) -> Chart:
         chart.mark_point(filled=True, size=70, opacity=1).encode(x="perplexity:Q", shape=shape),
         base(pd.DataFrame(ticks)).mark_tick(thickness=1, size=14).encode(y=y, x="perplexity:Q", color=colour),
     ]
-    return Chart("Test perplexity", finish(alt.LayerChart(layer=layers), 26 * len(order) + 40), palette.names)
+    caption = f"Test perplexity: mean of {len(results['seeds'])} seeds and its interval; ticks: seeds"
+    return palette.chart(caption, alt.LayerChart(layer=layers), frame, 26 * len(order) + 40)
 
 
 def _curves(results: Results, palette: Palette) -> Chart:
@@ -101,13 +96,10 @@ def _curves(results: Results, palette: Palette) -> Chart:
             mean = statistics.fmean(loss for _, loss in points)
             rows.append({"variant": name, "seconds": points[0][0] / rate, "loss": mean})
     frame = pd.DataFrame(rows)
-    chart = base(frame).encode(
-        x=alt.X("seconds:Q", title="seconds of training on this machine"),
-        y=alt.Y("loss:Q", title="validation nats per token", scale=alt.Scale(zero=False)),
-        color=palette.colour(frame),
-    )
-    layers = [chart.mark_line(), chart.mark_point(filled=True, size=50, opacity=1).encode(shape=palette.shape(frame))]
-    return Chart("Validation loss by seconds of training", finish(alt.LayerChart(layer=layers)), palette.names)
+    x = alt.X("seconds:Q", title="seconds of training on this machine")
+    y = alt.Y("loss:Q", title="validation nats per token", scale=alt.Scale(zero=False))
+    caption = f"Validation loss by seconds of training, mean of {len(results['seeds'])} seeds"
+    return palette.chart(caption, lines(frame, palette, x, y, []), frame)
 
 
 def _state(results: Results, palette: Palette) -> Chart:
@@ -133,7 +125,7 @@ def _state(results: Results, palette: Palette) -> Chart:
         chart.mark_point(filled=True, size=80, opacity=1).encode(shape=palette.shape(frame)),
         chart.mark_text(dy=-11, fontSize=10).encode(text="label:N"),
     ]
-    return Chart("Test loss against generation time", finish(alt.LayerChart(layer=layers)), palette.names)
+    return palette.chart("Test loss against generation time; bytes: of the state", alt.LayerChart(layer=layers), frame)
 
 
 def lead(results: Results) -> str:
@@ -153,11 +145,11 @@ def lead(results: Results) -> str:
 def write(results: Results, folder: Path, page: Path) -> None:
     """Write table.md and the pictures into `folder`, and the page."""
     shown, compared = pictures(results), table(results)
-    for name, (chart, title) in shown.items():
+    for name, chart in shown.items():
         with whole_file(folder / name) as partial:
-            partial.write_bytes(png(chart, title))
-    charts = {"comparison": tuple(chart for chart, _ in shown.values())}
-    content = {"table": compared, "charts": charts, **legend(Palette(tuple(results["variants"])))}
+            partial.write_bytes(png(chart, chart.caption))
+    legends = legend(Palette(tuple(results["variants"])))
+    content = {"table": compared, "charts": {"comparison": tuple(shown.values())}, **legends}
     for path, text in (
         (folder / "table.md", f"{lead(results)}\n\n{markdown(compared)}\n"),
         (page, as_html(lead(results), content, "compare.j2")),

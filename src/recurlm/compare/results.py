@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.stats import bootstrap
 
 from recurlm.compare.settings import Compare, Score
+from recurlm.diagnostics.intervals import Bootstrap, Interval
 from recurlm.errors import InputError
 from recurlm.storage import read_json
 
@@ -116,28 +116,9 @@ def against(
     return {"nats_per_token": float(difference.sum() / tokens.sum()), "interval": low_high, "verdict": verdict}
 
 
-def interval(
-    amounts: Float[np.ndarray, "units"], tokens: Int[np.ndarray, "units"], settings: Score
-) -> list[float] | None:
-    """The percentile bootstrap interval of Σ amounts / Σ tokens; None for fewer than two units."""
-    if len(tokens) < 2:
-        return None
-
-    def ratio(drawn: Float[np.ndarray, "*draws units"], counts: Int[np.ndarray, "*draws units"], axis: int) -> Any:
-        return drawn.sum(axis=axis) / counts.sum(axis=axis)
-
-    found = bootstrap(
-        (amounts, tokens),
-        ratio,
-        paired=True,
-        vectorized=True,
-        n_resamples=settings.resamples,
-        batch=max(1, 2**22 // len(tokens)),
-        confidence_level=settings.confidence,
-        method="percentile",
-        rng=np.random.default_rng(settings.seed),
-    ).confidence_interval
-    return [float(found.low), float(found.high)]
+def interval(amounts: Float[np.ndarray, "units"], tokens: Int[np.ndarray, "units"], settings: Score) -> Interval | None:
+    """The bootstrap interval of Σ amounts / Σ tokens; None for fewer than two units."""
+    return Bootstrap(settings.resamples, settings.confidence, settings.seed).ratio(amounts, tokens)
 
 
 def at(curves: Sequence[Curve], tokens: float) -> float | None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import shutil
-from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+import pandas as pd
+from jaxtyping import Int
 
 from recurlm import model
 from recurlm.compare.runs import Stop, Texts, key_of, run
 from recurlm.compare.settings import Compare, Plan
+from recurlm.diagnostics.likelihoods import split_nll
 from recurlm.errors import InputError
-from recurlm.evaluation.perplexity import exact, token_nll
-from recurlm.evaluation.windows import batches, split_windows
-from recurlm.model import LanguageModel
+from recurlm.evaluation.windows import split_windows
 from recurlm.progress import progress_bar
 from recurlm.storage import read_json, whole_folder, write_json
 from recurlm.tokens.files import TokenFile, open_tokens
@@ -47,7 +45,8 @@ def train_seeds(compare: Compare, plan: Plan, stop: Stop = lambda: False) -> Non
         with whole_folder(folder) as partial:
             origin = copy_tokenizer(root / "tokens", partial)
             model.save(partial, trained[0], plan.variant, plan.configure(settings, seed, 1.0, 1)[0], origin)
-            _write_curve(partial, trained[1].curve)
+            curve = pd.DataFrame(trained[1].curve, columns=EvalPoint._fields)
+            curve.to_csv(partial / "curve.csv", index=False, lineterminator="\n")
             write_json(partial / "key.json", key)
     with whole_folder(root / "models" / plan.variant) as folder:
         for seed in compare.train.seeds:
@@ -62,21 +61,21 @@ def score_seeds(compare: Compare, plan: Plan) -> None:
     with progress_bar(f"score {plan.variant}", len(compare.train.seeds), "seed") as bar:
         for seed in compare.train.seeds:
             trained = model.load(compare.folder / "models" / plan.variant / str(seed))
-            nats = test_nats(trained, test, plan)
-            by_unit = np.add.reduceat(nats, boundaries[:-1])
+            scores = split_nll(trained, test.ids, test.starts, plan.evaluate)
+            by_unit = np.add.reduceat(np.where(scores.text, scores.nats.astype(np.float64), 0), boundaries[:-1])
             result[str(seed)] = [round(value, 6) for value in by_unit.tolist()]
             bar.update()
     state = sum(math.prod(shape) for shape in trained.recurrence.state_spec.values())
-    scores = {
+    found = {
         "variant": plan.variant,
         "parameters": model.count_parameters(trained),
         "state_bytes": 4 * state,
         "unit": unit,
         "bytes": test.counts["bytes"],
-        "tokens": np.add.reduceat(_scored(test), boundaries[:-1]).tolist(),
+        "tokens": np.add.reduceat(scores.text.astype(np.int64), boundaries[:-1]).tolist(),
         "nats": result,
     }
-    write_json(compare.folder / f"scores/{plan.variant}.json", scores)
+    write_json(compare.folder / f"scores/{plan.variant}.json", found)
 
 
 def units(test: TokenFile, plan: Plan, min_documents: int) -> tuple[str, Int[np.ndarray, "boundaries"]]:
@@ -86,26 +85,3 @@ def units(test: TokenFile, plan: Plan, min_documents: int) -> tuple[str, Int[np.
         return "document", starts
     windows = split_windows(starts, plan.evaluate.window_tokens, plan.evaluate.context_tokens)
     return "window", np.append(windows.first, starts[-1])
-
-
-def test_nats(trained: LanguageModel, test: TokenFile, plan: Plan) -> Float[np.ndarray, "tokens"]:
-    """−log p of each token of the test split, by the windows of `evaluate`; 0 at the beginnings of documents."""
-    nats = np.zeros(len(test.ids))
-    windows = split_windows(test.starts, plan.evaluate.window_tokens, plan.evaluate.context_tokens)
-    with exact(trained):
-        for batch in batches(test.ids, windows, plan.evaluate.batch_size):
-            nats[batch.positions] = token_nll(trained, batch).nats[batch.scored]
-    return nats
-
-
-def _scored(test: TokenFile) -> Int[np.ndarray, "tokens"]:
-    scored = np.ones(len(test.ids), dtype=np.int64)
-    scored[np.asarray(test.starts[:-1])] = 0
-    return scored
-
-
-def _write_curve(folder: Path, curve: list[EvalPoint]) -> None:
-    with (folder / "curve.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(EvalPoint._fields)
-        rows.writerows(curve)

@@ -1,13 +1,16 @@
-"""Percentile bootstrap intervals (Efron 1979)."""
+"""Percentile bootstrap intervals (Efron 1979), by SciPy."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Num
+from scipy.stats import DegenerateDataWarning, bootstrap
 
 Interval = tuple[float, float]
 MAX_DRAWS = 1 << 22  # drawn units held at once
@@ -31,21 +34,22 @@ class Bootstrap:
 
         None with fewer than two units, or where an end is not finite.
         """
-        units = len(amounts)
-        if units < 2 or not np.sum(counts):
+        if len(amounts) < 2 or not np.sum(counts):
             return None
-        random = np.random.default_rng(self.seed)
-        ratios: list[Float[np.ndarray, "draws"]] = []
-        left = self.samples
-        while left:
-            draws = min(left, max(1, MAX_DRAWS // units))
-            drawn = random.integers(0, units, (draws, units))
-            below = counts[drawn].sum(axis=1)
-            # A resample of empty units only has no ratio.
-            ratios.append((amounts[drawn].sum(axis=1) / np.where(below, below, 1))[below > 0])
-            left -= draws
+        # A resample of empty units only has no ratio: it is left out here; it would spoil SciPy's own interval.
+        with np.errstate(invalid="ignore"), warnings.catch_warnings(action="ignore", category=DegenerateDataWarning):
+            ratios = bootstrap(
+                (amounts, counts),
+                _ratio,
+                n_resamples=self.samples,
+                batch=max(1, MAX_DRAWS // len(amounts)),
+                vectorized=True,
+                paired=True,
+                method="percentile",
+                rng=np.random.default_rng(self.seed),
+            ).bootstrap_distribution
         outside = (1 - self.confidence) / 2
-        low, high = np.quantile(np.concatenate(ratios), [outside, 1 - outside])
+        low, high = np.nanquantile(ratios, [outside, 1 - outside])
         try:
             ends = to(float(low)), to(float(high))
         except OverflowError:
@@ -55,3 +59,7 @@ class Bootstrap:
     def mean(self, values: Num[np.ndarray, "units"]) -> Interval | None:
         """The interval of the mean of one value a unit."""
         return self.ratio(values, np.ones(len(values)))
+
+
+def _ratio(amounts: Any, counts: Any, axis: int) -> Any:
+    return amounts.sum(axis=axis) / counts.sum(axis=axis)

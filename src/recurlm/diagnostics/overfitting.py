@@ -34,13 +34,9 @@ def learning_curve(path: Path, prefix: str) -> list[dict[str, Any]]:
     """
     with path.open(encoding="utf-8", newline="") as file:
         return [
-            {
-                "step": int(row["step"]),
-                "tokens": int(row["tokens"]),
-                f"{prefix}train_nats_per_token": float(row["train_loss"]),
-                f"{prefix}validation_nats_per_token": float(row["validation_loss"]),
-                "gap": float(row["validation_loss"]) - float(row["train_loss"]),
-            }
+            _point(
+                int(row["step"]), int(row["tokens"]), float(row["train_loss"]), float(row["validation_loss"]), prefix
+            )
             for row in csv.DictReader(file)
         ]
 
@@ -68,64 +64,55 @@ def paired(
             "evaluation.num_evals": settings.num_evals,
         },
     )
-    runs = [
-        {"dropout": dropout, **_run(name, small, dropout, training, validation, vocab_size, special, short)}
-        for dropout in (0.0, settings.dropout)
-    ]
+
+    def run(dropout: float) -> dict[str, Any]:
+        torch.manual_seed(short.seed)
+        config = small.model_copy(update={"dropout": dropout, "input_dropout": None, "output_dropout": None})
+        network = model.build(name, config, vocab_size)
+        train_losses: list[float] = []
+
+        def loss(network: LanguageModel, subset: Subset) -> float:
+            nats, tokens = split_nll(network, subset.ids, subset.starts, SCORING).score
+            return nats / tokens
+
+        def validate(network: LanguageModel) -> float:
+            train_losses.append(loss(network, training))
+            return loss(network, validation)
+
+        stream = Stream(training.ids, short.data.batch_size, short.data.sequence_length)
+        try:
+            trained = train(network, stream, special, short, small, validate)
+        except InputError as error:  # a learning rate that suits the full model may be too high here
+            return {"dropout": dropout, "problem": str(error), "points": [], "gap": None}
+        prefix = objective_of(network).metric_prefix
+        points = [
+            _point(point.step, point.tokens, train_loss, point.validation_loss, prefix)
+            for point, train_loss in zip(trained.curve, train_losses, strict=True)
+        ]
+        best = min(points, key=lambda point: float(point[f"{prefix}validation_nats_per_token"]))
+        return {
+            "dropout": dropout,
+            "problem": None,
+            "points": points,
+            "gap": points[-1]["gap"],
+            f"{prefix}best_validation_nats_per_token": best[f"{prefix}validation_nats_per_token"],
+            "best_at_step": best["step"],
+        }
+
     return {
         "model": {"hidden_size": settings.hidden_size, "layers": small.layers, "tie_weights": small.tie_weights},
         "train_tokens": training.tokens,
         "validation_tokens": validation.tokens,
         "epochs": settings.epochs,
-        "runs": runs,
+        "runs": [run(0.0), run(settings.dropout)],
     }
 
 
-def _run(
-    name: str,
-    model_config: ModelConfig,
-    dropout: float,
-    training: Subset,
-    validation: Subset,
-    vocab_size: int,
-    special: dict[str, int],
-    train_config: TrainConfig,
-) -> dict[str, Any]:
-    torch.manual_seed(train_config.seed)
-    dropouts = {"dropout": dropout, "input_dropout": None, "output_dropout": None}
-    network = model.build(name, model_config.model_copy(update=dropouts), vocab_size)
-    prefix = objective_of(network).metric_prefix
-    points: list[dict[str, float]] = []
-
-    def score(network: LanguageModel, subset: Subset) -> float:
-        nats, tokens = split_nll(network, subset.ids, subset.starts, SCORING).score
-        return nats / tokens
-
-    def validate(network: LanguageModel) -> float:
-        losses = score(network, training), score(network, validation)
-        points.append({"train": losses[0], "validation": losses[1]})
-        return losses[1]
-
-    stream = Stream(training.ids, train_config.data.batch_size, train_config.data.sequence_length)
-    try:
-        run = train(network, stream, special, train_config, model_config, validate)
-    except InputError as error:  # a learning rate that suits the full model may be too high here
-        return {"problem": str(error), "points": [], "gap": None}
-    rows = [
-        {
-            "step": point.step,
-            "tokens": point.tokens,
-            f"{prefix}train_nats_per_token": losses["train"],
-            f"{prefix}validation_nats_per_token": losses["validation"],
-            "gap": losses["validation"] - losses["train"],
-        }
-        for point, losses in zip(run.curve, points, strict=True)
-    ]
-    best = min(rows, key=lambda row: row[f"{prefix}validation_nats_per_token"])
+def _point(step: int, tokens: int, train_loss: float, validation_loss: float, prefix: str) -> dict[str, Any]:
     return {
-        "problem": None,
-        "points": rows,
-        "gap": rows[-1]["gap"],
-        f"{prefix}best_validation_nats_per_token": best[f"{prefix}validation_nats_per_token"],
-        "best_at_step": best["step"],
+        "step": step,
+        "tokens": tokens,
+        f"{prefix}train_nats_per_token": train_loss,
+        f"{prefix}validation_nats_per_token": validation_loss,
+        "gap": validation_loss - train_loss,
     }

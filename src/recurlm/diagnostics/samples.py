@@ -17,14 +17,14 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from recurlm import config
-from recurlm.diagnostics import texts
-from recurlm.diagnostics.texts import CopyFinder, words
+from recurlm.diagnostics.texts import CopyFinder, distinct, repetition, words
 from recurlm.evaluation.perplexity import exact
 from recurlm.export.sampling import divisor, draw, scale, suppression, threshold
 from recurlm.model import LanguageModel
 from recurlm.objective import objective_of
 
 Passages = Int[np.ndarray, "samples time"]
+Row = dict[str, Any]
 
 
 def generate(
@@ -36,7 +36,7 @@ def generate(
 ) -> Passages:
     """The tokens after each prompt, one for each uniform number, from a zero state."""
     with exact(model):
-        tokens = _tensor(model, prompts)
+        tokens = torch.from_numpy(prompts).to(model.embedding.weight.device)
         logits, state = model(tokens, model.initial_state(len(tokens)))
         logits, drawn = logits[:, -1], []
         for numbers in torch.from_numpy(uniform).unbind(1):
@@ -56,10 +56,12 @@ def fill(
     suppressed: list[int],
 ) -> Passages:
     """The tokens that a cloze model draws at the masked positions of each passage."""
+    hidden = passages.copy()
+    hidden[:, masked] = mask
     with exact(model):
-        tokens = _tensor(model, passages).clone()  # on a CPU it is the caller's own memory
-        tokens[:, masked] = mask
-        logits, _ = model(tokens, model.initial_state(len(tokens)))
+        logits, _ = model(
+            torch.from_numpy(hidden).to(model.embedding.weight.device), model.initial_state(len(passages))
+        )
         drawn = [
             _draw(logits[:, position], torch.from_numpy(uniform[:, column]), temperature, suppressed)
             for column, position in enumerate(masked.tolist())
@@ -78,97 +80,6 @@ def _draw(
     return draw(scaled, threshold(uniform, temperatures))
 
 
-def _tensor(model: LanguageModel, tokens: Passages) -> Int[Tensor, "samples time"]:
-    return torch.from_numpy(tokens).to(model.embedding.weight.device)
-
-
-def quality(generated: list[str], copies: CopyFinder, ngram_size: int) -> dict[str, Any]:
-    """The measures of texts, of all together, and the longest copied n-gram itself."""
-    split = [words(text) for text in generated]
-    longest, copied = 0, ""
-    lengths = []
-    for text in split:
-        length, start = copies.longest(text)
-        lengths.append(length)
-        if length > longest:
-            longest, copied = length, " ".join(text[start : start + length])
-    return {
-        "words": sum(map(len, split)),
-        **{f"distinct_{n}": texts.distinct(split, n) for n in (1, 2, 3)},
-        f"repeated_{ngram_size}_gram_fraction": texts.repetition(split, ngram_size),
-        "real_word_fraction": _real_word_fraction(split, copies),
-        "longest_copied_words": longest,
-        "longest_copied": copied,
-        "mean_longest_copied_words": float(np.mean(lengths)) if lengths else None,
-    }
-
-
-def continuations(
-    model: LanguageModel,
-    passages: Passages,
-    tokenizer: Tokenizer,
-    copies: CopyFinder,
-    suppressed: list[int],
-    settings: config.Text,
-    seed: int,
-) -> list[dict[str, Any]]:
-    """Continuations at each temperature, and their measures, without the prompt."""
-    prompts = passages[:, : settings.prompt_tokens]
-    uniform = np.random.default_rng(seed).random((len(passages), passages.shape[1] - prompts.shape[1]), np.float32)
-    rows = []
-    for temperature in settings.temperatures:
-        drawn = _decode(tokenizer, generate(model, prompts, uniform, temperature, suppressed))
-        pairs = zip(_decode(tokenizer, prompts), drawn, strict=True)
-        rows.append(
-            {
-                "temperature": temperature,
-                **quality(drawn, copies, settings.ngram_size),
-                "texts": [{"prompt": prompt, "text": text} for prompt, text in pairs],
-            }
-        )
-    return rows
-
-
-def fills(
-    model: LanguageModel,
-    passages: Passages,
-    tokenizer: Tokenizer,
-    copies: CopyFinder,
-    suppressed: list[int],
-    mask: int,
-    settings: config.Text,
-    seed: int,
-) -> list[dict[str, Any]]:
-    """A cloze model's fills at each temperature. Most of such a text was given, so it has few measures."""
-    masked = np.arange(settings.mask_every - 1, passages.shape[1], settings.mask_every)
-    uniform = np.random.default_rng(seed).random((len(passages), len(masked)), np.float32)
-    rows = []
-    for temperature in settings.temperatures:
-        drawn = fill(model, passages, masked, uniform, temperature, mask, suppressed)
-        filled = passages.copy()
-        filled[:, masked] = drawn
-        split = [words(text) for text in _decode(tokenizer, filled)]
-        rows.append(
-            {
-                "temperature": temperature,
-                "filled_tokens": drawn.size,
-                "fill_accuracy": float((drawn == passages[:, masked]).mean()),
-                "real_word_fraction": _real_word_fraction(split, copies),
-                "texts": [{"parts": _parts(tokenizer, row, masked)} for row in filled],
-            }
-        )
-    return rows
-
-
-def _parts(
-    tokenizer: Tokenizer, row: Int[np.ndarray, "time"], masked: Int[np.ndarray, "masks"]
-) -> list[dict[str, Any]]:
-    """A passage as alternating given and filled texts."""
-    cuts = np.split(row, np.sort(np.concatenate([masked, masked + 1])))
-    decoded = tokenizer.decode_batch([cut.tolist() for cut in cuts], skip_special_tokens=False)
-    return [{"text": text, "filled": number % 2 == 1} for number, text in enumerate(decoded) if text]
-
-
 def measure(
     model: LanguageModel,
     passages: Passages,
@@ -184,25 +95,63 @@ def measure(
         passages: held-out text of `prompt_tokens` + `num_tokens` tokens each; none where no document is that long.
         train: the documents in which copies and words are looked up.
     """
-    copies = CopyFinder(train)
+    copies, random = CopyFinder(train), np.random.default_rng(seed)
     suppressed = [special["bos"], special["mask"]]
-    common = (model, passages, tokenizer, copies, suppressed)
+    prompts, held_out = np.split(passages, [settings.prompt_tokens], axis=1)
+    masked = np.arange(settings.mask_every - 1, passages.shape[1], settings.mask_every)
+
+    def continued() -> Iterable[Row]:
+        uniform = random.random(held_out.shape, np.float32)
+        given = _decode(tokenizer, prompts)
+        for temperature in settings.temperatures:
+            drawn = _decode(tokenizer, generate(model, prompts, uniform, temperature, suppressed))
+            shown = [{"prompt": prompt, "text": text} for prompt, text in zip(given, drawn, strict=True)]
+            yield {"temperature": temperature, **quality(drawn, copies, settings.ngram_size), "texts": shown}
+
+    def filled() -> Iterable[Row]:
+        """Most of such a text was given, so it has few measures."""
+        uniform = random.random((len(passages), len(masked)), np.float32)
+        for temperature in settings.temperatures:
+            drawn = fill(model, passages, masked, uniform, temperature, special["mask"], suppressed)
+            whole = passages.copy()
+            whole[:, masked] = drawn
+            yield {
+                "temperature": temperature,
+                "filled_tokens": drawn.size,
+                "fill_accuracy": float((drawn == passages[:, masked]).mean()),
+                "real_word_fraction": _real_word_fraction([words(text) for text in _decode(tokenizer, whole)], copies),
+                "texts": [{"parts": _parts(tokenizer, row, masked)} for row in whole],
+            }
+
     both_sides = objective_of(model).both_sides
-    rows: list[dict[str, Any]] = []
-    if len(passages):
-        rows = fills(*common, special["mask"], settings, seed) if both_sides else continuations(*common, settings, seed)
-    held_out = passages if both_sides else passages[:, settings.prompt_tokens :]
+    read = passages if both_sides else held_out
     return {
         "protocol": "filled" if both_sides else "continued",
         "samples": len(passages),
         "prompt_tokens": None if both_sides else settings.prompt_tokens,
-        "tokens": held_out.shape[1],
+        "tokens": read.shape[1],
         "mask_every": settings.mask_every if both_sides else None,
         "seed": seed,
         "word": "a sequence of letters and digits with inner apostrophes and hyphens, in lower case",
         "copied_from": "train",
-        "temperatures": rows,
-        "held_out_text": quality(_decode(tokenizer, held_out), copies, settings.ngram_size),
+        "temperatures": list(filled() if both_sides else continued()) if len(passages) else [],
+        "held_out_text": quality(_decode(tokenizer, read), copies, settings.ngram_size),
+    }
+
+
+def quality(generated: list[str], copies: CopyFinder, ngram_size: int) -> Row:
+    """The measures of texts, of all together, and the longest copied n-gram itself."""
+    split = [words(text) for text in generated]
+    copied = [copies.longest(text) for text in split]
+    longest = max(copied, key=len, default=[])
+    return {
+        "words": sum(map(len, split)),
+        **{f"distinct_{n}": distinct(split, n) for n in (1, 2, 3)},
+        f"repeated_{ngram_size}_gram_fraction": repetition(split, ngram_size),
+        "real_word_fraction": _real_word_fraction(split, copies),
+        "longest_copied_words": len(longest),
+        "longest_copied": " ".join(longest),
+        "mean_longest_copied_words": float(np.mean([*map(len, copied)])) if copied else None,
     }
 
 
@@ -210,6 +159,13 @@ def _real_word_fraction(split: list[list[str]], copies: CopyFinder) -> float | N
     """The fraction of words that the train split has."""
     every = [word for text in split for word in text]
     return sum(word in copies for word in every) / len(every) if every else None
+
+
+def _parts(tokenizer: Tokenizer, row: Int[np.ndarray, "time"], masked: Int[np.ndarray, "masks"]) -> list[Row]:
+    """A passage as alternating given and filled texts."""
+    cuts = np.split(row, np.sort(np.concatenate([masked, masked + 1])))
+    decoded = tokenizer.decode_batch([cut.tolist() for cut in cuts], skip_special_tokens=False)
+    return [{"text": text, "filled": number % 2 == 1} for number, text in enumerate(decoded) if text]
 
 
 def _decode(tokenizer: Tokenizer, rows: Passages) -> list[str]:

@@ -1,40 +1,83 @@
-"""Build the report from the outputs of all stages, and write data/report as a whole."""
+"""Build the report from the outputs of all stages, and write data/report as a whole: page, charts, tables, samples."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from recurlm import config
-from recurlm.report import dvc_outputs, heat_map, page, samples
+from recurlm.report import heat_map, page, samples
 from recurlm.report.drawing import svg
-from recurlm.report.metrics import read_metrics
-from recurlm.report.results import load_results
-from recurlm.report.samples import Sample
-from recurlm.storage import whole_folder
+from recurlm.report.metrics import ADAPTIVE, Metrics, pivoted, read_metrics
+from recurlm.report.results import Results, load_results
+from recurlm.storage import to_json, whole_folder
 
 FOLDER = Path("data/report")
+HEAD = ["variant", "objective"]
 
 
 def build(root: Path) -> None:
     """Write the report of the results under `root`."""
     results = load_results(root, config.load(root / "params.yaml"))
     metrics = read_metrics(results)
-    drawn = samples.draw(results)
-    tokens = heat_map.read(root, results)
+    drawn, tokens = samples.draw(results), heat_map.read(root, results)
     content, lead = page.context(results, metrics, drawn, tokens), page.lead(results)
+    texts = {
+        "report.md": page.as_markdown(lead, content),
+        "index.html": page.as_html(lead, content),
+        "summary.json": to_json(summary(results, metrics)),
+        heat_map.FILE: to_json(asdict(tokens)),
+        **{chart.file: svg(chart) for section in content["charts"].values() for chart in section if chart.file},
+        **{f"samples/{each.variant}.txt": f"{each.full_text}\n" for each in drawn if not each.problem},
+    }
+    tables = {"metrics.csv": metrics.table, **_dvc_tables(results, metrics)}
     with whole_folder(root / FOLDER) as folder:
-        (folder / "report.md").write_text(page.as_markdown(lead, content), encoding="utf-8")
-        (folder / "index.html").write_text(page.as_html(lead, content), encoding="utf-8")
-        for chart in (chart for section in content["charts"].values() for chart in section if chart.file):
-            (folder / chart.file).write_text(svg(chart), encoding="utf-8")
-        metrics.table.to_csv(folder / "metrics.csv", index=False, lineterminator="\n")
-        dvc_outputs.write(folder, results, metrics)
-        heat_map.write(folder, tokens)
-        _write_samples(folder / "samples", drawn)
+        (folder / "samples").mkdir()
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        for name, table in tables.items():
+            table.to_csv(folder / name, index=False, lineterminator="\n")
 
 
-def _write_samples(folder: Path, drawn: tuple[Sample, ...]) -> None:
-    folder.mkdir()
-    for sample in drawn:
-        if not sample.problem:
-            (folder / f"{sample.variant}.txt").write_text(f"{sample.full_text}\n", encoding="utf-8")
+def _dvc_tables(results: Results, metrics: Metrics) -> dict[str, pd.DataFrame]:
+    """File → the long-format table that `dvc plots` draws."""
+    # The rows of the logs that have a validation loss; of a model without a log, the evaluations.
+    curves = [
+        (each.log if len(each.log) else each.curve).assign(variant=each.name, objective=each.objective.name)
+        for each in results.variants
+    ]
+    losses = [*HEAD, "step", "tokens", "train_loss", "validation_loss"]
+    norms = pivoted(
+        metrics.rows(("before training", "after training"), ("state_mean", "input_mean")), [*HEAD, "protocol", "at"]
+    )
+    names = {"protocol": "moment", "at": "k", "state_mean": "state_norm", "input_mean": "input_norm"}
+    flow = norms.reindex(columns=["state_mean", "input_mean"]).reset_index().rename(columns=names)
+    cut = metrics.rows("cut", "increase").rename(columns={"at": "k", "value": "increase"})
+    return {
+        "curves.csv": pd.concat(curves).dropna(subset="validation_loss")[losses],
+        "gradient_flow.csv": flow.astype({"k": int}),
+        "effective_context.csv": cut[[*HEAD, "k", "increase", "low", "high"]].astype({"k": int}),
+    }
+
+
+def summary(results: Results, metrics: Metrics) -> dict[str, dict[str, Any]]:
+    """Variant → the headline numbers of its diagnostics; no timings, which differ between machines."""
+    numbers: dict[str, dict[str, Any]] = {}
+    for result in results.variants:
+        metric, name = result.objective.metric, result.name
+        values = {
+            metric(f"perplexity_{protocol}"): metrics.value(name, metric("perplexity_per_token"), protocol)
+            for protocol in ("cold_windows", *ADAPTIVE)
+        }
+        for key in ("effective_context_tokens", "gradient_vanished_at_after_training"):
+            found = metrics.value(name, key, "lesson")
+            values[key.removesuffix("_after_training")] = None if found is None else int(found)
+        for protocol, gap in metrics.short_runs(name, "gap").items():
+            values[f"gap_{'without' if protocol == 'dropout 0' else 'with'}_dropout"] = gap
+        for row in metrics.rows("temperature", "real_word_fraction", variant=name, at=1.0).itertuples():
+            values["real_word_fraction"] = row.value
+        numbers[name] = {key: value for key, value in values.items() if value is not None}
+    return numbers

@@ -8,13 +8,16 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from recurlm.report.drawing import HEIGHT, Chart, Palette, base, by_objective, dash, finish
+from recurlm.report.drawing import HEIGHT, Chart, Palette, base, by_objective, dash, lines
 from recurlm.report.metrics import ADAPTIVE, Metrics
-from recurlm.report.objectives import OBJECTIVES
+from recurlm.report.results import OBJECTIVES
 
 FLOOR = 1e-8  # the smallest norm that is drawn: far below, float32 has only zeros and numbers without precision
 PRECISIONS = ("fp32", "int8", "int4")
-SOLID_AND_DASHED = ("validation", "train")
+LOSSES = ("validation", "train")
+MOMENTS = ("after training", "before training")
+PERTURBED = ("shuffled", "thinned out")
+Tooltips = list[str | alt.Tooltip]
 
 
 def scores(metrics: Metrics, palette: Palette) -> Iterator[Chart]:
@@ -26,8 +29,8 @@ def scores(metrics: Metrics, palette: Palette) -> Iterator[Chart]:
             color=palette.colour(frame),
             tooltip=["variant:N", *_value_with_interval(".2f")],
         )
-        spec = finish(_dots(chart, palette, frame, title), 34 * frame["variant"].nunique() + 60)
-        yield Chart(objective.caption("Perplexity with its interval"), spec, palette.drawn(frame))
+        caption, height = objective.caption("Perplexity with its interval"), 34 * frame["variant"].nunique() + 60
+        yield palette.chart(caption, _dots(chart, palette, frame, title), frame, height)
 
 
 def _dots(chart: alt.Chart, palette: Palette, frame: pd.DataFrame, title: str) -> alt.LayerChart:
@@ -37,7 +40,7 @@ def _dots(chart: alt.Chart, palette: Palette, frame: pd.DataFrame, title: str) -
     return alt.LayerChart(layer=[rules, points])
 
 
-def _value_with_interval(form: str, title: str = "value") -> list[str | alt.Tooltip]:
+def _value_with_interval(form: str, title: str = "value") -> Tooltips:
     titles = {"value": title, "low": "interval from", "high": "to"}
     return [alt.Tooltip(f"{field}:Q", title=name, format=form) for field, name in titles.items()]
 
@@ -51,21 +54,14 @@ def learning_curves(metrics: Metrics, palette: Palette) -> Iterator[Chart]:
     for objective in OBJECTIVES:
         for suffix, x in axes.items():
             frame = metrics.rows((f"log{suffix}", f"curve{suffix}"), "nats_per_token", objective=objective.name)
-            if not len(frame):
-                continue
-            unit, cloze = objective.unit("nats per token"), "-cloze" if objective.pseudo else ""
-            against = "wall time" if suffix else "tokens"
-            spec = _curve(frame, palette, x, unit)
-            yield Chart(
-                f"Loss against {against}: {objective.label}",
-                spec,
-                palette.drawn(frame),
-                (("solid", "validation"), ("dashed", "train")),
-                f"curves{cloze}{'-time' if suffix else ''}.svg",
-            )
+            if len(frame):
+                caption = f"Loss against {'wall time' if suffix else 'tokens'}: {objective.label}"
+                file = f"curves{'-cloze' if objective.pseudo else ''}{'-time' if suffix else ''}.svg"
+                drawn = _curve(frame, palette, x, objective.unit("nats per token"))
+                yield palette.chart(caption, drawn, frame, lines=LOSSES, file=file)
 
 
-def _curve(frame: pd.DataFrame, palette: Palette, x: alt.X, unit: str) -> dict[str, Any]:
+def _curve(frame: pd.DataFrame, palette: Palette, x: alt.X, unit: str) -> alt.LayerChart:
     """Lines of the log, and the evaluations of the whole validation split as points on them.
 
     Without a log, as an earlier version trained, the evaluations are the line.
@@ -75,42 +71,29 @@ def _curve(frame: pd.DataFrame, palette: Palette, x: alt.X, unit: str) -> dict[s
     whole = frame[frame["protocol"].str.startswith("curve") & (frame["split"] == "validation")]
     # The first losses are those of guessing, and would press all others together.
     top = frame.loc[(frame["split"] == "validation") | (frame["at"] > frame["at"].max() / 10), "value"].max()
-    scale = alt.Scale(zero=False, domainMax=top)
-    y = alt.Y("value:Q", title=f"loss, {unit}", scale=scale)
-    tooltip: list[str | alt.Tooltip] = [
-        "variant:N",
-        "split:N",
-        alt.Tooltip("at:Q", format=",.4~r"),
-        alt.Tooltip("value:Q", title=unit),
-    ]
-    lines = base(frame[is_log]).encode(x, y, palette.colour(frame), dash("split", SOLID_AND_DASHED), tooltip=tooltip)
+    y = alt.Y("value:Q", title=f"loss, {unit}", scale=alt.Scale(zero=False, domainMax=top))
+    value = alt.Tooltip("value:Q", title=unit)
+    tooltip: Tooltips = ["variant:N", "split:N", alt.Tooltip("at:Q", format=",.4~r"), value]
+    curves = base(frame[is_log]).encode(x, y, palette.colour(frame), dash("split", LOSSES), tooltip=tooltip)
     opacity = alt.condition("datum.split == 'train'", alt.value(0.55), alt.value(1))
     points = base(whole).encode(x, y, palette.colour(frame), palette.shape(frame), tooltip=tooltip)
-    return finish(
-        lines.mark_line(strokeWidth=1.6, clip=True).encode(opacity=opacity)
-        + points.mark_point(filled=True, size=60, opacity=1)
+    return curves.mark_line(strokeWidth=1.6, clip=True).encode(opacity=opacity) + points.mark_point(
+        filled=True, size=60, opacity=1
     )
 
 
 def short_runs(metrics: Metrics, palette: Palette) -> Iterator[Chart]:
     """Train and validation loss of the short runs, without and with dropout, on one scale an objective."""
     runs = metrics.table[metrics.table["protocol"].str.startswith("dropout ") & metrics.table["at"].notna()]
+    x = alt.X("at:Q", title="training steps", axis=alt.Axis(tickCount=6))
+    tooltip: Tooltips = ["split:N", alt.Tooltip("at:Q", title="step"), "value:Q"]
     for objective, comparable in by_objective(runs):
-        unit = objective.unit("nats per token")
-        domain = [comparable["value"].min(), comparable["value"].max()]
+        scale = alt.Scale(domain=[comparable["value"].min(), comparable["value"].max()], nice=True, zero=False)
+        y = alt.Y("value:Q", title=objective.unit("nats per token"), scale=scale)
         for protocol, frame in comparable.groupby("protocol", sort=False):
-            chart = base(frame).encode(
-                x=alt.X("at:Q", title="training steps", axis=alt.Axis(tickCount=6)),
-                y=alt.Y("value:Q", title=unit, scale=alt.Scale(domain=domain, nice=True, zero=False)),
-                color=palette.colour(frame),
-                shape=palette.shape(frame),
-                strokeDash=dash("split", SOLID_AND_DASHED),
-                tooltip=["variant:N", "split:N", alt.Tooltip("at:Q", title="step"), "value:Q"],
-            )
-            lines = chart.mark_line(point=alt.OverlayMarkDef(filled=True, size=50), strokeWidth=2)
             caption = objective.caption("Without dropout" if protocol == "dropout 0" else str(protocol).capitalize())
-            meanings = (("solid", "validation"), ("dashed", "train"))
-            yield Chart(caption, finish(lines, HEIGHT - 20), palette.drawn(frame), meanings)
+            drawn = lines(frame, palette, x, y, tooltip, dash("split", LOSSES))
+            yield palette.chart(caption, drawn, frame, HEIGHT - 20, lines=LOSSES)
 
 
 def perplexities(metrics: Metrics, palette: Palette) -> Iterator[Chart]:
@@ -138,9 +121,8 @@ def perplexities(metrics: Metrics, palette: Palette) -> Iterator[Chart]:
         color=palette.colour(frame),
         tooltip=["variant:N", "protocol:N", *_value_with_interval(".2f", "perplexity")],
     )
-    height = 20 * len(order) * frame["variant"].nunique() + 60
-    spec = finish(_dots(chart, palette, frame, "perplexity per token on test"), height)
-    yield Chart("Perplexity by protocol", spec, palette.drawn(frame), wide=True)
+    drawn, height = _dots(chart, palette, frame, "perplexity per token on test"), 20 * len(order)
+    yield palette.chart("Perplexity by protocol", drawn, frame, height * frame["variant"].nunique() + 60, wide=True)
 
 
 def loss_by_position(metrics: Metrics, palette: Palette) -> Iterator[Chart]:
@@ -149,34 +131,30 @@ def loss_by_position(metrics: Metrics, palette: Palette) -> Iterator[Chart]:
     if len(frame):
         axis = alt.Axis(values=[4**power for power in range(10) if 4**power <= frame["at"].max()])
         x = alt.X("at:Q", title="tokens read before", scale=alt.Scale(type="log", nice=False), axis=axis)
-        spec = finish(_banded(frame, palette, x, "nats per token"))
-        yield Chart("Loss by position in a cold window", spec, palette.drawn(frame))
+        yield palette.chart("Loss by position in a cold window", _banded(frame, palette, x, "nats per token"), frame)
 
 
 def loss_by_frequency(metrics: Metrics, palette: Palette) -> Iterator[Chart]:
     """Loss against how often the token occurs in the train split, one chart an objective."""
     for objective, frame in by_objective(metrics.rows("frequency")):
         x = alt.X("at:O", title="occurrences in the train split, at least", axis=alt.Axis(labelAngle=0))
-        spec = finish(_banded(frame, palette, x, objective.unit("nats per token")))
-        yield Chart(objective.caption("Loss by token frequency"), spec, palette.drawn(frame))
+        drawn = _banded(frame, palette, x, objective.unit("nats per token"))
+        yield palette.chart(objective.caption("Loss by token frequency"), drawn, frame)
 
 
 def _banded(frame: pd.DataFrame, palette: Palette, x: alt.X, title: str) -> alt.LayerChart:
     """Lines in their intervals."""
-    tooltip: list[str | alt.Tooltip] = ["variant:N", "at:Q", *_value_with_interval(".3f", title)]
-    chart = base(frame).encode(x=x, color=palette.colour(frame), tooltip=tooltip)
-    band = chart.mark_area(opacity=0.13, tooltip=None).encode(y=alt.Y("low:Q", title=title), y2="high:Q")
-    line = chart.encode(y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=False)), shape=palette.shape(frame))
-    points = alt.OverlayMarkDef(filled=True, size=50)
-    return alt.LayerChart(layer=[band, line.mark_line(point=points, strokeWidth=2)])
+    tooltip: Tooltips = ["at:Q", *_value_with_interval(".3f", title)]
+    y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
+    band = base(frame).encode(x, alt.Y("low:Q", title=title), palette.colour(frame), y2="high:Q")
+    return band.mark_area(opacity=0.13, tooltip=None) + lines(frame, palette, x, y, tooltip)
 
 
 def gradient_flow(metrics: Metrics, palette: Palette) -> Iterator[Chart]:
     """Gradient norms against distance, before and after training, all variants on one plot."""
-    moments = ("after training", "before training")
     charts = (("state_mean", "the state", "gradients.svg"), ("input_mean", "the embedded token", ""))
     for metric, what, file in charts:
-        frame = metrics.rows(moments, metric)
+        frame = metrics.rows(MOMENTS, metric)
         frame = frame[frame["value"] >= FLOOR]
         if not len(frame):
             continue
@@ -186,42 +164,38 @@ def gradient_flow(metrics: Metrics, palette: Palette) -> Iterator[Chart]:
             x=alt.X("at:Q", title="tokens back, k", axis=alt.Axis(tickCount=8)),
             y=alt.Y("value:Q", title="mean norm of the gradient", scale=scale, axis=axis),
             color=palette.colour(frame),
-            strokeDash=dash("protocol", moments),
+            strokeDash=dash("protocol", MOMENTS),
             tooltip=["variant:N", "protocol:N", alt.Tooltip("at:Q", title="k"), alt.Tooltip("value:Q", format=".2e")],
         )
-        caption = f"The loss at step t with respect to {what} at t − k"
-        meanings = (("solid", "after training"), ("dashed", "before"))
-        spec = finish(chart.mark_line(strokeWidth=1.8), HEIGHT + 40)
-        yield Chart(caption, spec, palette.drawn(frame), meanings, file, wide=bool(file))
+        caption, drawn = f"The loss at step t with respect to {what} at t − k", chart.mark_line(strokeWidth=1.8)
+        meanings = ("after training", "before")
+        yield palette.chart(caption, drawn, frame, HEIGHT + 40, lines=meanings, file=file, wide=bool(file))
 
 
 def context(metrics: Metrics, palette: Palette, tolerance: float) -> Iterator[Chart]:
     """Loss as the context is cut, and as it is shuffled or thinned out beyond k; one chart an objective each."""
     for objective, frame in by_objective(metrics.rows("cut", "increase")):
         caption = objective.caption(f"Context cut to k tokens{objective.context_side}")
-        y = f"increase of the loss, {objective.unit('nats')} per token"
-        limit = alt.Chart(alt.InlineData(values=[{"limit": tolerance}])).encode(y="limit:Q")
-        rule = limit.mark_rule(strokeDash=[2, 3], opacity=0.7, color="#7f7f7f")
-        spec = finish(rule + _banded(frame, palette, _back(frame), y))
-        yield Chart(caption, spec, palette.drawn(frame), file="" if objective.pseudo else "context.svg")
-    for objective, frame in by_objective(metrics.rows(("shuffled", "thinned out"), "increase")):
+        title = f"increase of the loss, {objective.unit('nats')} per token"
+        drawn = _level(tolerance, 0.7) + _banded(frame, palette, _back(frame), title)
+        yield palette.chart(caption, drawn, frame, file="" if objective.pseudo else "context.svg")
+    for objective, frame in by_objective(metrics.rows(PERTURBED, "increase")):
         caption = objective.caption(f"Context perturbed beyond k tokens{objective.context_side}")
-        chart = base(frame).encode(
-            x=_back(frame),
-            y=alt.Y("value:Q", title=f"increase of the loss, {objective.unit('nats')} per token"),
-            color=palette.colour(frame),
-            strokeDash=dash("protocol", ("shuffled", "thinned out")),
-            shape=palette.shape(frame),
-            tooltip=["variant:N", "protocol:N", "at:Q", *_value_with_interval(".3f")],
-        )
-        lines = chart.mark_line(point=alt.OverlayMarkDef(filled=True, size=55))
-        meanings = (("solid", "shuffled"), ("dashed", "thinned out"))
-        yield Chart(caption, finish(lines), palette.drawn(frame), meanings)
+        y = alt.Y("value:Q", title=f"increase of the loss, {objective.unit('nats')} per token")
+        tooltip: Tooltips = ["protocol:N", "at:Q", *_value_with_interval(".3f")]
+        drawn = lines(frame, palette, _back(frame), y, tooltip, dash("protocol", PERTURBED))
+        yield palette.chart(caption, drawn, frame, lines=PERTURBED)
 
 
 def _back(frame: pd.DataFrame) -> alt.X:
     axis = alt.Axis(values=sorted(set(frame["at"])))
     return alt.X("at:Q", title="k, tokens", scale=alt.Scale(type="log", nice=False), axis=axis)
+
+
+def _level(value: float, opacity: float = 1.0, **more: Any) -> alt.Chart:
+    """A dotted grey line at a value of y."""
+    rule = alt.Chart(alt.InlineData(values=[{"level": value}])).encode(y="level:Q", **more)
+    return rule.mark_rule(strokeDash=[2, 3], color="#7f7f7f", opacity=opacity)
 
 
 def gates(metrics: Metrics, palette: Palette) -> Iterator[Chart]:
@@ -242,8 +216,8 @@ def gates(metrics: Metrics, palette: Palette) -> Iterator[Chart]:
         opacity=alt.condition("datum.side == 'closed'", alt.value(0.55), alt.value(1)),
         tooltip=["gate:N", "side:N", alt.Tooltip("value:Q", format=".1%")],
     )
-    spec = finish(chart.mark_bar(height=13), 22 * frame["gate"].nunique() + 40)
-    yield Chart("Saturated gates", spec, palette.drawn(frame), wide=True)
+    bars = chart.mark_bar(height=13)
+    yield palette.chart("Saturated gates", bars, frame, 22 * frame["gate"].nunique() + 40, wide=True)
 
 
 def quality_against_speed(bundles: pd.DataFrame, palette: Palette) -> Iterator[Chart]:
@@ -253,25 +227,21 @@ def quality_against_speed(bundles: pd.DataFrame, palette: Palette) -> Iterator[C
         bundles: of variant, objective, precision, speed, bits; the precisions of a variant in their order.
     """
     for objective, frame in by_objective(bundles):
+        axis = alt.Axis(format="~s", tickCount=5)
         title = f"onnxruntime {objective.verb}, tokens/s on this machine"
-        x = alt.X(
-            "speed:Q",
-            title=title,
-            scale=alt.Scale(zero=False, padding=35),
-            axis=alt.Axis(format="~s", tickCount=5),
-        )
-        bits = objective.unit("bits per byte")
-        y = alt.Y("bits:Q", title=f"{bits} on test (less is better)", scale=alt.Scale(zero=False, padding=20))
+        x = alt.X("speed:Q", title=title, scale=alt.Scale(zero=False, padding=35), axis=axis)
+        title = f"{objective.unit('bits per byte')} on test (less is better)"
+        y = alt.Y("bits:Q", title=title, scale=alt.Scale(zero=False, padding=20))
         speed = alt.Tooltip("speed:Q", title="tokens/s", format=",.0f")
-        tooltip: list[str | alt.Tooltip] = ["variant:N", "precision:N", speed, "bits:Q"]
+        tooltip: Tooltips = ["variant:N", "precision:N", speed, "bits:Q"]
         chart = base(frame).encode(x, y, palette.colour(frame), tooltip=tooltip)
         shapes = alt.Scale(domain=list(PRECISIONS), range=["circle", "square", "triangle-up"])
         shape = alt.Shape("precision:N", scale=shapes, legend=None)
         points = chart.mark_point(filled=True, size=110, opacity=1).encode(shape=shape)
-        lines = chart.mark_line(strokeWidth=1, opacity=0.5).encode(order="order:Q")
-        spec = finish(alt.LayerChart(layer=[lines, points, *_precision_labels(chart)]))
-        caption = objective.caption("Quality against inference speed")
-        yield Chart(caption, spec, palette.drawn(frame), file="" if objective.pseudo else "speed.svg")
+        steps = chart.mark_line(strokeWidth=1, opacity=0.5).encode(order="order:Q")
+        drawn = alt.LayerChart(layer=[steps, points, *_precision_labels(chart)])
+        caption, file = objective.caption("Quality against inference speed"), "" if objective.pseudo else "speed.svg"
+        yield palette.chart(caption, drawn, frame, file=file)
 
 
 def _precision_labels(chart: alt.Chart) -> list[alt.Chart]:
@@ -295,17 +265,16 @@ def quality_against_training(trained: pd.DataFrame, palette: Palette) -> Iterato
     Args:
         trained: of variant, minutes, bits; left-to-right models only.
     """
-    if not len(trained):
-        return
-    chart = base(trained).encode(
-        x=alt.X("minutes:Q", title="minutes of training on this machine", scale=alt.Scale(zero=False, padding=30)),
-        y=alt.Y("bits:Q", title="bits per byte on test (less is better)", scale=alt.Scale(zero=False, padding=20)),
-        color=palette.colour(trained),
-        tooltip=["variant:N", "minutes:Q", "bits:Q"],
-    )
-    points = chart.mark_point(filled=True, size=110, opacity=1).encode(shape=palette.shape(trained))
-    labels = chart.mark_text(dy=-13, fontSize=11).encode(text="variant:N")
-    yield Chart("Quality against training time", finish(points + labels), palette.drawn(trained))
+    if len(trained):
+        chart = base(trained).encode(
+            x=alt.X("minutes:Q", title="minutes of training on this machine", scale=alt.Scale(zero=False, padding=30)),
+            y=alt.Y("bits:Q", title="bits per byte on test (less is better)", scale=alt.Scale(zero=False, padding=20)),
+            color=palette.colour(trained),
+            tooltip=["variant:N", "minutes:Q", "bits:Q"],
+        )
+        points = chart.mark_point(filled=True, size=110, opacity=1).encode(shape=palette.shape(trained))
+        labels = chart.mark_text(dy=-13, fontSize=11).encode(text="variant:N")
+        yield palette.chart("Quality against training time", points + labels, trained)
 
 
 def time_by_length(metrics: Metrics, palette: Palette) -> Iterator[Chart]:
@@ -314,20 +283,15 @@ def time_by_length(metrics: Metrics, palette: Palette) -> Iterator[Chart]:
         "training_step_seconds": ("Training step by sequence length", "tokens per sequence", "seconds per step"),
         "generation_seconds": ("Generation by length", "tokens generated", "seconds"),
     }
-    for metric, (caption, x, y) in titles.items():
+    for metric, (caption, x_title, y_title) in titles.items():
         frame = metrics.rows("length", metric)
-        if not len(frame):
-            continue
-        axis = alt.Axis(values=sorted(set(frame["at"])))
-        chart = base(frame).encode(
-            x=alt.X("at:Q", title=x, scale=alt.Scale(type="log", base=2), axis=axis),
-            y=alt.Y("value:Q", title=y, scale=alt.Scale(type="log"), axis=alt.Axis(format="~g", tickCount=4)),
-            color=palette.colour(frame),
-            shape=palette.shape(frame),
-            tooltip=["variant:N", "at:Q", alt.Tooltip("value:Q", title="seconds", format=".3f")],
-        )
-        lines = chart.mark_line(point=alt.OverlayMarkDef(filled=True, size=55), strokeWidth=2)
-        yield Chart(caption, finish(lines), palette.drawn(frame))
+        if len(frame):
+            axis = alt.Axis(values=sorted(set(frame["at"])))
+            x = alt.X("at:Q", title=x_title, scale=alt.Scale(type="log", base=2), axis=axis)
+            axis = alt.Axis(format="~g", tickCount=4)
+            y = alt.Y("value:Q", title=y_title, scale=alt.Scale(type="log"), axis=axis)
+            tooltip: Tooltips = ["at:Q", alt.Tooltip("value:Q", title="seconds", format=".3f")]
+            yield palette.chart(caption, lines(frame, palette, x, y, tooltip), frame)
 
 
 def text_by_temperature(metrics: Metrics, palette: Palette) -> Iterator[Chart]:
@@ -337,21 +301,14 @@ def text_by_temperature(metrics: Metrics, palette: Palette) -> Iterator[Chart]:
         "real_word_fraction": ("Words in the train vocabulary, fraction", ".0%"),
         "mean_longest_copied_words": ("Longest n-gram copied from train, mean words", ".1f"),
     }
+    x = alt.X("at:Q", title="temperature", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
     for metric, (caption, form) in measures.items():
         frame = metrics.rows("temperature", metric, objective="causal")
         if not len(frame):
             continue
-        chart = base(frame).encode(
-            x=alt.X("at:Q", title="temperature", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6)),
-            y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(format=form, tickCount=5)),
-            color=palette.colour(frame),
-            shape=palette.shape(frame),
-            tooltip=["variant:N", "at:Q", alt.Tooltip("value:Q", title=caption, format=form)],
-        )
-        layers: alt.Chart | alt.LayerChart = chart.mark_line(point=alt.OverlayMarkDef(filled=True, size=55))
+        axis = alt.Axis(format=form, tickCount=5)
+        y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=axis)
+        layers = [lines(frame, palette, x, y, ["at:Q", alt.Tooltip("value:Q", title=caption, format=form)])]
         for held_out in metrics.rows("held-out text", metric, objective="causal")["value"].head(1):
-            limit = alt.Chart(alt.InlineData(values=[{"held_out": held_out}]))
-            tooltip = [alt.Tooltip("held_out:Q", title="held-out text", format=form)]
-            rule = limit.mark_rule(strokeDash=[2, 3], color="#7f7f7f")
-            layers += rule.encode(y="held_out:Q", tooltip=tooltip)
-        yield Chart(caption, finish(layers, 200), palette.drawn(frame))
+            layers.append(_level(held_out, tooltip=[alt.Tooltip("level:Q", title="held-out text", format=form)]))
+        yield palette.chart(caption, alt.LayerChart(layer=layers), frame, 200)

@@ -23,7 +23,7 @@ LOWER = 0.01  # the fraction by which a loss or a perplexity has to fall
 CONSTANT = 1.1  # an exponent of seconds ∝ lengthᵖ up to which the cost of a token counts as constant
 NEVER = float("inf")  # no k within reach was enough
 
-Values = dict[str, Any]  # variant → its value, of those that have one
+Values = dict[str, Any]  # variant → what is compared, of those that have it
 
 
 @dataclass(frozen=True)
@@ -32,20 +32,16 @@ class Claim:
 
     claim: str
     measure: str
-    read: Callable[[Metrics, Result], Any]  # a value, or None
-    show: Callable[[Any, Metrics, Result], str]
+    read: Callable[[Metrics, Result], tuple[Any, str] | None]  # what is compared, and how it is shown
     judge: Callable[[Values, Metrics, Results], str]
     timed: bool = False
 
     def row(self, results: Results, metrics: Metrics) -> tuple[str, ...]:
         """The claim, how it was measured, a figure of each variant, and the verdict."""
-        read = {result.name: self.read(metrics, result) for result in results.variants}
-        values = {name: value for name, value in read.items() if value is not None}
-        figures = (
-            self.show(values[result.name], metrics, result) if result.name in values else NONE
-            for result in results.variants
-        )
-        return (self.claim, self.measure, *figures, self.judge(values, metrics, results))
+        figures = {result.name: self.read(metrics, result) for result in results.variants}
+        values = {name: figure[0] for name, figure in figures.items() if figure}
+        shown = (figure[1] if figure else NONE for figure in figures.values())
+        return (self.claim, self.measure, *shown, self.judge(values, metrics, results))
 
 
 def table(
@@ -68,28 +64,18 @@ def _by_gates(values: Values, metrics: Metrics, results: Results) -> dict[float,
     return groups
 
 
-def _reach(metric: str) -> Callable[[Metrics, Result], float | None]:
-    """A distance of the lesson's block; NEVER where the block has none."""
+def _reach(metric: str, protocol: str) -> Callable[[Metrics, Result], tuple[float, str] | None]:
+    """A distance of the lesson's block; NEVER where the block has none: it is farther than a protocol's curve."""
 
-    def read(metrics: Metrics, result: Result) -> float | None:
+    def read(metrics: Metrics, result: Result) -> tuple[float, str] | None:
         if metrics.value(result.name, "gates", "lesson") is None:
             return None
         found = metrics.value(result.name, metric, "lesson")
-        return NEVER if found is None else found
+        if found is None:
+            return NEVER, f"more than {metrics.rows(protocol, variant=result.name)['at'].max():.0f}"
+        return found, f"{found:,.0f}{result.objective.context_side if protocol == 'cut' else ''}"
 
     return read
-
-
-def show_reach(protocol: str) -> Callable[[float, Metrics, Result], str]:
-    """The distance, or that it is more than the farthest point of a curve."""
-
-    def show(distance: float, metrics: Metrics, result: Result) -> str:
-        side = result.objective.context_side if protocol == "cut" else ""
-        if distance != NEVER:
-            return f"{distance:,.0f}{side}"
-        return f"more than {metrics.rows(protocol, variant=result.name)['at'].max():.0f}"
-
-    return show
 
 
 def _vanishes_without_gates(values: Values, metrics: Metrics, results: Results) -> str:
@@ -124,12 +110,12 @@ def remembers_more(ungated: list[list[float]], gated: list[list[float]]) -> str:
     return HOLDS if min(map(min, gated)) > max(map(max, ungated)) else LITTLE
 
 
-def _number(metric: str, protocol: str) -> Callable[[Metrics, Result], float | None]:
-    return lambda metrics, result: metrics.value(result.name, metric, protocol)
+def _number(metric: str, protocol: str, form: str = ",.0f") -> Callable[[Metrics, Result], tuple[float, str] | None]:
+    def read(metrics: Metrics, result: Result) -> tuple[float, str] | None:
+        value = metrics.value(result.name, metric, protocol)
+        return None if value is None else (value, format(value, form))
 
-
-def _show(form: str) -> Callable[[float, Metrics, Result], str]:
-    return lambda value, metrics, result: format(value, form)
+    return read
 
 
 def _faster(ratios: list[float]) -> str:
@@ -153,16 +139,13 @@ def _two_directions_faster(values: Values, _: Metrics, results: Results) -> str:
     return _faster([speed / other for speed, config in both for other, same in one if config["cell"] == same["cell"]])
 
 
-def _best_losses(metrics: Metrics, result: Result) -> tuple[float, float] | None:
+def _best_losses(metrics: Metrics, result: Result) -> tuple[tuple[float, float], str] | None:
     """The best validation loss of the short runs, without and with dropout."""
     metric = result.objective.metric("best_validation_nats_per_token")
-    runs = metrics.table[metrics.table["protocol"].str.startswith("dropout ")]
-    losses = runs[(runs["variant"] == result.name) & (runs["metric"] == metric)]["value"].tolist()
-    return (losses[0], losses[1]) if len(losses) == 2 else None
-
-
-def _show_losses(losses: tuple[float, float], _: Metrics, result: Result) -> str:
-    return f"{losses[0]:.2f} → {losses[1]:.2f} {result.objective.unit('nats')}"
+    losses = [*metrics.short_runs(result.name, metric).values()]
+    if len(losses) != 2:
+        return None
+    return (losses[0], losses[1]), f"{losses[0]:.2f} → {losses[1]:.2f} {result.objective.unit('nats')}"
 
 
 def _lower_everywhere(values: Values, _: Metrics, __: Results) -> str:
@@ -177,16 +160,12 @@ def _lower_everywhere(values: Values, _: Metrics, __: Results) -> str:
     return f"{NOT}: lower in {lower} of {len(falls)}" if lower else NOT
 
 
-def _output(metrics: Metrics, result: Result) -> tuple[float, int] | None:
+def _output(metrics: Metrics, result: Result) -> tuple[tuple[float, int], str] | None:
     """Features that the decoder reads, and those of one direction."""
     config, output = result.model_config, metrics.value(result.name, "output_size", "lesson")
     width = config["embedding_size"] if config["block"] == "residual" else config["hidden_size"]
-    one = width * (config["layers"] if config["concat_layers"] else 1)
-    return None if output is None else (output, int(one))
-
-
-def _show_output(sizes: tuple[float, int], _: Metrics, __: Result) -> str:
-    return f"{sizes[0]:,.0f} of {sizes[1]:,}"
+    one = int(width * (config["layers"] if config["concat_layers"] else 1))
+    return None if output is None else ((output, one), f"{output:,.0f} of {one:,}")
 
 
 def _doubled(values: Values, _: Metrics, results: Results) -> str:
@@ -204,21 +183,14 @@ def _cost_grows(values: Values, _: Metrics, __: Results) -> str:
     return HOLDS if min(values.values()) > CONSTANT else NOT
 
 
-def _with_cache(metrics: Metrics, result: Result) -> tuple[float, float] | None:
+def _with_cache(metrics: Metrics, result: Result) -> tuple[tuple[float, float], str] | None:
     """Perplexity without and with a neural cache, on the same tokens."""
-    without, cached = (
-        metrics.value(result.name, "perplexity_per_token", protocol)
-        for protocol in ("static for neural_cache", "neural_cache")
-    )
-    return None if without is None or cached is None else (without, cached)
+    protocols = ("static for neural_cache", "neural_cache")
+    without, cached = (metrics.value(result.name, "perplexity_per_token", protocol) for protocol in protocols)
+    return None if without is None or cached is None else ((without, cached), f"{without:.1f} → {cached:.1f}")
 
 
-def _show_perplexities(perplexities: tuple[float, float], _: Metrics, __: Result) -> str:
-    return f"{perplexities[0]:.1f} → {perplexities[1]:.1f}"
-
-
-STEPS = _reach("gradient_vanished_at_after_training")
-SHOW_STEPS = show_reach("after training")
+STEPS = _reach("gradient_vanished_at_after_training", "after training")
 VANISHED = "steps back from which on the gradient is below 1 % of that one step back, after training"
 MEMORY, SLOWER = "gates keep a memory longer", "more gates, slower"
 DROPOUT = "best validation loss of the short runs, without → with"
@@ -226,23 +198,17 @@ ONE_DIRECTION = "training, tokens/s, against the same cell left to right"
 LONG = "long sequences need something else"
 GROWTH, CACHE = "cost: exponent p of generation time ∝ lengthᵖ", "memory: perplexity without → with a neural cache"
 TRAINING, GENERATION = _number("tokens_per_second", "train"), _number("tokens_per_second", "fp32 timings")
+CONTEXT, EXPONENT = _reach("effective_context_tokens", "cut"), _number("generation_growth", "length", ".2f")
+OUTPUT = "features of one position, of one direction"
 CLAIMS = (
-    Claim("gradients vanish without gates", VANISHED, STEPS, SHOW_STEPS, _vanishes_without_gates),
-    Claim(MEMORY, VANISHED, STEPS, SHOW_STEPS, _gates_reach_farther),
-    Claim(
-        MEMORY, "effective context, tokens", _reach("effective_context_tokens"), show_reach("cut"), _gates_reach_farther
-    ),
-    Claim(SLOWER, "training, tokens/s", TRAINING, _show(",.0f"), _more_gates_slower, timed=True),
-    Claim(SLOWER, "generation, tokens/s", GENERATION, _show(",.0f"), _more_gates_slower, timed=True),
-    Claim("dropout helps against overfitting", DROPOUT, _best_losses, _show_losses, _lower_everywhere),
-    Claim(
-        "bidirectional doubles the output",
-        "features of one position, of one direction",
-        _output,
-        _show_output,
-        _doubled,
-    ),
-    Claim("bidirectional trains faster", ONE_DIRECTION, TRAINING, _show(",.0f"), _two_directions_faster, timed=True),
-    Claim(LONG, GROWTH, _number("generation_growth", "length"), _show(".2f"), _cost_grows, timed=True),
-    Claim(LONG, CACHE, _with_cache, _show_perplexities, _lower_everywhere),
+    Claim("gradients vanish without gates", VANISHED, STEPS, _vanishes_without_gates),
+    Claim(MEMORY, VANISHED, STEPS, _gates_reach_farther),
+    Claim(MEMORY, "effective context, tokens", CONTEXT, _gates_reach_farther),
+    Claim(SLOWER, "training, tokens/s", TRAINING, _more_gates_slower, timed=True),
+    Claim(SLOWER, "generation, tokens/s", GENERATION, _more_gates_slower, timed=True),
+    Claim("dropout helps against overfitting", DROPOUT, _best_losses, _lower_everywhere),
+    Claim("bidirectional doubles the output", OUTPUT, _output, _doubled),
+    Claim("bidirectional trains faster", ONE_DIRECTION, TRAINING, _two_directions_faster, timed=True),
+    Claim(LONG, GROWTH, EXPONENT, _cost_grows, timed=True),
+    Claim(LONG, CACHE, _with_cache, _lower_everywhere),
 )

@@ -26,10 +26,10 @@ from typing import Any
 
 from recurlm import config
 from recurlm.errors import InputError, nearest
-from recurlm.report import claims
+from recurlm.report import claims, family
 from recurlm.report.metrics import Metrics, read_metrics
 from recurlm.report.page import environment
-from recurlm.report.results import JsonObject, Result, Results, best, load_results
+from recurlm.report.results import DIAGNOSTIC_FILES, JsonObject, Result, Results, best, load_results
 from recurlm.report.tables import NONE, Table, show
 from recurlm.storage import read_json
 
@@ -48,6 +48,14 @@ class Variant:
 
     result: Result
     metrics: Metrics
+    perplexity: JsonObject
+    diagnostics: JsonObject
+    samples: JsonObject
+    timings: JsonObject  # by length
+
+    @classmethod
+    def of(cls, result: Result, metrics: Metrics) -> Variant:
+        return cls(result, metrics, **{part: result.diagnosis.files.get(part, {}) for part in DIAGNOSTIC_FILES})
 
     @property
     def name(self) -> str:
@@ -85,28 +93,13 @@ class Variant:
         counts = [self.value(f"{kind}_tokens_identical", precision) for kind in ("greedy", "sampled")]
         return None if None in counts else sum(filter(None, counts))
 
-    def _file(self, part: str) -> JsonObject:
-        return self.result.diagnosis.files.get(part) or {}
-
-    @property
-    def perplexity(self) -> JsonObject:
-        return self._file("perplexity")
-
-    @property
-    def samples(self) -> JsonObject:
-        return self._file("samples")
-
-    @property
-    def growth(self) -> JsonObject:
-        return self._file("timings")
-
     @property
     def lesson(self) -> JsonObject:
-        return self._file("diagnostics").get("lesson") or {}
+        return self.diagnostics.get("lesson") or {}
 
     @property
     def gates(self) -> list[JsonObject]:
-        return (self._file("diagnostics").get("gates") or {}).get("rows") or []
+        return (self.diagnostics.get("gates") or {}).get("rows") or []
 
     @property
     def positions(self) -> list[JsonObject]:
@@ -146,23 +139,19 @@ class Variant:
     @cached_property
     def runs(self) -> tuple[dict[str, float], dict[str, float]]:
         """The gap and the best validation loss of the short runs, without and with dropout; empty if one failed."""
-        metric = self.result.objective.metric("best_validation_nats_per_token")
-        protocols = [name for name in self.metrics.table["protocol"].unique() if name.startswith("dropout ")]
-        found = [{"gap": self.value("gap", each), "best": self.value(metric, each)} for each in sorted(protocols)]
-        whole = [run for run in found if None not in run.values()]
-        return (whole[0], whole[1]) if len(whole) == 2 else ({}, {})  # type: ignore[return-value]
+        gaps = self.metrics.short_runs(self.name, "gap")
+        best = self.metrics.short_runs(self.name, self.result.objective.metric("best_validation_nats_per_token"))
+        whole = [{"gap": gaps[each], "best": best[each]} for each in sorted(gaps.keys() & best.keys())]
+        return (whole[0], whole[1]) if len(whole) == 2 else ({}, {})
 
     @property
     def ran(self) -> bool:
         return bool(self.runs[0])
 
     @property
-    def gap_fell(self) -> bool:
-        return self.runs[1]["gap"] < self.runs[0]["gap"]
-
-    @property
-    def loss_fell(self) -> bool:
-        return self.runs[1]["best"] < self.runs[0]["best"]
+    def fell(self) -> dict[str, bool]:
+        """Whether dropout reduced the gap, and the best validation loss."""
+        return {name: self.runs[1][name] < before for name, before in self.runs[0].items()}
 
     @property
     def timed(self) -> bool:
@@ -188,7 +177,7 @@ def read(root: Path) -> Measured:
     """
     results = load_results(root, config.load(root / "params.yaml"))
     metrics = read_metrics(results)
-    variants = {result.name: Variant(result, metrics) for result in results.variants}
+    variants = {result.name: Variant.of(result, metrics) for result in results.variants}
     made = environment(html=False)
     made.filters |= {"spread": _spread, "excerpt": _excerpt, "indented": _indented}
     module = made.get_template("docs.j2").make_module(_content(root, results, metrics, variants))
@@ -227,6 +216,7 @@ def _content(root: Path, results: Results, metrics: Metrics, variants: dict[str,
         "distances": distances,
         "reaches_farther": claims.reaches_farther,
         "speed_of": speed_of,
+        "family_table": lambda: family.table(root),
     }
 
 

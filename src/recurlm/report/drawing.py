@@ -13,7 +13,7 @@ import pandas as pd
 import vl_convert
 from PIL import Image
 
-from recurlm.report.objectives import OBJECTIVES, Objective
+from recurlm.report.results import OBJECTIVES, Objective
 
 VEGA_LITE = "6.4"
 # After Okabe & Ito 2008, "Color universal design"; the dark one of its pair where a line must stand out on white.
@@ -24,6 +24,7 @@ INK, PAPER = "#1f2328", "#ffffff"
 CURRENT = "#010203"
 THEMES = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#e6edf3}}</style>"
 HEIGHT = 270
+POINTS = alt.OverlayMarkDef(filled=True, size=50)  # on lines
 PNG_COLOURS = 64
 
 
@@ -34,7 +35,7 @@ class Chart:
     caption: str
     spec: dict[str, Any]
     variants: tuple[str, ...]  # those drawn, in the order of params.yaml
-    lines: tuple[tuple[str, str], ...] = ()  # what solid and dashed lines mean
+    lines: tuple[str, ...] = ()  # what solid and dashed lines mean
     file: str = ""  # its name as a file beside the page
     wide: bool = False
 
@@ -45,6 +46,12 @@ class Palette:
 
     names: tuple[str, ...]
     cloze: tuple[str, ...] = ()  # the variants that legends mark as cloze models
+
+    def chart(
+        self, caption: str, chart: alt.Chart | alt.LayerChart, frame: pd.DataFrame, height: int = HEIGHT, **more: Any
+    ) -> Chart:
+        """What is drawn of the rows, finished; `more` are fields of a `Chart`."""
+        return Chart(caption, finish(chart, height), self.drawn(frame), **more)
 
     def drawn(self, frame: pd.DataFrame) -> tuple[str, ...]:
         """The variants that have rows."""
@@ -74,6 +81,19 @@ def dash(field: str, meanings: tuple[str, str]) -> alt.StrokeDash:
     """The first of the meanings is a solid line, the second a dashed one."""
     scale = alt.Scale(domain=list(meanings), range=[[1, 0], [5, 4]])
     return alt.StrokeDash(f"{field}:N", scale=scale, legend=bottom_legend(symbolType="stroke"))
+
+
+def lines(
+    frame: pd.DataFrame,
+    palette: Palette,
+    x: alt.X,
+    y: alt.Y,
+    tooltip: list[str | alt.Tooltip],
+    dashes: alt.StrokeDash | None = None,
+) -> alt.Chart:
+    """A line a variant, with its shape at each row."""
+    chart = base(frame).encode(x, y, palette.colour(frame), palette.shape(frame), tooltip=["variant:N", *tooltip])
+    return (chart.encode(dashes) if dashes else chart).mark_line(point=POINTS, strokeWidth=2)
 
 
 def by_objective(frame: pd.DataFrame) -> Iterator[tuple[Objective, pd.DataFrame]]:

@@ -1,8 +1,6 @@
-"""Fill the table of docs/family.md with sizes, states and speed of params.yaml's and zoo.yaml's variants; idempotent.
+"""The table of docs/family.md: sizes, states and speed of params.yaml's and zoo.yaml's variants.
 
-Inputs:  params.yaml, zoo.yaml, and of benchmarks/results what is there of zoo_throughput.json and zoo_generation.json
-Command: python -m recurlm.report.family
-         python -m recurlm.report.family --check    # change nothing; status 2 if the table is an old one
+Speed is of benchmarks/results/zoo_throughput.json and zoo_generation.json, where they are there.
 """
 
 from __future__ import annotations
@@ -13,13 +11,9 @@ from pathlib import Path
 
 from recurlm import config
 from recurlm.config import ModelConfig
-from recurlm.errors import InputError, exit_cleanly
 from recurlm.model import build, count_parameters
-from recurlm.report.fill_page import fill_page
 from recurlm.strict_yaml import load_yaml
 
-PAGE = Path("docs/family.md")
-BEGIN, END = "<!-- table: python -m recurlm.report.family -->\n", "<!-- /table -->"
 TITLES = (
     "variant", "width × layers", "parameters", "state of a layer", "state, KB",
     "share of the product", "forward / step", "fp32, µs a token", "fp32, tokens/s",
@@ -60,26 +54,3 @@ def speed(trained: dict[str, float] | None, generated: dict[str, float] | None) 
         return *training, *"––––"
     times = (generated[f"{precision}_microseconds_per_token"] for precision in ("fp32", "int8"))
     return *training, *(figure for time in times for figure in (f"{time:.0f}", f"{1e6 / time:,.0f}"))
-
-
-def fill(text: str, rows: str) -> str:
-    """The page with the table between its two marks.
-
-    Raises:
-        InputError: a mark is missing.
-    """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise InputError(f"{PAGE}: the marks of its table are missing: {BEGIN.strip()} and {END}")
-    return before + begin + rows + end + after
-
-
-def main() -> None:
-    fill_page(
-        PAGE, "python -m recurlm.report.family", lambda text, _: fill(text, table(Path())), "its table is an old one"
-    )
-
-
-if __name__ == "__main__":
-    exit_cleanly(main)

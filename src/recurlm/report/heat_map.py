@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import log_softmax
 
 from recurlm.errors import InputError
 from recurlm.report.results import Result, Results
 from recurlm.runtime import Bundle, GraphSession
-from recurlm.storage import to_json
 from recurlm.tokens.files import open_tokens
 
 FILE = "heat_map.json"
@@ -68,11 +68,11 @@ def read(root: Path, results: Results) -> HeatMap:
     """The heat map of one passage of the validation split, by each variant's bundle of highest precision."""
     bundles: list[tuple[Result, Bundle]] = []
     problems = []
-    vocabulary = (results.tokens or {}).get("tokenizer_sha256")
+    vocabulary = results.tokens.get("tokenizer_sha256")
     for result in results.variants:
         try:
-            bundle = Bundle.open(result.bundle_folder)
-            if (result.bundle or {}).get("tokenizer_sha256") != vocabulary:
+            bundle = Bundle.open(result.bundle.folder)
+            if result.bundle.description.get("tokenizer_sha256") != vocabulary:
                 raise InputError("its bundle has another vocabulary than data/tokens: export it again")
             bundles.append((result, bundle))
         except InputError as error:
@@ -91,11 +91,6 @@ def read(root: Path, results: Results) -> HeatMap:
             problems.append(f"{result.name}: {error}".replace(f"{root}/", ""))
     texts = _texts(bundles[0][1], tokens, shown) if traces else []
     return HeatMap(texts, "validation", first, traces, problems)
-
-
-def write(folder: Path, heat_map: HeatMap) -> None:
-    """Write the heat map as JSON into the report's folder."""
-    (folder / FILE).write_text(to_json(asdict(heat_map)), encoding="utf-8")
 
 
 def _passage(folder: Path) -> list[int]:
@@ -123,7 +118,7 @@ def _texts(bundle: Bundle, tokens: Sequence[int], shown: slice) -> list[str]:
 
 
 def _trace(result: Result, bundle: Bundle, tokens: Sequence[int], shown: slice) -> TokenTrace:
-    description = result.bundle or {}
+    description = result.bundle.description
     spec = {name: tuple(shape) for name, shape in description["state_spec"].items()}
     step = bundle.session("step.onnx", {"token"}, None)
     logits, states = run_steps(step, tokens[: shown.stop])
@@ -134,9 +129,7 @@ def _trace(result: Result, bundle: Bundle, tokens: Sequence[int], shown: slice) 
         nats, likeliest = _pseudo_nats(bundle, tokens)[shown], []
     else:
         before = logits[shown.start - 1 : shown.stop - 1].astype(np.float64)
-        largest = before.max(axis=1)
-        total = largest + np.log(np.exp(before - largest[:, None]).sum(axis=1))
-        nats = total - before[np.arange(len(before)), tokens[shown]]
+        nats = -log_softmax(before, axis=1)[np.arange(len(before)), tokens[shown]]
         likeliest = [bundle.vocabulary.text([int(token)]) for token in before.argmax(axis=1)]
     return TokenTrace(
         variant=result.name,

@@ -58,6 +58,12 @@ class Metrics:
         values = found.loc[(found["metric"] == metric) & found["at"].isna(), "value"]
         return float(values.iloc[0]) if len(values) and not math.isnan(values.iloc[0]) else None
 
+    def short_runs(self, variant: str, metric: str) -> dict[str, float]:
+        """Protocol → the number of each run that a small model overfits in: `dropout 0` first."""
+        runs = self.table[self.table["protocol"].str.startswith("dropout ") & (self.table["metric"] == metric)]
+        runs = runs[(runs["variant"] == variant) & runs["at"].isna()].dropna(subset="value")
+        return dict(zip(runs["protocol"], runs["value"], strict=True))
+
     def interval(self, variant: str, metric: str, protocol: str) -> tuple[float, float] | None:
         """The bootstrap interval of a number on the test split."""
         found = self.rows(protocol, split="test", variant=variant)
@@ -125,8 +131,9 @@ def _row(
 def _stages(result: Result) -> Iterator[Row]:
     """What train, evaluate and verify wrote."""
     for split in ("validation", "test"):
-        yield from _numbers((result.metrics or {}).get(split), split, "evaluate")
-    yield from _numbers({"parameters": result.parameters, "bundle_bytes": result.bundle_bytes}, "", "model")
+        yield from _numbers(result.metrics.get(split), split, "evaluate")
+    sizes = {"parameters": result.parameters, "bundle_bytes": result.bundle.verification.get("bundle_bytes")}
+    yield from _numbers(sizes, "", "model")
     yield from _numbers({"gates": result.model.get("gates")}, "", "model")
     yield from _numbers(result.training_timings, "", "train")
     for bundle in result.bundles:
@@ -134,11 +141,11 @@ def _stages(result: Result) -> Iterator[Row]:
         yield from _numbers(bundle.timings, "", f"{bundle.precision} timings")
     metric = result.objective.metric("nats_per_token")
     for protocol, points in (("curve", result.curve), ("log", result.log)):
-        for point in points:
+        for point in points.itertuples():
             for split, loss in (("train", point.train_loss), ("validation", point.validation_loss)):
-                if loss is not None:
+                if not math.isnan(loss):
                     yield _row(split, protocol, metric, loss, point.tokens)
-                    if point.seconds is not None:
+                    if not math.isnan(point.seconds):
                         yield _row(split, f"{protocol} by minutes", metric, loss, point.seconds / 60)
 
 

@@ -18,8 +18,7 @@ from recurlm.report.drawing import COLOURS, INK, VEGA_LITE, Chart, Palette, conf
 from recurlm.report.heat_map import FILE as HEAT_MAP
 from recurlm.report.heat_map import HeatMap
 from recurlm.report.metrics import Metrics
-from recurlm.report.objectives import OBJECTIVES
-from recurlm.report.results import JsonObject, Result, Results
+from recurlm.report.results import OBJECTIVES, JsonObject, Result, Results
 from recurlm.report.samples import Sample
 from recurlm.report.tables import NONE, escape_markdown, markdown, show
 
@@ -137,7 +136,7 @@ def _gaps(results: Results, metrics: Metrics) -> dict[str, tuple[str, ...]]:
     short = [
         each for each in results.variants if not any(line.startswith(each.name) for line in metrics.gaps["overfitting"])
     ]
-    untrained = [result.name for result in results.variants if result.curve and result.training_timings is None]
+    untrained = [result.name for result in results.variants if len(result.curve) and not result.training_timings]
     untimed = [result.name for result in results.variants if not any(bundle.timings for bundle in result.bundles)]
     stages = {result.name: _missing(result) for result in results.variants}
     return {
@@ -157,8 +156,8 @@ def _missing(result: Result) -> list[str]:
     gaps = {
         "not trained yet": result.model,
         "not evaluated yet": result.metrics,
-        "no bundle yet": result.bundle,
-        "not verified yet": result.verification,
+        "no bundle yet": result.bundle.description,
+        "not verified yet": result.bundle.verification,
     }
     named = [gap for gap, output in gaps.items() if not output]
     if result.stale and result.made:
@@ -189,7 +188,7 @@ def _spans(text: JsonObject) -> tuple[tuple[str, bool], ...]:
 
 def lead(results: Results) -> str:
     """The line under the title: corpus and tokenizer."""
-    corpus, tokens = results.corpus or {}, results.tokens or {}
+    corpus, tokens = results.corpus, results.tokens
     facts = [
         str(corpus.get("name") or "corpus not fetched yet"),
         f"licence {corpus['licence']}" if corpus.get("licence") else "",

@@ -8,8 +8,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from recurlm.report.metrics import Metrics, pivoted
-from recurlm.report.objectives import OBJECTIVES, Objective
-from recurlm.report.results import BundleResult, Results
+from recurlm.report.results import OBJECTIVES, BundleResult, Objective, Results
 from recurlm.report.tables import Column, Table, grid, label, rows_of, show
 
 VARIANT_AND_PROTOCOL = ["variant", "protocol"]
@@ -76,7 +75,7 @@ def _score_columns(results: Results) -> list[Column]:
 
 def _status(bundles: Iterable[BundleResult]) -> str:
     bundles = list(bundles)
-    if any(bundle.verification is None for bundle in bundles):
+    if not all(bundle.verification for bundle in bundles):
         return "not yet verified"
     return "verified" if all(bundle.verified for bundle in bundles) else "check failed"
 
@@ -195,10 +194,10 @@ def bundles(results: Results) -> pd.DataFrame:
     """(Pseudo-)bits per byte on the test split and tokens/s of each bundle for which both were measured."""
     rows = []
     for result in results.variants:
-        test = (result.metrics or {}).get("test") or {}
+        test = result.metrics.get("test") or {}
         for order, bundle in enumerate(result.bundles):
-            rate = (bundle.timings or {}).get(result.objective.rate)
-            nats = (bundle.verification or {}).get("scorer_nats_per_token")
+            rate = bundle.timings.get(result.objective.rate)
+            nats = bundle.verification.get("scorer_nats_per_token")
             if rate is not None and nats is not None and test.get("bytes"):
                 bits = nats * test["tokens"] / test["bytes"] / math.log(2)
                 head = (result.name, result.objective.name, bundle.precision)
@@ -290,11 +289,11 @@ def corpus(results: Results) -> Table | None:
 
 def timings(results: Results, metrics: Metrics) -> Table | None:
     """Training and inference speeds on this machine; None if it has timings of none of these models."""
-    if not any(result.training_timings or result.generation_timings for result in results.variants):
+    if not any(result.training_timings or result.bundle.timings for result in results.variants):
         return None
     frame = _speeds(metrics).reindex([result.name for result in results.variants])
     for key in ("device", "precision"):
-        frame[key] = [(result.training_timings or {}).get(key) for result in results.variants]
+        frame[key] = [result.training_timings.get(key) for result in results.variants]
     columns = (
         Column("training", ",.0f", "training, tokens/s", "max"),
         Column("training_seconds", ",.0f", "training, seconds"),

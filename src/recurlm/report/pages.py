@@ -1,8 +1,9 @@
 """Fill README.md and docs/ with the figures and texts of the present results, and redraw docs/plots.
 
 Inputs:  data/metrics, data/timings, data/models, data/onnx, benchmarks/results, params.yaml, dvc.lock
-Command: python -m recurlm.report.pages            # after `dvc repro`
-         python -m recurlm.report.pages --check    # change nothing; status 2 if a page is not what the results say
+Command: python -m recurlm.report.pages                    # after `dvc repro`
+         python -m recurlm.report.pages docs/lesson.md     # this page alone, with what there are results of
+         python -m recurlm.report.pages --check            # change nothing; status 2 if a page is another one
 
 docs/made_from.json keeps DVC's hashes of the models and bundles that the texts and pictures are of.
 """
@@ -14,6 +15,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from recurlm.errors import InputError, exit_cleanly
@@ -23,7 +25,7 @@ from recurlm.report.drawing import png
 from recurlm.report.lock import Lock
 from recurlm.storage import read_json, whole_file, write_json
 
-PAGES = ("README.md", "docs/results.md", "docs/diagnostics.md", "docs/generate.md", "docs/lesson.md")
+PAGES = ("README.md", "docs/results.md", "docs/diagnostics.md", "docs/generate.md", "docs/lesson.md", "docs/family.md")
 MADE_FROM = "docs/made_from.json"
 # File of the chart beside the page → name and title of the PNG.
 PICTURES = {
@@ -37,53 +39,63 @@ PICTURES = {
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m recurlm.report.pages", description="Fill README.md and docs/.")
     parser.add_argument("--check", action="store_true", help="only check whether they are what the results say")
-    root = Path()
-    if parser.parse_args().check:
-        if problems := check(root):
-            raise InputError(f"{'; '.join(problems)}: python -m recurlm.report.pages")
-        sys.stderr.write("README.md and docs/ are what the results say\n")
-        return
-    for line in write(root):
-        sys.stderr.write(f"{line}\n")
+    parser.add_argument("pages", nargs="*", metavar="PAGE", help="these alone; default: all, and docs/plots")
+    arguments, root = parser.parse_args(), Path()
+    names = tuple(arguments.pages)
+    if not arguments.check:
+        lines = write(root, names)
+    elif problems := check(root, names):
+        raise InputError(f"{'; '.join(problems)}: python -m recurlm.report.pages")
+    else:
+        lines = ["README.md and docs/ are what the results say"]
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
 
 
-def write(root: Path) -> list[str]:
+def write(root: Path, names: tuple[str, ...] = ()) -> list[str]:
     """Fill the pages, redraw the pictures, and note what they were made from; one line per file that changed.
 
+    Args:
+        names: pages to fill alone, with what there is.
+
     Raises:
-        InputError: there are no results of one whole `dvc repro`.
+        InputError: there are no results of one whole `dvc repro`, and no names.
     """
-    measured = read(root)
-    if problems := _incomplete(measured):
+    measured, changed = read(root), []
+    if not names and (problems := _incomplete(measured)):
         raise InputError(f"{'; '.join(problems)}: dvc repro first")
-    changed = []
-    for name, text in _pages(root).items():
-        filled = fill(text, measured, page_name=name, run=lambda mark, above: printed(mark, above, root))
+    for name, text, filled in _filled(root, measured, names, timings=True):
         if filled != text:
             with whole_file(root / name) as partial:
                 partial.write_text(filled, encoding="utf-8")
             changed.append(f"{name}: filled")
-    changed += draw_pictures(measured, root / "docs/plots")
-    write_json(root / MADE_FROM, made_from(root, measured))
+    if not names:
+        changed += draw_pictures(measured, root / "docs/plots")
+        write_json(root / MADE_FROM, made_from(root, measured))
     return changed
 
 
-def check(root: Path) -> list[str]:
+def check(root: Path, names: tuple[str, ...] = ()) -> list[str]:
     """What the pages have that the results do not say, one line a file.
 
     Without bundles, as in a fresh clone, the generated texts are checked by what docs/made_from.json says they are of.
     """
     measured = read(root)
-    has_bundles = not _incomplete(measured)
-    problems = []
-    for name, text in _pages(root).items():
-        run = (lambda mark, above: printed(mark, above, root)) if has_bundles else None
-        if fill(text, measured, timings=False, page_name=name, run=run) != text:
-            problems.append(f"{name} is not what the results say")
+    filled = _filled(root, measured, names, timings=False)
+    problems = [f"{name} is not what the results say" for name, text, new in filled if new != text]
     noted = root / MADE_FROM
-    if noted.is_file() and read_json(noted) != made_from(root, measured):
+    if not names and noted.is_file() and read_json(noted) != made_from(root, measured):
         problems.append(f"the texts and pictures are of other models than dvc.lock's ({MADE_FROM})")
     return problems
+
+
+def _filled(root: Path, measured: Measured, names: tuple[str, ...], timings: bool) -> Iterator[tuple[str, str, str]]:
+    """(name, present text, filled text) of each page; without bundles, generated texts stay as they are."""
+    run = None if _incomplete(measured) else (lambda mark, above: printed(mark, above, root))
+    for name in names or PAGES:
+        if not (root / name).is_file():
+            raise InputError(f"{name}: no such file: call this in the project's folder")
+        text = (root / name).read_text(encoding="utf-8")
+        yield name, text, fill(text, measured, timings, name, run)
 
 
 def draw_pictures(measured: Measured, folder: Path) -> list[str]:
@@ -102,12 +114,6 @@ def draw_pictures(measured: Measured, folder: Path) -> list[str]:
             partial.write_bytes(png(charts[file], title))
         lines.append(f"wrote {folder / name}, {(folder / name).stat().st_size / 1000:.0f} kB")
     return lines
-
-
-def _pages(root: Path) -> dict[str, str]:
-    if missing := [name for name in PAGES if not (root / name).is_file()]:
-        raise InputError(f"{missing[0]}: no such file: call this in the project's folder")
-    return {name: (root / name).read_text(encoding="utf-8") for name in PAGES}
 
 
 def _incomplete(measured: Measured) -> list[str]:

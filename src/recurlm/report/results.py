@@ -1,8 +1,7 @@
-"""The outputs of all stages, one `Result` per variant; what is missing is None, and the page names it."""
+"""The outputs of all stages, one `Result` per variant; what is missing is empty, and the page names it."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Iterable
@@ -10,26 +9,58 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from recurlm.config import Params
 from recurlm.errors import InputError
-from recurlm.report import objectives
 from recurlm.report.lock import MAKES_A_DIAGNOSIS, Lock
-from recurlm.report.objectives import Objective
 from recurlm.storage import read_json, sha256_of
 
 JsonObject = dict[str, Any]
+CURVE = {"step": int, "tokens": int, "train_loss": float, "validation_loss": float, "learning_rate": float}
+# The files of stage diagnose.
+DIAGNOSTIC_FILES = {
+    "perplexity": "data/metrics/perplexity/{}.json",
+    "diagnostics": "data/metrics/diagnostics/{}.json",
+    "samples": "data/metrics/samples/{}.json",
+    "timings": "data/timings/length-{}.json",
+}
 
 
 @dataclass(frozen=True)
-class CurvePoint:
-    """One row of a learning curve or of a log: losses in nats per token."""
+class Objective:
+    """A training objective: how its metrics are named, and what captions and columns call them."""
 
-    step: int
-    tokens: int
-    train_loss: float | None
-    validation_loss: float | None
-    learning_rate: float | None
-    seconds: float | None = None  # since training began, if this machine trained this very model
+    name: str  # "objective" in data/metrics and bundle.json
+    protocol: str  # "protocol" in data/metrics/<variant>.json
+    metric_prefix: str  # of the names of losses and perplexities
+    label: str
+    verb: str  # what a model of this objective does with a prompt
+    task: str  # the ONNX graph that does it, without `.onnx`
+    rate: str  # its speed in data/timings/generate-<variant>.json
+    context_side: str  # where the k tokens of a cut context stand
+
+    @property
+    def pseudo(self) -> bool:
+        """Whether its scores are pseudo-likelihoods, which compare only with one another."""
+        return bool(self.metric_prefix)
+
+    def metric(self, name: str) -> str:
+        """The key of a metric: `perplexity_per_token` or `pseudo_perplexity_per_token`."""
+        return f"{self.metric_prefix}{name}"
+
+    def unit(self, name: str) -> str:
+        """The same for a reader: `nats` or `pseudo-nats`."""
+        return f"{self.metric_prefix.replace('_', '-')}{name}"
+
+    def caption(self, text: str) -> str:
+        """A chart's caption, marked where the scale is one of pseudo-likelihoods."""
+        return f"{text} ({self.label})" if self.pseudo else text
+
+
+CAUSAL = Objective("causal", "streamed", "", "left to right", "generates", "generator", "tokens_per_second", "")
+CLOZE = Objective("cloze", "cloze", "pseudo_", "cloze", "fills", "filler", "filled_per_second", " on either side")
+OBJECTIVES = (CAUSAL, CLOZE)
 
 
 @dataclass(frozen=True)
@@ -38,22 +69,13 @@ class BundleResult:
 
     precision: str
     folder: Path
-    verification: JsonObject | None  # its part of data/metrics/verification/<variant>.json
-    description: JsonObject | None  # bundle.json
-    timings: JsonObject | None  # of generation on this machine, if they are of this very bundle
+    verification: JsonObject  # its part of data/metrics/verification/<variant>.json
+    description: JsonObject  # bundle.json
+    timings: JsonObject  # of generation on this machine, if they are of this very bundle
 
     @property
     def verified(self) -> bool:
-        return (self.verification or {}).get("verified") is True
-
-
-# The files of stage diagnose.
-DIAGNOSTIC_FILES = {
-    "perplexity": "data/metrics/perplexity/{}.json",
-    "diagnostics": "data/metrics/diagnostics/{}.json",
-    "samples": "data/metrics/samples/{}.json",
-    "timings": "data/timings/length-{}.json",
-}
+        return self.verification.get("verified") is True
 
 
 @dataclass(frozen=True)
@@ -73,61 +95,40 @@ class Result:
     model_config: JsonObject  # its configuration when the model was trained
     settings: JsonObject  # the sections fetch, tokenize and train when the model was trained
     model: JsonObject  # model.json
-    curve: tuple[CurvePoint, ...]  # with the loss of the whole validation split
-    log: tuple[CurvePoint, ...]  # many more points, some of them with the loss of a sample of the validation split
-    metrics: JsonObject | None  # data/metrics/<variant>.json
+    curve: pd.DataFrame  # `CURVE`, and seconds if this machine trained it: the loss of the whole validation split
+    log: pd.DataFrame  # many more rows, some of them with the loss of a sample of the validation split
+    metrics: JsonObject  # data/metrics/<variant>.json
     bundles: tuple[BundleResult, ...]  # fp32 first
     locked: dict[str, str]  # path of a stage's out → its md5 in dvc.lock
     stale: str | None  # why it does not belong to the present parameters, corpus and tokens, or its parts together
-    training_timings: JsonObject | None  # of this machine, if they are of this very model
+    training_timings: JsonObject  # of this machine, if they are of this very model
     diagnosis: Diagnosis = field(default_factory=lambda: Diagnosis({}, {}))
 
     @property
-    def verification(self) -> JsonObject | None:
-        """The verification of the first bundle, the one of highest precision."""
-        return self.bundles[0].verification
-
-    @property
-    def bundle(self) -> JsonObject | None:
-        return self.bundles[0].description
-
-    @property
-    def bundle_folder(self) -> Path:
-        return self.bundles[0].folder
-
-    @property
-    def generation_timings(self) -> JsonObject | None:
-        return self.bundles[0].timings
+    def bundle(self) -> BundleResult:
+        """The first bundle, the one of highest precision."""
+        return self.bundles[0]
 
     @property
     def objective(self) -> Objective:
         """The objective by the metrics' protocol, or by the bundle where there are no metrics yet."""
         if self.metrics:
-            return objectives.find(protocol=self.metrics.get("protocol"))
-        return objectives.find((self.bundle or {}).get("objective"))
-
-    @property
-    def verified(self) -> bool:
-        """Whether every bundle is."""
-        return all(bundle.verified for bundle in self.bundles)
+            return CLOZE if self.metrics.get("protocol") == CLOZE.protocol else CAUSAL
+        return CLOZE if self.bundle.description.get("objective") == CLOZE.name else CAUSAL
 
     @property
     def parameters(self) -> int | None:
-        return self.model.get("parameters") or (self.metrics or {}).get("parameters")
-
-    @property
-    def bundle_bytes(self) -> int | None:
-        return (self.verification or {}).get("bundle_bytes")
+        return self.model.get("parameters") or self.metrics.get("parameters")
 
     @property
     def made(self) -> bool:
         """Whether there are scores and a bundle, of whichever run."""
-        return bool(self.metrics and self.bundle)
+        return bool(self.metrics and self.bundle.description)
 
     @property
     def complete(self) -> bool:
         """Whether all stages have run, on the present corpus and parameters; only then is the result logged."""
-        return self.made and self.verified and not self.stale
+        return self.made and all(bundle.verified for bundle in self.bundles) and not self.stale
 
     @property
     def key(self) -> str:
@@ -135,13 +136,25 @@ class Result:
         parts = [self.name, self.model_config, self.settings, self.locked]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def validation_bits(self) -> float | None:
+        """(Pseudo-)bits per byte on the validation split, by which models of one objective compare."""
+        value = (self.metrics.get("validation") or {}).get(self.objective.metric("bits_per_byte"))
+        return None if value is None else float(value)
+
 
 @dataclass(frozen=True)
 class Results:
     params: Params
-    corpus: JsonObject | None  # data/corpus/manifest.json
-    tokens: JsonObject | None  # data/tokens/manifest.json
+    corpus: JsonObject  # data/corpus/manifest.json
+    tokens: JsonObject  # data/tokens/manifest.json
     variants: tuple[Result, ...]
+
+
+def best(results: Iterable[Result]) -> Result | None:
+    """The left-to-right model with the fewest bits per byte on the validation split; of equals, the first."""
+    scored = [each for each in results if not each.objective.pseudo and each.validation_bits is not None]
+    return min(scored, key=lambda result: result.validation_bits or 0.0, default=None)
 
 
 def load_results(root: Path, params: Params) -> Results:
@@ -160,12 +173,22 @@ def load_results(root: Path, params: Params) -> Results:
 
 
 def _result(data: Path, name: str, params: Params, lock: Lock) -> Result:
-    model = _read(data / "models" / name / "model.json") or {}
-    precisions = sorted(params.export.precisions, key=("fp32", "int8", "int4").index)
-    weights = data / "models" / name / "model.safetensors"
-    training = _matching(_read(data / "timings" / f"train-{name}.json"), "model_sha256", weights)
-    verifications = _read(data / "metrics" / "verification" / f"{name}.json") or {}
-    bundles = tuple(_bundle(data, name, precision, verifications) for precision in precisions)
+    folder = data / "models" / name
+    model, weights = _read(folder / "model.json"), folder / "model.safetensors"
+    training = _matching(_read(data / f"timings/train-{name}.json"), "model_sha256", weights)
+    verifications = _read(data / f"metrics/verification/{name}.json")
+    speeds = _read(data / f"timings/generate-{name}.json")
+    bundles = tuple(
+        BundleResult(
+            precision,
+            folder := data / "onnx" / name / precision,
+            verifications.get(precision, {}),
+            _read(folder / "bundle.json"),
+            _matching(speeds.get(precision, {}), "bundle_sha256", folder / "bundle.json"),
+        )
+        for precision in sorted(params.export.precisions, key=("fp32", "int8", "int4").index)
+    )
+    stages = [f"{stage}@{name}" for stage in ("train", "evaluate", "verify")]
     return Result(
         name=name,
         model_config=model.get("config") or params.variants[name].model_dump(),
@@ -173,11 +196,9 @@ def _result(data: Path, name: str, params: Params, lock: Lock) -> Result:
         model=model,
         curve=_read_curve(data / "models" / name / "curve.csv", training),
         log=_read_curve(data / "models" / name / "log.csv", training),
-        metrics=_read(data / "metrics" / f"{name}.json"),
+        metrics=_read(data / f"metrics/{name}.json"),
         bundles=bundles,
-        locked={
-            path: md5 for stage in ("train", "evaluate", "verify") for path, md5 in lock.outs(f"{stage}@{name}").items()
-        },
+        locked={path: md5 for stage in stages for path, md5 in lock.outs(stage).items()},
         stale=lock.stale(name) or _mismatch(bundles),
         training_timings=training,
         diagnosis=_diagnosis(data.parent, name, weights, lock),
@@ -186,82 +207,55 @@ def _result(data: Path, name: str, params: Params, lock: Lock) -> Result:
 
 def _diagnosis(root: Path, name: str, weights: Path, lock: Lock) -> Diagnosis:
     files, problems = {}, {}
-    for part, path in DIAGNOSTIC_FILES.items():
+    for part, template in DIAGNOSTIC_FILES.items():
+        path = template.format(name)
         try:
-            content = _read(root / path.format(name))
+            content = _read(root / path)
         except InputError as error:
             problems[part] = str(error).removeprefix(f"{root}/")
             continue
-        if content is not None and part == "timings":
+        if part == "timings":
             content = _matching(content, "model_sha256", weights)
-        if content is None:
-            problems[part] = f"{path.format(name)} is missing" + (" or of another model" if part == "timings" else "")
-        else:
+        if content:
             files[part] = content
+        else:
+            problems[part] = f"{path} is missing" + (" or of another model" if part == "timings" else "")
     return Diagnosis(files, problems, lock.stale(name, MAKES_A_DIAGNOSIS))
-
-
-def _bundle(data: Path, name: str, precision: str, verifications: JsonObject) -> BundleResult:
-    folder = data / "onnx" / name / precision
-    timings = (_read(data / "timings" / f"generate-{name}.json") or {}).get(precision)
-    return BundleResult(
-        precision=precision,
-        folder=folder,
-        verification=verifications.get(precision),
-        description=_read(folder / "bundle.json"),
-        timings=_matching(timings, "bundle_sha256", folder / "bundle.json"),
-    )
 
 
 def _mismatch(bundles: tuple[BundleResult, ...]) -> str | None:
     """Whether data/metrics/verification, which git alone keeps, is of other bundles than these, which repeat it."""
     for bundle in bundles:
-        noted, kept = (bundle.description or {}).get("verification"), bundle.verification
+        noted, kept = bundle.description.get("verification"), bundle.verification
         if noted and kept and noted != {key: value for key, value in kept.items() if key in noted}:
             return f"its verification is not that of its {bundle.precision} bundle"
     return None
 
 
-def _read(path: Path) -> JsonObject | None:
+def _read(path: Path) -> JsonObject:
+    """The JSON object of a file; an empty one where there is no file."""
     if not path.is_file():
-        return None
+        return {}
     content = read_json(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds no JSON object: make it again")
     return content
 
 
-def _read_curve(path: Path, training: JsonObject | None) -> tuple[CurvePoint, ...]:
+def _read_curve(path: Path, training: JsonObject) -> pd.DataFrame:
+    seconds = {point["step"]: point["seconds"] for point in training.get("points", ())}
     if not path.is_file():
-        return ()
-    seconds = {point["step"]: point["seconds"] for point in (training or {}).get("points", ())}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-
-    def number(row: dict[str, str], key: str) -> float | None:
-        return float(row[key]) if row.get(key) else None
-
+        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in (CURVE | {"seconds": float}).items()})
     try:
-        return tuple(
-            CurvePoint(
-                step=int(row["step"]),
-                tokens=int(row["tokens"]),
-                train_loss=number(row, "train_loss"),
-                validation_loss=number(row, "validation_loss"),
-                learning_rate=number(row, "learning_rate"),
-                seconds=seconds.get(int(row["step"])),
-            )
-            for row in rows
-        )
-    except (KeyError, ValueError) as error:
+        curve = pd.read_csv(path, usecols=[*CURVE], dtype=CURVE, float_precision="round_trip")
+    except ValueError as error:
         raise InputError(f"{path}: not a learning curve ({error}): make it again") from None
+    return curve.assign(seconds=curve["step"].map(seconds).astype(float))
 
 
-def _matching(timings: JsonObject | None, key: str, measured: Path) -> JsonObject | None:
-    """The timings if their sha256 is that of the measured file; None if they are of another file."""
-    if timings is None or not measured.is_file() or timings.get(key) != sha256_of(measured):
-        return None
-    return timings
+def _matching(timings: JsonObject, key: str, measured: Path) -> JsonObject:
+    """The timings if their sha256 is that of the measured file; none if they are of another file."""
+    return timings if measured.is_file() and timings.get(key) == sha256_of(measured) else {}
 
 
 def _settings(name: str, params: Params, stages: JsonObject) -> JsonObject:
@@ -277,15 +271,3 @@ def _settings(name: str, params: Params, stages: JsonObject) -> JsonObject:
     source = sections["fetch"]["source"]
     sections["fetch"] = {"source": source, source: sections["fetch"][source]}  # the other sources were not used
     return sections
-
-
-def validation_bits(result: Result) -> float | None:
-    """(Pseudo-)bits per byte on the validation split, by which models of one objective compare."""
-    value = ((result.metrics or {}).get("validation") or {}).get(result.objective.metric("bits_per_byte"))
-    return None if value is None else float(value)
-
-
-def best(results: Iterable[Result]) -> Result | None:
-    """The left-to-right model with the fewest bits per byte on the validation split; of equals, the first."""
-    scored = [each for each in results if not each.objective.pseudo and validation_bits(each) is not None]
-    return min(scored, key=lambda result: validation_bits(result) or 0.0, default=None)

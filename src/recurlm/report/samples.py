@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from recurlm.config import Report
 from recurlm.errors import InputError
-from recurlm.report.objectives import Objective
 from recurlm.report.results import Results
 from recurlm.runtime import Filler, Generator
 
@@ -30,36 +28,23 @@ class Sample:
 
 def draw(results: Results) -> tuple[Sample, ...]:
     """One sample of each variant that has a bundle."""
+    return tuple(_draw(results))
+
+
+def _draw(results: Results) -> Iterator[Sample]:
     settings = results.params.report
-    return tuple(
-        _sample(result.name, result.bundle_folder, result.objective, settings)
-        for result in results.variants
-        if result.bundle
-    )
-
-
-def _sample(variant: str, bundle: Path, objective: Objective, settings: Report) -> Sample:
-    fills = objective.task == "filler"
-    prompt = settings.fill_text if fills else settings.prompt
-    try:
-        text = fill(bundle, settings) if fills else generate(bundle, settings)
-    except InputError as error:  # a prompt that this vocabulary cannot spell must not cost the others their page
-        return Sample(variant, prompt, problem=str(error))
-    return Sample(variant, prompt, text, filled=fills)
-
-
-def generate(bundle: Path, settings: Report) -> str:
-    """The continuation of the prompt, by the generator of a bundle."""
-    return Generator.from_bundle(bundle).generate(
-        settings.prompt,
-        max_new_tokens=settings.max_new_tokens,
-        temperature=settings.temperature,
-        top_k=settings.top_k,
-        top_p=settings.top_p,
-        seed=settings.seed,
-    )
-
-
-def fill(bundle: Path, settings: Report) -> str:
-    """`fill_text` with its blanks filled, by the filler of a bundle."""
-    return Filler.from_bundle(bundle).fill(settings.fill_text)
+    drawing = settings.model_dump(include={"max_new_tokens", "temperature", "top_k", "top_p", "seed"})
+    for result in results.variants:
+        folder, fills = result.bundle.folder, result.objective.pseudo
+        prompt = settings.fill_text if fills else settings.prompt
+        if not result.bundle.description:
+            continue
+        try:
+            if fills:
+                text = Filler.from_bundle(folder).fill(prompt)
+            else:
+                text = Generator.from_bundle(folder).generate(prompt, **drawing)
+        except InputError as error:  # a prompt that this vocabulary cannot spell must not cost the others their page
+            yield Sample(result.name, prompt, problem=str(error))
+        else:
+            yield Sample(result.name, prompt, text, filled=fills)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
 from recurlm.report.drawing import COLOURS
 from recurlm.report.results import Result, Results
@@ -40,7 +40,7 @@ class Training:
     def of(cls, root: Path, result: Result) -> Training:
         """The training of this very model; without its journal, its learning curve, with the present time."""
         lines = read_journal(root / "data/timings" / f"train-{result.name}.jsonl")
-        if lines and (result.training_timings or {}).get("run_key") == lines[0]["key"]:
+        if lines and result.training_timings.get("run_key") == lines[0]["key"]:
             metrics = tuple(Metric(*each) for each in metrics_of(lines[1:]))
             return cls(lines[0]["id"], lines[0]["time"], lines[-1]["time"], metrics)
         now = int(time.time() * 1000)
@@ -50,21 +50,20 @@ class Training:
 def _curve(result: Result) -> Iterator[tuple[str, int, float]]:
     """(name, step, value) of the metrics along the learning curve."""
     metric = result.objective.metric
-    for point in result.curve:
-        loss = point.validation_loss
+    for point in result.curve.itertuples():
         named = {
             metric("train_loss"): point.train_loss,
-            metric("validation_loss"): loss,
-            metric("validation_perplexity"): None if loss is None else math.exp(loss),
+            metric("validation_loss"): point.validation_loss,
+            metric("validation_perplexity"): math.exp(point.validation_loss),
             "learning_rate": point.learning_rate,
             "training_tokens": float(point.tokens),
         }
-        yield from ((name, point.step, value) for name, value in named.items() if value is not None)
+        yield from ((name, point.step, value) for name, value in named.items())
 
 
 def datasets(results: Results) -> dict[str, DatasetInput]:
     """Split → the corpus split behind a result as an MLflow dataset, with its sha256 as digest."""
-    corpus = results.corpus or {}
+    corpus = results.corpus
     source = {key: corpus.get(key) for key in ("source", "name", "revision", "licence")}
     return {
         split: DatasetInput(
@@ -81,19 +80,14 @@ def datasets(results: Results) -> dict[str, DatasetInput]:
     }
 
 
-def params(result: Result) -> dict[str, str]:
-    """The model config under bare names, so that all variants share the columns of MLflow's table, and the settings."""
-    return {name: str(value) for name, value in flat({**result.model_config, **result.settings})}
-
-
-def shared_params(result: Result) -> dict[str, str]:
-    """The settings that all variants of a pipeline share: corpus, tokenizer and training."""
-    return {name: str(value) for name, value in flat(result.settings)}
+def params(*trees: dict[str, Any]) -> list[Param]:
+    """The leaves of settings under their names, joined by dots."""
+    return [Param(name, str(value)) for tree in trees for name, value in flat(tree)]
 
 
 def pipeline_name(results: Results, result: Result) -> str:
     """The name of a pipeline's run: `pipeline, bpe 2048, 1 epoch`."""
-    tokens, epochs = results.tokens or {}, result.settings["train"]["data"]["epochs"]
+    tokens, epochs = results.tokens, result.settings["train"]["data"]["epochs"]
     tokenizer = f"{tokens.get('kind')} {tokens.get('vocab_size')}"
     return f"pipeline, {tokenizer}, {epochs:g} epoch{'' if epochs == 1 else 's'}"
 
@@ -102,7 +96,7 @@ def note(result: Result) -> str:
     """The description on a run's page: size, perplexity increase and speed of each bundle."""
     rows = ["| bundle | size | perplexity increase over PyTorch | tokens/s |", "|:--|--:|--:|--:|"]
     for bundle in result.bundles:
-        verification, rate = bundle.verification or {}, (bundle.timings or {}).get(result.objective.rate)
+        verification, rate = bundle.verification, bundle.timings.get(result.objective.rate)
         increase = f"{verification['perplexity_increase']:+.2%}" if "perplexity_increase" in verification else "none"
         speed = f"{rate:,.0f}" if rate else "—"
         size = f"{verification.get('bundle_bytes', 0) / 1e6:.1f} MB"
@@ -140,40 +134,34 @@ def final_metrics(result: Result, end: int, model: str, texts: dict[str, Dataset
 
 
 def _final(result: Result) -> dict[str, float]:
-    metrics: dict[str, float | None] = dict(_best(result))
-    scores = result.metrics or {}
-    metrics |= {f"{split}_{name}": value for split in ("validation", "test") for name, value in flat(scores[split])}
+    metrics: dict[str, Any] = {}
+    if len(result.curve):
+        best = result.curve.loc[result.curve["validation_loss"].idxmin()]
+        metrics[f"best_{result.objective.metric('validation_loss')}"] = best["validation_loss"]
+        metrics[f"best_{result.objective.metric('validation_perplexity')}"] = math.exp(best["validation_loss"])
+        metrics["best_step"] = best["step"]
+    for split in ("validation", "test"):
+        metrics |= {f"{split}_{name}": value for name, value in flat(result.metrics[split])}
     for bundle in result.bundles:
-        first = bundle is result.bundles[0]
-        prefix, suffix = (
-            ("verification_", "") if first else (f"verification_{bundle.precision}_", f"_{bundle.precision}")
-        )
-        verification = dict(flat(bundle.verification or {}))
+        suffix = "" if bundle is result.bundle else f"_{bundle.precision}"
+        prefix = f"verification{suffix}_"
+        verification = dict(flat(bundle.verification))
         metrics[f"verified{suffix}"] = verification.pop("verified", None)
         metrics[f"bundle_bytes{suffix}"] = verification.pop("bundle_bytes", None)
-        metrics[f"generation_tokens_per_second{suffix}"] = (bundle.timings or {}).get("tokens_per_second")
+        metrics[f"generation_tokens_per_second{suffix}"] = bundle.timings.get("tokens_per_second")
         metrics |= {f"{prefix}{name}": value for name, value in verification.items()}
     metrics |= {
         "parameters": result.parameters,
-        "training_tokens_per_second": (result.training_timings or {}).get("tokens_per_second"),
-        "training_seconds": (result.training_timings or {}).get("seconds"),
-        "filling_tokens_per_second": (result.generation_timings or {}).get("filled_per_second"),
+        "training_tokens_per_second": result.training_timings.get("tokens_per_second"),
+        "training_seconds": result.training_timings.get("seconds"),
+        "filling_tokens_per_second": result.bundle.timings.get("filled_per_second"),
     }
     return {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
 
 
-def _best(result: Result) -> Iterator[tuple[str, float]]:
-    points = [(point.validation_loss, point.step) for point in result.curve if point.validation_loss is not None]
-    if points:
-        loss, step = min(points)
-        yield f"best_{result.objective.metric('validation_loss')}", loss
-        yield f"best_{result.objective.metric('validation_perplexity')}", math.exp(loss)
-        yield "best_step", step
-
-
 def tags(root: Path, results: Results, result: Result, training: Training) -> dict[str, str]:
     """The tags of a run: corpus, tokenizer, commit and dvc.lock's hashes; MLflow's own, where it has no call."""
-    corpus, tokens = results.corpus or {}, results.tokens or {}
+    corpus, tokens = results.corpus, results.tokens
     values = {
         KEY: result.key,
         TRAINING: training.id,
@@ -184,8 +172,8 @@ def tags(root: Path, results: Results, result: Result, training: Training) -> di
         "corpus_revision": corpus.get("revision"),
         "tokenizer": f"{tokens['kind']} {tokens['vocab_size']}" if tokens else None,
         "tokenizer_sha256": tokens.get("tokenizer_sha256"),
-        "protocol": (result.metrics or {}).get("protocol"),
-        "model_sha256": (result.bundle or {}).get("model_sha256"),
+        "protocol": result.metrics.get("protocol"),
+        "model_sha256": result.bundle.description.get("model_sha256"),
         "init_from_variant": (result.model.get("init_from") or {}).get("variant"),
         "init_from_model_sha256": (result.model.get("init_from") or {}).get("model_sha256"),
         "mlflow.runColor": colour(results, result),

@@ -6,6 +6,7 @@ store that is away or slow leaves this process behind and nothing else. What is 
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from recurlm.tracking import store
-from recurlm.tracking.store import StoreError
+from recurlm.tracking.store import Store, StoreError
 
 if TYPE_CHECKING:  # MLflow takes seconds to import, which a short training does not last
     from mlflow import MlflowClient
@@ -65,60 +66,45 @@ class Follower:
     """Logs the lines of a journal, in their order, each once."""
 
     def __init__(self, journal: Path, experiment: str) -> None:
-        self.file = journal.open(encoding="utf-8")
-        self.experiment, self.run = experiment, ""
+        self.file, self.rest = journal.open(encoding="utf-8"), ""
         self.head: dict[str, Any] = {}
         self.waiting: list[dict[str, Any]] = []
-
-    def read(self) -> None:
-        """Take note of the lines that are new."""
-        from json import loads
-
-        while True:
-            place, line = self.file.tell(), self.file.readline()
-            if not line.endswith("\n"):
-                self.file.seek(place)
-                return
-            content = loads(line)
-            if self.head:
-                self.waiting.append(content)
-            else:
-                self.head = content
+        self.experiment, self.run = experiment, ""
 
     def log(self, verdict: str | None) -> None:
-        """Log what waits; `verdict` is the run's status at its end.
+        """Log the lines that are new; `verdict` is the run's status at its end.
 
         Raises:
             StoreError: the store is out of reach. Nothing is lost: what was not logged waits.
         """
         from mlflow.entities import Metric
 
-        from recurlm.tracking import view
-
+        *lines, self.rest = (self.rest + self.file.read()).split("\n")  # the last one may have no end yet
+        self.waiting += map(json.loads, lines)
+        self.head = self.head or self.waiting.pop(0)
         place = store.find(Path())
         with place.connected() as client:
-            if not self.run:
-                with place.locked():
-                    experiment = store.open_experiment(client, place, self.experiment)
-                    view.lay_out(client, experiment)
-                    self.run = self._open(client, experiment)
+            self.run = self.run or self._open(client, place)
             metrics = [Metric(*each) for each in metrics_of(self.waiting)]
             for start in range(0, len(metrics), BATCH):
                 client.log_batch(self.run, metrics[start : start + BATCH])
             if verdict:
-                end = self.waiting[-1]["time"] if self.waiting else None
-                client.set_terminated(self.run, verdict, end)
+                client.set_terminated(self.run, verdict, self.waiting[-1]["time"] if self.waiting else None)
             self.waiting.clear()
 
-    def _open(self, client: MlflowClient, experiment: str) -> str:
+    def _open(self, client: MlflowClient, place: Store) -> str:
         """The run of this training: a new one, or that of a training which goes on after a kill."""
-        found = client.search_runs([experiment], f"tags.`{TRAINING}` = '{self.head['id']}'")
-        if found:
-            client.update_run(found[0].info.run_id, "RUNNING")
-            return str(found[0].info.run_id)
-        tags = {TRAINING: self.head["id"], "variant": self.head["variant"], "mlflow.user": store.user()}
-        run = client.create_run(experiment, self.head["time"], tags, self.head["variant"])
-        return str(run.info.run_id)
+        from recurlm.tracking import view
+
+        with place.locked():
+            experiment = store.open_experiment(client, place, self.experiment)
+            view.lay_out(client, experiment)
+            for run in client.search_runs([experiment], f"tags.`{TRAINING}` = '{self.head['id']}'"):
+                client.update_run(run.info.run_id, "RUNNING")
+                return str(run.info.run_id)
+            tags = {TRAINING: self.head["id"], "variant": self.head["variant"], "mlflow.user": store.user()}
+            run = client.create_run(experiment, self.head["time"], tags, self.head["variant"])
+            return str(run.info.run_id)
 
 
 def metrics_of(lines: list[dict[str, Any]]) -> Iterator[tuple[str, float, int, int]]:
@@ -145,7 +131,6 @@ def main() -> None:
     pause = EVERY
     while True:
         over = ended.wait(pause)
-        follower.read()
         try:
             follower.log(verdict[0] if over else None)
             pause = EVERY

@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelStatus, Metric, Param, Run, RunTag
+from mlflow.entities import LoggedModelStatus, Metric, Run, RunTag
 
 from recurlm import config
 from recurlm.report.lock import locked_stages
 from recurlm.report.metrics import read_metrics
 from recurlm.report.page_tables import comparison
-from recurlm.report.results import Result, Results, best, load_results, validation_bits
+from recurlm.report.results import Result, Results, best, load_results
 from recurlm.report.tables import markdown
-from recurlm.tracking import describe, models, registry, store, view
+from recurlm.tracking import describe, registry, store, view
 from recurlm.tracking.describe import PARENT, Training
 from recurlm.tracking.live import TRAINING
-from recurlm.tracking.models import bundle_keys
 from recurlm.tracking.pyfunc_model import verified_description
+from recurlm.tracking.registry import bundle_keys
 from recurlm.tracking.store import KEY, Store
 
 STATE = "recurlm.state"  # tag of a pipeline's run: a hash of the runs and of the report that it shows
@@ -91,9 +91,9 @@ class Plan:
         """Of the run for the pipeline: its texts, its tokenizer and its settings; or of a DVC experiment."""
         if self.dvc_experiment:
             return _hash([self.dvc_experiment, *sorted(result.key for result in self.complete)])
-        splits = (self.results.corpus or {}).get("splits", {})
+        splits = self.results.corpus.get("splits", {})
         texts = {split: facts.get("sha256") for split, facts in splits.items()}
-        return _hash([texts, (self.results.tokens or {}).get("tokenizer_sha256"), self.complete[0].settings])
+        return _hash([texts, self.results.tokens.get("tokenizer_sha256"), self.complete[0].settings])
 
     def as_json(self) -> dict[str, Any]:
         """The same for a file."""
@@ -159,14 +159,15 @@ class _Logger:
         run = self.ids[result.name] = self._begin(result, training)
         tags = describe.tags(self.root, self.plan.results, result, training) | {PARENT: self.pipeline_run}
         self.client.log_batch(run, tags=[RunTag(*pair) for pair in tags.items()])
-        for params in _batches([Param(*pair) for pair in describe.params(result).items()], 100):
+        # The model config under bare names, so that all variants share the columns of MLflow's table.
+        for params in _batches(describe.params(result.model_config, result.settings), 100):
             self.client.log_batch(run, params=params)
         texts = describe.datasets(self.plan.results)
         self.client.log_inputs(run, list(texts.values()))
         for folder, file in describe.files(self.root, result):
             self.client.log_artifact(run, str(file), folder)
         logged_models = [
-            models.model_for(self.client, self.experiment, run, self.plan.results, result, *bundle)
+            registry.model_for(self.client, self.experiment, run, self.plan.results, result, *bundle)
             for bundle in zip(result.bundles, bundle_keys(result), strict=True)
         ]
         final = describe.final_metrics(result, training.end, logged_models[0], texts)
@@ -208,8 +209,7 @@ class _Logger:
         tags |= describe.git_tags(self.root)
         name = plan.dvc_experiment or describe.pipeline_name(plan.results, first)
         run = self.client.create_run(self.experiment, start, tags, name)
-        params = [Param(*pair) for pair in describe.shared_params(first).items()]
-        self.client.log_batch(run.info.run_id, params=params)
+        self.client.log_batch(run.info.run_id, params=describe.params(first.settings))
         self.client.log_inputs(run.info.run_id, list(describe.datasets(plan.results).values()))
         self.runs.append(run)
         return str(run.info.run_id)
@@ -228,7 +228,7 @@ class _Logger:
             self.client.log_artifacts(self.pipeline_run, str(self.root / describe.REPORT), "report")
         tags = {"variants": " ".join(self.ids), "mlflow.note.content": self._note(), STATE: state}
         champion = best(plan.complete)
-        if champion and (bits := validation_bits(champion)) is not None:
+        if champion and (bits := champion.validation_bits) is not None:
             self.client.log_batch(self.pipeline_run, [Metric("best_validation_bits_per_byte", bits, end, 0)])
             tags["best_variant"] = champion.name
         self.client.log_batch(self.pipeline_run, tags=[RunTag(*pair) for pair in tags.items()])
