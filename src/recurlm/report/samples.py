@@ -1,4 +1,4 @@
-"""Samples from each variant's ONNX bundle: generated text, or a text with its blanks filled."""
+"""Samples from each variant's ONNX bundle: generated text, or a text with its masks filled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Sample:
     prompt: str
     text: str = ""
     problem: str = ""
-    filled: bool = False  # the text is the prompt with its blanks filled, and not its continuation
+    filled: bool = False  # the text is the prompt with its masks filled, and not its continuation
 
     @property
     def full_text(self) -> str:
