@@ -183,8 +183,8 @@ def context(metrics: Metrics, palette: Palette, tolerance: float) -> Iterator[Ch
         caption = objective.caption(f"Context perturbed beyond k tokens{objective.context_side}")
         y = alt.Y("value:Q", title=f"increase of the loss, {objective.unit('nats')} per token")
         tooltip: Tooltips = ["protocol:N", "at:Q", *_value_with_interval(".3f")]
-        drawn = lines(frame, palette, _back(frame), y, tooltip, dash("protocol", PERTURBED))
-        yield palette.chart(caption, drawn, frame, lines=PERTURBED)
+        perturbed = lines(frame, palette, _back(frame), y, tooltip, dash("protocol", PERTURBED))
+        yield palette.chart(caption, perturbed, frame, lines=PERTURBED)
 
 
 def _back(frame: pd.DataFrame) -> alt.X:

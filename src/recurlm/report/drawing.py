@@ -93,7 +93,8 @@ def lines(
 ) -> alt.Chart:
     """A line a variant, with its shape at each row."""
     chart = base(frame).encode(x, y, palette.colour(frame), palette.shape(frame), tooltip=["variant:N", *tooltip])
-    return (chart.encode(dashes) if dashes else chart).mark_line(point=POINTS, strokeWidth=2)
+    drawn: alt.Chart = (chart.encode(dashes) if dashes else chart).mark_line(point=POINTS, strokeWidth=2)
+    return drawn
 
 
 def by_objective(frame: pd.DataFrame) -> Iterator[tuple[Objective, pd.DataFrame]]:
