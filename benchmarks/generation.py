@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import re
 import statistics
 import tempfile
@@ -33,18 +32,17 @@ import onnx
 import onnxruntime
 import torch
 from common import PARAMS, add_json_option, seconds, write_figures
+from onnx import TensorProto, helper
 from torch import nn
 
 from recurlm.config import Precision, Sampling, override
 from recurlm.export.bundle import write_graphs
 from recurlm.export.graphs import ExportCache
 from recurlm.model import build
-from recurlm.runtime.session import DEFAULTS
 from recurlm.verify.sessions import Graphs
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8", "int4")
 FROM_SOFTMAX = Sampling(temperature=1.0, top_k=0, top_p=1.0)
-KINDS = ("products", "elementwise", "sampling")  # of nodes; the rest is what onnxruntime takes to call them
 MARKS = "<!-- generation.py -->.*<!-- /generation.py -->"
 CALLED = ("loop", "exported LSTM", "step.onnx")
 TOKENS = {1: 200, 8: 80, 64: 24}  # batch → tokens of a row in a measurement; the loops make a fifth of them
@@ -141,17 +139,18 @@ def generator(graphs: Graphs) -> Run:
     return run
 
 
-def weights_read(path: Path) -> int:
-    """Bytes of weights that one token at batch 1 reads: all of each product's, and one row of each table.
-
-    Of the graph as onnxruntime has it in memory, where weights of 4 bits were unpacked.
-    """
+def loaded(path: Path) -> onnx.GraphProto:
+    """A graph as onnxruntime has it in memory, where weights of 4 bits were unpacked."""
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = f"{folder}/loaded.onnx"
         onnxruntime.InferenceSession(path, options)
-        graph = onnx.load(options.optimized_model_filepath).graph
+        return onnx.load(options.optimized_model_filepath).graph
+
+
+def weights_read(graph: onnx.GraphProto) -> int:
+    """Bytes of weights that one token at batch 1 reads: all of each product's, and one row of each table."""
     sizes = {weight.name: len(weight.raw_data) for weight in graph.initializer}
     rows = {weight.name: weight.dims[0] for weight in graph.initializer if weight.dims}
     total = 0
@@ -160,6 +159,38 @@ def weights_read(path: Path) -> int:
             if value in sizes:
                 total += sizes[value] // (rows[value] if node.op_type == "Gather" else 1)
     return total
+
+
+def products_alone(graph: onnx.GraphProto, tokens: int) -> Callable[[], object]:
+    """Runs the products of one token at batch 1 again and again, in a loop with nothing else."""
+    weights = {weight.name: weight for weight in graph.initializer}
+    info, int64, boolean = helper.make_tensor_value_info, TensorProto.INT64, TensorProto.BOOL
+    given, carried = [info("trip", int64, []), info("go", boolean, [])], [info("on", boolean, [])]
+    inputs, feeds = [info("trips", int64, [])], {"trips": np.array(tokens)}
+    nodes, results = [helper.make_node("Identity", ["go"], ["on"])], list[onnx.ValueInfoProto]()
+    used = set[str]()
+    for number, node in enumerate(node for node in graph.node if node.op_type in ("MatMulInteger", "MatMul", "Gemm")):
+        whole, (size, width) = node.op_type == "MatMulInteger", weights[node.input[1]].dims
+        others, kind = node.input[1:] if whole else node.input[1:2], TensorProto.INT32 if whole else TensorProto.FLOAT
+        x, before, first, y = (f"{name}{number}" for name in ("x", "before", "first", "y"))
+        nodes.append(helper.make_node("MatMulInteger" if whole else "MatMul", [x, *others], [y]))
+        used.update(others)
+        inputs += [info(x, TensorProto.UINT8 if whole else kind, [1, size]), info(first, kind, [1, width])]
+        feeds |= {x: np.ones((1, size), np.uint8 if whole else np.float32)}
+        feeds |= {first: np.zeros((1, width), np.int32 if whole else np.float32)}
+        given.append(info(before, kind, [1, width]))
+        carried.append(info(y, kind, [1, width]))
+        results.append(info(f"last{number}", kind, [1, width]))
+    firsts = [value.name for value in inputs if value.name.startswith("first")]
+    body = helper.make_graph(nodes, "body", given, carried)
+    repeated = helper.make_node("Loop", ["trips", "", *firsts], [result.name for result in results], body=body)
+    alone = helper.make_graph([repeated], "products", inputs, results, [weights[name] for name in sorted(used)])
+    opsets, version = [helper.make_opsetid("", PARAMS.export.opset)], PARAMS.export.ir_version
+    model = helper.make_model(alone, opset_imports=opsets, ir_version=version)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, feeds)
 
 
 def reader(size: int) -> Callable[[], object]:
@@ -191,40 +222,6 @@ def memory_bound_fraction(run: Run, size: int, repeats: int) -> tuple[float, flo
             fractions.append(reading / generating)
             rates.append(size / reading)
     return statistics.median(fractions), statistics.median(rates)
-
-
-def microseconds_by_kind(path: Path, tokens: int, vocabulary: int) -> dict[str, float]:
-    """Microseconds a token that generator.onnx spends in each kind of node at batch 1, by onnxruntime's profile.
-
-    From the logits on, values are as wide as the vocabulary or scalars of a row; what is neither is the recurrence's.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.enable_profiling, options.profile_file_prefix = True, f"{folder}/profile"
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        feeds = {value.name: neutral(value.type, value.shape) for value in session.get_inputs()}
-        feeds |= {name: np.full(1, number) for name, number in DEFAULTS.items() if name in feeds and name != "seen"}
-        ones = {name: np.ones_like(feeds[name]) for name in ("prompt_length", "temperature", "top_p")}
-        uniform = np.random.default_rng(0).random((1, tokens), np.float32)
-        session.run(["tokens"], feeds | ones | {"max_new_tokens": np.array(tokens), "uniform": uniform})
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    nodes = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
-    loop = max((node for node in nodes if node["args"]["op_name"] == "Loop"), key=lambda node: node["dur"])
-    spent = dict.fromkeys(("products", "elementwise", "sampling"), 0.0)
-    for node in nodes:
-        if node is not loop and loop["ts"] <= node["ts"] < loop["ts"] + loop["dur"]:
-            (shape,) = node["args"]["output_type_shape"][0].values()
-            late = not shape or shape[-1] in (1, vocabulary)
-            kind = "products" if "MatMul" in node["args"]["op_name"] else "sampling" if late else "elementwise"
-            spent[kind] += node["dur"] / tokens
-    return spent
-
-
-def neutral(kind: str, shape: list[int | str]) -> np.ndarray[Any, Any]:
-    """Zeros of an input's type; what is free in its shape is 1."""
-    types = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
-    return np.zeros([size if isinstance(size, int) else 1 for size in shape], types[kind])
 
 
 @contextmanager
@@ -292,7 +289,8 @@ def main() -> None:
         spent = bundle["microseconds_per_token"] = times[f"generator.onnx {precision}"]
         for other in CALLED:
             bundle[f"times_{other}"] = times[other] / spent
-        bundle["rest_microseconds"] = spent - sum(bundle[f"{kind}_microseconds"] for kind in KINDS)
+        bundle["between_microseconds"] = bundle["prompt_microseconds_per_token"] - bundle["products_microseconds"]
+        bundle["drawing_microseconds"] = spent - bundle["prompt_microseconds_per_token"]
         bundle["prompt_times_generation"] = spent / bundle["prompt_microseconds_per_token"]
     rates = {
         cell: {name: int(cell.split(",")[0].split()[1]) * 1e6 / spent for name, spent in each.items()}
@@ -308,10 +306,11 @@ def main() -> None:
 
 def measure_bundle(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
     """What a bundle reads, weighs, and takes to begin; where its time goes; and how fast it reads and scores."""
-    size = weights_read(folder / "step.onnx")
+    graph = loaded(folder / "step.onnx")
+    size, products = weights_read(graph), products_alone(graph, TOKENS[1])
     prompt, none = np.zeros((1, LONG_PROMPT), np.int64), np.zeros((1, 1), np.float32)
     rows = np.zeros(SCORED, np.int64)
-    times: dict[str, list[float]] = {"load": [], "first": [], "prompt": [], "score": []}
+    times: dict[str, list[float]] = {"load": [], "first": [], "prompt": [], "score": [], "products": []}
     for _ in range(5):
         graphs = Graphs(folder, threads=1)
         times["load"].append(seconds(lambda g=graphs: g.generate(prompt[:, :1], none, FROM_SOFTMAX)))  # type: ignore[misc]
@@ -319,11 +318,11 @@ def measure_bundle(folder: Path, arguments: argparse.Namespace) -> dict[str, flo
             times["first"].append(seconds(lambda g=graphs: g.generate(prompt[:, :PROMPT], none, FROM_SOFTMAX)))  # type: ignore[misc]
     graphs.score(rows[:, :2], np.full(len(rows), 2))  # loads it
     for _ in range(arguments.repeats):
+        times["products"].append(seconds(products) / TOKENS[1])
         times["prompt"].append(seconds(lambda: graphs.generate(prompt, none, FROM_SOFTMAX)) / LONG_PROMPT)
         times["score"].append(seconds(lambda: graphs.score(rows, np.full(len(rows), rows.shape[1]))) / rows.size)
     fraction, rate = memory_bound_fraction(generator(graphs), size, arguments.repeats)
     medians = {name: statistics.median(values) for name, values in times.items()}
-    spent = microseconds_by_kind(folder / "generator.onnx", TOKENS[1], arguments.vocab_size)
     return {
         "memory_bound_fraction": fraction,
         "file_bytes": (folder / "generator.onnx").stat().st_size,
@@ -333,7 +332,7 @@ def measure_bundle(folder: Path, arguments: argparse.Namespace) -> dict[str, flo
         "first_token_ms": 1e3 * medians["first"],
         "prompt_microseconds_per_token": 1e6 * medians["prompt"],
         "scored_tokens_per_second": 1 / medians["score"],
-        **{f"{kind}_microseconds": value for kind, value in spent.items()},
+        "products_microseconds": 1e6 * medians["products"],
     }
 
 
@@ -351,7 +350,9 @@ FIRST: list[Column] = [
     ("first token after 32", "first_token_ms", 1, ".1f", " ms"),
 ]
 SECOND: list[Column] = [
-    *((f"µs: {kind}", f"{kind}_microseconds", 1, ".0f", "") for kind in (*KINDS, "rest")),
+    ("µs: products", "products_microseconds", 1, ".0f", ""),
+    ("µs: all between them", "between_microseconds", 1, ".0f", ""),
+    ("µs: decoder and drawing", "drawing_microseconds", 1, ".0f", ""),
     ("µs a token of a prompt of 1,000", "prompt_microseconds_per_token", 1, ".0f", ""),
     ("read as fast as generated", "prompt_times_generation", 1, ".2f", " ×"),
     ("tokens scored a second, 64 rows", "scored_tokens_per_second", 1, ",.0f", ""),
