@@ -1,4 +1,4 @@
-// A text with ___ in place of words, as token ids with <mask> for mask filling: recurlm.runtime.masked_text.
+// A text with ___ in place of words, as token ids with <mask> for mask filling: recurlm.runtime.filler.
 
 import { InputError } from "./errors.ts";
 import type { Vocabulary } from "./vocabulary.ts";
