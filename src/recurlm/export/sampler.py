@@ -140,8 +140,9 @@ def traced_parts(vocab_size: int, suppressed: tuple[int, ...], opset: int) -> Pa
     def limits(top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor) -> sampling.Limits:
         return sampling.limits(top_k, top_p, min_p, vocab_size)
 
-    def covered(*values: torch.Tensor) -> torch.Tensor:
-        return sampling.covered(*values, vocab_size=vocab_size)
+    def covered(ranked: torch.Tensor, whole: torch.Tensor, *asked: torch.Tensor) -> torch.Tensor:
+        limited, nucleus, ranks = asked
+        return sampling.covered(ranked, whole, limited, nucleus, ranks, vocab_size)
 
     functions: list[tuple[Callable[..., object], dict[str, torch.Tensor], list[str]]] = [
         (sampling.penalize, {"logits": rows, "seen": seen, "penalty": one}, ["penalized"]),

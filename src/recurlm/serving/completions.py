@@ -254,7 +254,9 @@ class CompletionJob:
     def _choice(self, piece: Piece) -> schema.Choice:
         vocabulary, logprobs = self.model.bundle.vocabulary, None
         if piece.logprobs is not None:
-            tops = [{token_text(token, vocabulary): value for token, value in each.top} for each in piece.logprobs]
+            tops: list[dict[str, float] | None] = [
+                {token_text(token, vocabulary): value for token, value in each.top} for each in piece.logprobs
+            ]
             logprobs = schema.Logprobs(
                 tokens=[token_text(each.token, vocabulary) for each in piece.logprobs],
                 token_logprobs=[each.log_prob for each in piece.logprobs],
