@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny_project import TINY_VARIANT, Project
+from tiny_project import CHECKOUT, TINY_VARIANT, Project
 
 from recurlm import config
 from recurlm.report.results import load_results
@@ -92,10 +93,8 @@ def test_nothing_outside_the_checkout_is_written(reproduced: Project) -> None:
     assert (reproduced.folder / ".cache/dvc/repo").is_dir()
 
 
-def test_a_second_repro_runs_nothing_and_is_quick(reproduced: Project) -> None:
-    start = time.monotonic()
+def test_a_second_repro_runs_nothing(reproduced: Project) -> None:
     assert reproduced.repro() == set()
-    assert time.monotonic() - start < 15, "5 seconds on a machine that does nothing else"
     assert reproduced.git("status", "--porcelain") == ""
     assert live_runs(reproduced) == MIRRORED
 
@@ -118,6 +117,13 @@ def test_an_experiment_runs_the_stages_of_the_edited_block_alone_and_is_a_run_of
         row["name"] for commit in shown for found in commit["experiments"] or [] for row in found["revs"]
     ]
     assert "variants.gru.hidden_size" in project.run("dvc", "params", "diff").stdout
+    (command,) = re.findall(r"^dvc exp show .*$", (CHECKOUT / "docs/pipeline.md").read_text(encoding="utf-8"), re.M)
+    header, *rows = project.run("sh", "-c", f"{command} --csv").stdout.splitlines()
+    columns = header.split(",")
+    assert len(columns) <= 10
+    assert {"test_bpb", "pseudo_test_bpb"} & set(columns)
+    assert "variants.gru.hidden_size" in columns
+    assert any("wider" in row and ",24" in row for row in rows)
     assert project.repro() == set()
 
 
@@ -156,11 +162,12 @@ def test_new_variants_of_known_cells_are_blocks_of_params_alone(project: Project
         {"variants": {name: block | {"muon_lr": 0.01, "adamw_lr": 0.004} for name, block in blocks.items()}}
     )
     assert {line[3:] for line in project.git("status", "--porcelain").splitlines()} == {"params.yaml"}
-    ran = project.repro(*(f"verify@{name}" for name in blocks))
-    assert ran == {f"{stage}@{name}" for stage in ("train", "evaluate", "export", "verify") for name in blocks}
+    assert project.repro() == {"report", "track", *stages_of(*blocks)}
     for name in blocks:
         results = json.loads((project.folder / f"data/metrics/verification/{name}.json").read_bytes())
         assert all(results[precision]["verified"] is True for precision in ("fp32", "int8", "int4"))
+        assert json.loads((project.folder / f"data/metrics/diagnostics/{name}.json").read_bytes())["gates"]["reported"]
+        assert name in (project.folder / "data/report/report.md").read_text(encoding="utf-8")
     scores = json.loads((project.folder / "data/metrics/bigru.json").read_bytes())
     assert scores["objective"] == "cloze"
     assert scores["test"]["pseudo_bits_per_byte"] > 0
