@@ -228,22 +228,24 @@ def test_dvc_metrics_show_is_a_row_a_variant_with_at_most_ten_columns(reproduced
     assert {"test_bpb", "pseudo_test_bpb", "parameters", "verified", "bundle_mb"} <= columns
 
 
-def test_experiments_are_queued_and_run_elsewhere_without_setting_anything(project: Project) -> None:
+def test_queued_experiments_are_run_elsewhere_by_two_workers_without_setting_anything(project: Project) -> None:
     """DVC's default place for its notes, as in a clone in which `make` never ran."""
     project.git("config", "--local", "user.name", "a test")
     (project.folder / ".dvc/config.local").unlink()
-    queued = project.run(
-        "dvc", "exp", "run", "--queue", "--name", "smaller", "-S", "tokenize.vocab_size=280", "tokenize"
-    )
-    assert queued.returncode == 0, queued.stderr
-    started = project.run("dvc", "queue", "start")
+    for name, size in (("smaller", 280), ("larger", 290)):
+        change = f"tokenize.vocab_size={size}"
+        queued = project.run("dvc", "exp", "run", "--queue", "--name", name, "-S", change, "tokenize")
+        assert queued.returncode == 0, queued.stderr
+    started = project.run("dvc", "queue", "start", "--jobs", "2")
     assert started.returncode == 0, started.stderr
     end = time.monotonic() + 240
-    while "Success" not in (shown := project.run("dvc", "queue", "status").stdout) and time.monotonic() < end:
-        assert "Failed" not in shown, project.run("dvc", "queue", "logs", "smaller").stdout
+    while (shown := project.run("dvc", "queue", "status").stdout).count("Success") < 2 and time.monotonic() < end:
+        assert "Failed" not in shown, shown
         time.sleep(1)
-    assert "Success" in shown
-    assert "smaller" in project.run("dvc", "exp", "list").stdout
+    assert shown.count("Success") == 2, shown
+    listed = project.run("dvc", "exp", "list").stdout
+    assert "smaller" in listed
+    assert "larger" in listed
     project.run("dvc", "queue", "stop")
 
 

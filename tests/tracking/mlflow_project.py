@@ -110,7 +110,7 @@ def serving(folder: Path, *arguments: str, ready: str, **environment: str) -> It
         command, stdout=log, stderr=log, cwd=folder, env=variables, start_new_session=True
     ) as process:
         try:
-            wait_for(lambda: answers(f"http://127.0.0.1:{port}{ready}"), 120)
+            wait_for(lambda: answers(f"http://127.0.0.1:{port}{ready}"), 300)
             yield f"http://127.0.0.1:{port}"
         finally:
             os.killpg(process.pid, 15)  # its workers too

@@ -1,0 +1,73 @@
+"""A team's object storage, a real S3 API on 127.0.0.1: what one clone pushed another pulls, and trains nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from mlflow_project import QUIET
+from servers import s3, team_packages
+from shared import shared_root
+from tiny_project import Project
+
+
+@dataclass
+class Team:
+    """A project that pushed its results, and a clone that pulled them."""
+
+    origin: Project
+    clone: Project
+    pushed: str  # what `dvc push` and `dvc pull` said
+    pulled: str
+
+
+def dvc(project: Project, *arguments: str) -> str:
+    done = project.run("dvc", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory, finished: Project) -> Iterator[Team]:
+    folder = tmp_path_factory.mktemp("team")
+    packages = team_packages(shared_root(tmp_path_factory) / "team-venv")
+    (folder / "logs").mkdir()
+    with s3(packages, folder / "logs") as storage:
+        origin = finished.copy(folder / "origin")
+        clone = Project(folder / "clone/project", folder / "clone/outside")
+        for project in (origin, clone):
+            project.environment |= QUIET | storage
+            project.environment["PYTHONPATH"] = f"{project.folder / 'src'}{os.pathsep}{packages}"
+        dvc(origin, "remote", "add", "--default", "team", "s3://recurlm/dvc")
+        origin.commit()
+        pushed = dvc(origin, "push")
+        origin.git("clone", "--quiet", str(origin.folder), str(clone.folder))
+        clone.keep_notes_inside()
+        pulled = dvc(clone, "pull")
+        yield Team(origin, clone, pushed, pulled)
+
+
+def results(project: Project) -> dict[str, bytes]:
+    folders = [project.folder / "data" / name for name in ("corpus", "tokens", "models", "graphs", "onnx")]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(project.folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_a_fresh_clone_pulls_in_place_of_training(team: Team) -> None:
+    assert results(team.clone) == results(team.origin)
+    assert any(name.endswith("model.safetensors") for name in results(team.clone))
+    assert team.clone.repro() <= {"report", "track"}
+    assert "No remote provided" not in team.pushed + team.pulled
+
+
+def test_without_its_key_the_storage_refuses(team: Team, tmp_path: Path) -> None:
+    foreign = Project(tmp_path / "project", tmp_path / "outside")
+    shutil.copytree(team.clone.folder, foreign.folder, ignore=shutil.ignore_patterns("data", "cache", ".cache"))
+    foreign.environment = team.clone.environment | {"AWS_SECRET_ACCESS_KEY": "another"}
+    done = foreign.run("dvc", "pull", "train@gru")
+    assert done.returncode != 0
+    assert not (foreign.folder / "data/models").exists()
