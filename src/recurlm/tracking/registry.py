@@ -7,7 +7,7 @@ versions that hold one are read.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
@@ -18,9 +18,6 @@ from recurlm.report.results import BundleResult, Result, Results
 from recurlm.storage import sha256_of
 from recurlm.tracking.pyfunc_model import model_folder
 from recurlm.tracking.store import KEY, Store, all_pages
-
-if TYPE_CHECKING:
-    from recurlm.tracking.sync import Plan
 
 BUNDLE = "recurlm.bundle"  # tag of a model and of a registered version: the key of its bundle
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -120,10 +117,18 @@ def _log_model(
     return client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
 
-def register(client: MlflowClient, store: Store, experiment: str, plan: Plan, runs: dict[str, str]) -> list[str]:
+def register(
+    client: MlflowClient,
+    store: Store,
+    experiment: str,
+    results: Results,
+    wanted: dict[str, list[str]],
+    runs: dict[str, str],
+) -> list[str]:
     """Register the missing versions, and decide their aliases.
 
     Args:
+        wanted: registered model → keys of its versions.
         runs: variant → the id of its run.
 
     Returns:
@@ -134,20 +139,21 @@ def register(client: MlflowClient, store: Store, experiment: str, plan: Plan, ru
     """
     bundles = {
         key: (result, bundle)
-        for result in plan.complete
+        for result in results.variants
+        if result.complete
         for bundle, key in zip(result.bundles, bundle_keys(result), strict=True)
     }
     messages = []
-    for name, keys in plan.versions.items():
+    for name, keys in wanted.items():
         versions, registered = _intact_versions(client, store, name), []
         moved: dict[str, str] = {}
         for key in keys:
             result, bundle = bundles[key]
             version = versions.get(key)
             if version is None:
-                model = model_for(client, experiment, runs[result.name], plan.results, result, bundle, key)
+                model = model_for(client, experiment, runs[result.name], results, result, bundle, key)
                 version = _register(
-                    client, store, name, model, runs[result.name], tags_of(plan.results, result, bundle, key)
+                    client, store, name, model, runs[result.name], tags_of(results, result, bundle, key)
                 )
                 registered.append(f"{version.version} ({result.name} {bundle.precision})")
             if PROMOTION_DECIDED not in version.tags:

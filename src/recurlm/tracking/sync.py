@@ -111,7 +111,7 @@ def _log(client: MlflowClient, place: Store, root: Path, plan: Plan) -> list[str
     messages = [f"logged {result.name}" for result in plan.complete if logger.result(result)]
     logger.pipeline()
     view.lay_out(client, experiment)
-    return messages + registry.register(client, place, experiment, plan, logger.ids)
+    return messages + registry.register(client, place, experiment, plan.results, plan.versions, logger.ids)
 
 
 class _Logger:
