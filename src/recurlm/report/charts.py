@@ -77,9 +77,8 @@ def _curve(frame: pd.DataFrame, palette: Palette, x: alt.X, unit: str) -> alt.La
     curves = base(frame[is_log]).encode(x, y, palette.colour(frame), dash("split", LOSSES), tooltip=tooltip)
     opacity = alt.condition("datum.split == 'train'", alt.value(0.55), alt.value(1))
     points = base(whole).encode(x, y, palette.colour(frame), palette.shape(frame), tooltip=tooltip)
-    return curves.mark_line(strokeWidth=1.6, clip=True).encode(opacity=opacity) + points.mark_point(
-        filled=True, size=60, opacity=1
-    )
+    drawn = curves.mark_line(strokeWidth=1.6, clip=True).encode(opacity=opacity)
+    return alt.LayerChart(layer=[drawn, points.mark_point(filled=True, size=60, opacity=1)])
 
 
 def short_runs(metrics: Metrics, palette: Palette) -> Iterator[Chart]:
@@ -147,7 +146,7 @@ def _banded(frame: pd.DataFrame, palette: Palette, x: alt.X, title: str) -> alt.
     tooltip: Tooltips = ["at:Q", *_value_with_interval(".3f", title)]
     y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
     band = base(frame).encode(x, alt.Y("low:Q", title=title), palette.colour(frame), y2="high:Q")
-    return band.mark_area(opacity=0.13, tooltip=None) + lines(frame, palette, x, y, tooltip)
+    return alt.LayerChart(layer=[band.mark_area(opacity=0.13, tooltip=None), lines(frame, palette, x, y, tooltip)])
 
 
 def gradient_flow(metrics: Metrics, palette: Palette) -> Iterator[Chart]:
@@ -177,7 +176,7 @@ def context(metrics: Metrics, palette: Palette, tolerance: float) -> Iterator[Ch
     for objective, frame in by_objective(metrics.rows("cut", "increase")):
         caption = objective.caption(f"Context cut to k tokens{objective.context_side}")
         title = f"increase of the loss, {objective.unit('nats')} per token"
-        drawn = _level(tolerance, 0.7) + _banded(frame, palette, _back(frame), title)
+        drawn = alt.LayerChart(layer=[_level(tolerance, 0.7), _banded(frame, palette, _back(frame), title)])
         yield palette.chart(caption, drawn, frame, file="" if objective.pseudo else "context.svg")
     for objective, frame in by_objective(metrics.rows(PERTURBED, "increase")):
         caption = objective.caption(f"Context perturbed beyond k tokens{objective.context_side}")
@@ -194,8 +193,9 @@ def _back(frame: pd.DataFrame) -> alt.X:
 
 def _level(value: float, opacity: float = 1.0, **more: Any) -> alt.Chart:
     """A dotted grey line at a value of y."""
-    rule = alt.Chart(alt.InlineData(values=[{"level": value}])).encode(y="level:Q", **more)
-    return rule.mark_rule(strokeDash=[2, 3], color="#7f7f7f", opacity=opacity)
+    rows = alt.Chart(alt.InlineData(values=[{"level": value}])).encode(y="level:Q", **more)
+    rule: alt.Chart = rows.mark_rule(strokeDash=[2, 3], color="#7f7f7f", opacity=opacity)
+    return rule
 
 
 def gates(metrics: Metrics, palette: Palette) -> Iterator[Chart]:
