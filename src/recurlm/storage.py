@@ -13,6 +13,8 @@ from typing import Any
 
 from recurlm.errors import InputError
 
+WORK = ".work"  # in a folder that is being filled: what is done
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -21,36 +23,53 @@ def whole_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
-        _sync(partial)
+        sync(partial)
         partial.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path` to fill; it replaces `path` only if the block ends without an error."""
+def whole_folder(path: Path, key: Any = None) -> Iterator[Path]:
+    """Yield a folder beside `path` to fill; it replaces `path` only if the block ends without an error.
+
+    Args:
+        key: all that the content depends on, as JSON. Then the folder has a subfolder `WORK` for notes, which is
+            removed at the end, and a block that was killed finds the folder as it left it, if the key is the same.
+            None: the folder is empty.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
-    for leftover in (partial, old):
+    key_file = partial / WORK / "key.json"
+    goes_on = key is not None and key_file.is_file() and key_file.read_text(encoding="utf-8") == to_json(key)
+    for leftover in (old,) if goes_on else (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir()
     try:
+        partial.mkdir(exist_ok=True)
+        if key is not None and not goes_on:
+            write_json(key_file, key)
         yield partial
+        shutil.rmtree(partial / WORK, ignore_errors=True)
         for file in sorted(partial.rglob("*")):
-            _sync(file)
-        _sync(partial)
+            sync(file)
+        sync(partial)
         if path.exists():
             path.replace(old)  # never half of it at its place, as removing it there would leave after a kill
         partial.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
         shutil.rmtree(old, ignore_errors=True)
-    finally:
+    except KeyboardInterrupt:
+        if key is None:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until what was written to a file or a folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -7,6 +7,7 @@ import http.server
 import io
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -136,6 +137,9 @@ def _handler(hub: Hub) -> type[http.server.BaseHTTPRequestHandler]:
                 return
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             status, headers, data = hub.answer(self.path, body)
+            wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
+            if wanted and status == 200:  # as a stream asks
+                status, data = 206, data[int(wanted[1]) : int(wanted[2]) + 1]
             self.send_response(status)
             for name, value in (headers | {"Content-Length": str(len(data))}).items():
                 self.send_header(name, value)

@@ -30,7 +30,7 @@ def test_documents_are_read_in_pieces_in_any_order(corpus: Path) -> None:
     split = open_split(corpus, "train")
     assert len(split) == 3
     whole = (corpus / "train.txt").read_bytes().decode("utf-8")
-    assert "".join("".join(pieces) for pieces in split.documents()) == whole
+    assert "".join("".join(pieces) for shard in split.shards for pieces in shard.documents()) == whole
     for size in (1, 2, 5, 1 << 20):
         backwards = ["".join(split.pieces(document, size)) for document in reversed(range(len(split)))]
         assert "".join(reversed(backwards)) == whole
@@ -38,7 +38,7 @@ def test_documents_are_read_in_pieces_in_any_order(corpus: Path) -> None:
 
 def test_a_piece_is_no_longer_than_asked_for(corpus: Path) -> None:
     split = open_split(corpus, "train")
-    assert max(len(piece.encode()) for document in split.documents(size=2) for piece in document) <= 2 + 3
+    assert max(len(piece.encode()) for document in split.shards[0].documents(size=2) for piece in document) <= 2 + 3
 
 
 @pytest.mark.parametrize("name", ["train.txt", "train.offsets.npy"])

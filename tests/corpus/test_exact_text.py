@@ -16,9 +16,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recurlm.config import Fetch
-from recurlm.corpus import files, utf8
-from recurlm.corpus.hugging_face import datasets
-from recurlm.corpus.reader import open_split
+from recurlm.corpus import files
+from recurlm.corpus.base import datasets
+from recurlm.corpus.reader import decode, open_split
 from recurlm.corpus.writer import write
 from recurlm.errors import InputError
 
@@ -69,7 +69,9 @@ def test_text_comes_out_as_it_went_in(name: str, texts: list[str]) -> None:
         write(source, folder / "corpus")
         assert (folder / "corpus/train.txt").read_bytes() == "".join(documents).encode("utf-8")
         split = open_split(folder / "corpus", "train")
-        assert ["".join(pieces) for pieces in split.documents(size=3)] == documents
+        assert ["".join(split.pieces(number, size=3)) for number in range(len(split))] == [
+            text for text in documents if text
+        ]
 
 
 @settings(max_examples=50, deadline=None)
@@ -77,7 +79,7 @@ def test_text_comes_out_as_it_went_in(name: str, texts: list[str]) -> None:
 def test_characters_cut_by_a_chunk_are_joined_again(text: str, size: int) -> None:
     data = text.encode("utf-8")
     chunks = [data[start : start + size] for start in range(0, len(data), size)]
-    assert "".join(utf8.decode(chunks, "here")) == text
+    assert "".join(decode(chunks, "here")) == text
 
 
 @settings(max_examples=50, deadline=None)
@@ -89,9 +91,9 @@ def test_the_first_byte_that_is_not_utf8_is_named(data: bytes, size: int) -> Non
         expected = data.decode("utf-8")
     except UnicodeDecodeError as error:
         with pytest.raises(InputError, match=rf"^here: not UTF-8 at byte offset {error.start} "):
-            list(utf8.decode(chunks, "here"))
+            list(decode(chunks, "here"))
     else:
-        assert "".join(utf8.decode(chunks, "here")) == expected
+        assert "".join(decode(chunks, "here")) == expected
 
 
 def test_offsets_say_where_documents_start(tmp_path: Path) -> None:

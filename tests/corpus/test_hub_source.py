@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,24 @@ def test_wikitext_is_one_document_a_split(tmp_path: Path, hub: Hub, fetch: Calla
         assert text(tmp_path, split) == "".join(texts)
     manifest = json.loads((tmp_path / "data/corpus/manifest.json").read_text(encoding="utf-8"))
     assert [manifest["splits"][split]["documents"] for split in SPLITS] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("document", ["row", "split"])
+def test_a_stream_gives_the_same_bytes_and_keeps_nothing(
+    tmp_path: Path, hub: Hub, fetch: Callable, document: str
+) -> None:
+    hub.add("own/tiny", COMMIT, dataset(SPLITS, "data"))
+    assert fetch(section(document=document), hub.environment).returncode == 0
+    prepared = corpus(tmp_path)
+    shutil.rmtree(tmp_path / ".cache")
+    result = fetch(section(document=document, streaming=True), hub.environment)
+    assert result.returncode == 0, result.stderr
+    assert corpus(tmp_path) == prepared
+    assert not [path for path in (tmp_path / ".cache").rglob("*") if path.suffix in (".arrow", ".parquet")]
+    read = [request for request in hub.requests if "/resolve/" in request]
+    assert all(COMMIT in request for request in read)
+    hub.deaf = True
+    assert "is out of reach" in fetch(section(document=document, streaming=True), hub.environment).stderr
 
 
 def test_tinystories_has_its_validation_split_halved(tmp_path: Path, hub: Hub, fetch: Callable) -> None:

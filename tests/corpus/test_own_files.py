@@ -166,7 +166,7 @@ def test_an_empty_file_of_a_glob_is_skipped_with_one_line(tmp_path: Path, capsys
     skipped = [f"fetch: {tmp_path / name}: empty: skipped\n" for name in ("a.txt", "c.txt.gz")]
     assert capsys.readouterr().err == "".join(skipped)
     (tmp_path / "b.txt").write_bytes(b"")
-    with pytest.raises(InputError, match=r"c\.txt\.gz: empty: there is no text in it, nor in the others"):
+    with pytest.raises(InputError, match=r"\?\.\*: empty: there is no text in it"):
         fetch(tmp_path, path=str(tmp_path / "?.*"), split="position")
 
 

@@ -94,7 +94,7 @@ def plays(corpus: Path) -> dict[str, str]:
     for name in ("train", "validation", "test"):
         split = open_split(corpus, name)
         names = split.manifest["splits"][name]["names"]
-        found |= dict(zip(names, ("".join(pieces) for pieces in split.documents()), strict=True))
+        found |= dict(zip(names, ("".join(split.pieces(number)) for number in range(len(split))), strict=True))
     return found
 
 

@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recurlm.errors import InputError
+from recurlm.evaluation.windows import batches, split_windows
+from recurlm.tokens.files import ShardedIds
 from recurlm.training.batches import Stream
 
 
@@ -69,6 +71,23 @@ def test_a_window_of_a_mapped_file_can_be_written_to(tmp_path: Path) -> None:
     window = Stream(ids, 2, 4)[0]
     window.zero_()
     assert ids.tolist() == list(range(20))
+
+
+def test_ids_in_several_files_give_the_windows_of_one(tmp_path: Path) -> None:
+    whole = np.arange(5000, dtype=np.uint16)
+    (tmp_path / "ids.bin").write_bytes(whole.tobytes())
+    mapped = [
+        np.memmap(tmp_path / "ids.bin", np.uint16, mode="r", offset=2 * begin, shape=(end - begin,))
+        for begin, end in ((0, 700), (700, 701), (701, 5000))
+    ]
+    shards, stream = Stream(ShardedIds(mapped), 7, 20, seed=1), Stream(whole, 7, 20, seed=1)
+    for epoch in range(3):
+        for index in range(len(stream)):
+            assert torch.equal(shards.window(index, epoch), stream.window(index, epoch))
+    windows = split_windows(np.array([0, 600, 1000, 5000]), 50, 10)
+    both = (batches(ids, windows, batch_size=8) for ids in (ShardedIds(mapped), whole))
+    for one, other in zip(*both, strict=True):
+        np.testing.assert_array_equal(one.tokens, other.tokens)
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 7])

