@@ -139,7 +139,7 @@ def _stretches(path: str) -> Iterator[tuple[Stretch, int]]:
         with Path(path).open("rb") as file:
             places += [place for nominal in range(SHARD, size - SHARD // 2, SHARD) if (place := _place(file, nominal))]
     elif size > SHARD and path.endswith(".parquet"):
-        with _opened(Path(path)) as file, _as_parquet(path, file) as table:
+        with _opened(Path(path)) as opened, _as_parquet(path, opened) as table:
             ends = np.cumsum([table.metadata.row_group(group).total_byte_size for group in range(table.num_row_groups)])
             places = np.unique(np.searchsorted(ends, range(0, int(ends[-1]), SHARD), side="right")).tolist()
     for begin, end in pairwise([*places, None]):

@@ -26,6 +26,7 @@ from recurlm.export.exact import TORCH
 
 ONE = 2**24  # uniform numbers and shares of a probability are whole multiples of 1 / ONE
 LARGEST_UNIFORM = 1 - 2**-24  # the float32 next to 1
+LEAST, SQUARINGS = -24.0, 7  # of `weights`: e^−24 of 2^30 parts is none
 GREEDY = 2.0**-60  # the temperature that stands for 0: a power of two, so that no two logits become one
 
 
@@ -93,10 +94,19 @@ def weights(
 ) -> Int[Tensor, "batch width"]:
     """Each token's probability over that of the likeliest one, in parts of a power of two.
 
-    Times 2 · ONE, the sum over the vocabulary fits 63 bits.
+    A power of a cubic, before the fraction is cut off: within 3e-5 of e^x down to e^−5 and 3e-4 down to e^−10, with
+    fewer operations than `exact.exp`, which is nearer. Times 2 · ONE, the sum over the vocabulary fits 63 bits.
     """
     bits = min(30, 37 - (vocab_size - 1).bit_length())
-    return (exact.exp(TORCH, scaled - largest) * float(2**bits)).long()
+    power, unit = 2**SQUARINGS, 2.0 ** (bits / 2**SQUARINGS)
+    x = TORCH.maximum(scaled - largest, LEAST)
+    y = TORCH.mul(x, unit / 6 / power**3)
+    for degree in (2, 1):
+        y = TORCH.mul(TORCH.add(y, unit / degree / power**degree), x)
+    y = TORCH.add(y, unit)
+    for _ in range(SQUARINGS):
+        y = TORCH.mul(y, y)
+    return y.long()
 
 
 def weigh(scaled: Float[Tensor, "batch vocabulary"], ranked: Float[Tensor, "batch width"]) -> Int[Tensor, "batch 1"]:
@@ -160,7 +170,7 @@ def draw(
     weight = weights(scaled, scaled.amax(dim=-1, keepdim=True), scaled.shape[1])
     cumulative = torch.cumsum(weight, dim=-1)
     total = cumulative.index_select(1, torch.tensor([scaled.shape[1] - 1]))
-    before = cumulative * ONE <= threshold * total
+    before = cumulative <= torch.div(threshold * total, ONE, rounding_mode="floor")
     # Counted in float32, which is exact up to 2^24 tokens and quicker in onnxruntime than integers.
     return before.float().sum(dim=-1).long()
 

@@ -312,7 +312,7 @@ def products(x: Float[Tensor, "*batch input"], *layers: nn.Module) -> tuple[Tens
     weights = [layer[0].weight for layer in layers]  # type: ignore[index]
     if not (torch.is_grad_enabled() and weights[0].requires_grad):
         return tuple(layer(x) for layer in layers)
-    return F.linear(x, torch.cat(weights)).split([len(weight) for weight in weights], dim=-1)
+    return torch.split(F.linear(x, torch.cat(weights)), [len(weight) for weight in weights], dim=-1)
 
 
 def unit(x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
