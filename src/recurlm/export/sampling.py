@@ -170,7 +170,7 @@ def draw(
     weight = weights(scaled, scaled.amax(dim=-1, keepdim=True), scaled.shape[1])
     cumulative = torch.cumsum(weight, dim=-1)
     total = cumulative.index_select(1, torch.tensor([scaled.shape[1] - 1]))
-    before = cumulative <= torch.div(threshold * total, ONE, rounding_mode="floor")
+    before = cumulative * ONE <= threshold * total
     # Counted in float32, which is exact up to 2^24 tokens and quicker in onnxruntime than integers.
     return before.float().sum(dim=-1).long()
 
