@@ -86,8 +86,7 @@ def each_once(
 def _in_processes(
     work: Callable[..., dict[str, Any]], tasks: Iterable[tuple[Any, ...]], processes: int, progress: Progress
 ) -> None:
-    context = get_context("forkserver")
-    context.set_forkserver_preload([work.__module__])  # imported once for all
+    context = get_context("spawn")  # no forkserver: its socket's path is too long for some temporary folders
     done = context.Value("q")
     told = 0
     with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(done,)) as pool:

@@ -89,7 +89,7 @@ def test_its_programs_exist_and_have_the_options(page: Page) -> None:
 def test_its_parameters_are_those_of_params_yaml(page: Page) -> None:
     changed = re.findall(r"-S '?([\w.]+)=", page.text)
     named = re.findall(rf"`((?:{'|'.join([*PARAMS, *UNSETTLED])})(?:\.\w+)+)(?:: [^`]+)?`", page.prose)
-    for name in changed + [name for name in named if not re.search(r"\.(py|yaml|json)$", name)]:
+    for name in changed + [name for name in named if not re.search(r"\.(py|yaml|json|txt|bin)$", name)]:
         section, *keys = name.split(".")
         at: Any = PARAMS
         for key in [] if section in UNSETTLED else [section, *keys]:

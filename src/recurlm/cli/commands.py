@@ -194,6 +194,9 @@ def serve(arguments: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         packages = "fastapi prometheus-client pydantic uvicorn"
         raise InputError(f"serving needs {error.name}: pip install {packages}") from None
+    from recurlm.runtime.session import check_threads
+
+    check_threads(arguments.threads)
     limits = Limits(**{field.name: getattr(arguments, field.name) for field in fields(Limits) if field.metadata})
     settings = Settings(
         bundles=_bundles(arguments),

@@ -41,7 +41,7 @@ def write(
             for number, part in enumerate(source.parts)
             for shard in range(part.documents.num_shards)
         ]
-        workers = processes_for(processes, len(tasks))
+        workers = processes_for(processes, len(tasks)) if len(tasks) > len(source.parts) else 1
         found = iter(each_once("read", _read, tasks, work, workers, progress))
         jobs: list[tuple[Any, ...]] = []
         names: dict[str, list[str]] = {split: [] for split in SPLITS}

@@ -79,8 +79,9 @@ def write_tokens(
     """
     kind = KINDS[section.kind]
     shards = [(split, number, shard) for split, texts in splits.items() for number, shard in enumerate(texts.shards)]
-    workers = processes_for(processes, len(shards))
+    workers = 1
     if len(shards) > len(splits):
+        workers = processes_for(processes, len(shards))
         os.environ["RAYON_NUM_THREADS"] = str(workers)  # threads of `tokenizers`, in this process
     earlier = None if init_from is None else tokenizer_of_model(init_from, section)
     key = [section.model_dump(), corpus, earlier and earlier[1], code_sha256(Path(__file__).parent)]
