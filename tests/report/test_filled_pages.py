@@ -27,7 +27,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in pages.PAGES:
         (tmp_path / name).write_text("# A page\n", encoding="utf-8")
     page = "```sh\nrecurlm --version    # which?\n```\n<!-- output: recurlm -->\nof old\n<!-- /output -->\n"
-    page += "<!-- text: overview -->\n<!-- /text -->\nand <!-- figure: lstm.json test.tokens -->3<!-- /figure -->\n"
+    page += "<!-- text: results -->\n<!-- /text -->\nand <!-- figure: lstm.json test.tokens -->3<!-- /figure -->\n"
     (tmp_path / "README.md").write_text(page, encoding="utf-8")
     monkeypatch.setattr(pages, "draw_pictures", lambda measured, folder: [])
     return tmp_path
@@ -39,7 +39,7 @@ def test_one_command_fills_tables_figures_and_what_commands_print(root: Path) ->
     text = (root / "README.md").read_text(encoding="utf-8")
     assert "<!-- output: recurlm -->\n```text\nrecurlm 0" in text
     assert "of old" not in text
-    assert "| lstm | 2 × 8 | 1,236 | 1.750 | 33.1 | — | — | 5 | 5,000 |" in text
+    assert "| lstm | 2 × 8 | 1,236 | 1.750 | 33.1 | — | — | — | — |" in text
     assert "-->40<!--" in text
     assert read_json(root / pages.MADE_FROM).keys() == {
         f"data/{kind}/{name}" for kind in ("models", "onnx") for name in VARIANTS

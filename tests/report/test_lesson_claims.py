@@ -139,3 +139,48 @@ def test_the_page_judges_the_memory_task_too(root: Path, right: dict[str, list[f
     last = next(line for line in page.splitlines() if "after 9 tokens of noise" in line)
     assert last.endswith(f"| {verdict} |")
     assert "| gru | 8 | 900 | 0.01 | 100 % | 95 % (90–100) |" in page
+
+
+def compared(names: dict[str, float], verdict: str) -> dict[str, Any]:
+    """results.json of a comparison: variant → training tokens/s, and the transformer's verdict."""
+    parts = {
+        name: {
+            "speed": {"training_tokens_per_second": rate, "generation_us_int8": 1e6 / rate},
+            "settings": {"dropout": 0.1},
+            "nats_per_token": 3.5,
+            "against_reference": {"verdict": verdict},
+        }
+        for name, rate in names.items()
+    }
+    return {"variants": parts}
+
+
+def tasks(scores: dict[str, list[float]]) -> dict[str, Any]:
+    """Figures of the memory tasks: cell → the scores of its seeds, the same on both tasks."""
+    at = {name: {"scores": [{"length": 32, "by_seed": each}]} for name, each in scores.items()}
+    return {"cells": {name: {"mqar": each, "selective_copying": each} for name, each in at.items()}}
+
+
+def verdicts_of(found: dict[str, Any] | None, remembered: dict[str, Any] | None) -> list[str]:
+    return [row[-1].text for row in claims.by_comparison(found, remembered).rows]
+
+
+def test_claims_follow_from_the_comparison_and_the_memory_tasks() -> None:
+    speeds = {"rnn": 300.0, "gru": 200.0, "lstm": 100.0, "transformer": 50.0}
+    scores = {"rnn": [0.1, 0.2], "gru": [0.9, 0.8], "lstm": [0.7, 0.9], "transformer": [1.0, 1.0]}
+    expected = ["holds", "holds", "holds", "holds", "not shown", "holds"]
+    assert verdicts_of(compared(speeds, "better"), tasks(scores)) == expected
+
+
+def test_claims_can_fail_by_the_comparison() -> None:
+    speeds = {"rnn": 100.0, "gru": 200.0, "lstm": 300.0, "transformer": 50.0}
+    scores = {"rnn": [0.9], "gru": [0.8], "lstm": [0.9], "transformer": [0.1]}
+    expected = ["does not hold", "does not hold", "does not hold", "does not hold", "not shown", "does not hold"]
+    assert verdicts_of(compared(speeds, "worse"), tasks(scores)) == expected
+
+
+def test_what_neither_the_comparison_nor_the_tasks_show_is_not_said() -> None:
+    scores = {"rnn": [0.1, 0.95], "gru": [0.9, 1.0], "lstm": [0.9, 1.0]}
+    only_lstm = compared({"lstm": 1.0}, "not shown")
+    assert verdicts_of(only_lstm, tasks(scores)) == ["by little", *["not shown"] * 5]
+    assert verdicts_of(None, None) == ["not shown"] * 6

@@ -190,6 +190,65 @@ def _with_cache(metrics: Metrics, result: Result) -> tuple[tuple[float, float], 
     return None if without is None or cached is None else ((without, cached), f"{without:.1f} → {cached:.1f}")
 
 
+def by_comparison(found: dict[str, Any] | None, tasks: dict[str, Any] | None) -> Table:
+    """The claims that the comparison and the memory tasks bear on.
+
+    Args:
+        found: results.json of the comparison.
+        tasks: figures of benchmarks/memory_tasks.py.
+    """
+    names = ("rnn", "gru", "lstm", "transformer")
+    parts = {name: part for name, part in (found or {}).get("variants", {}).items() if name in names}
+    rows: list[tuple[str, ...]] = []
+
+    def row(claim: str, measure: str, values: Values, form: str, verdict: str) -> None:
+        rows.append(
+            (claim, measure, *(format(values[name], form) if name in values else NONE for name in names), verdict)
+        )
+
+    for task, claim in (("selective_copying", MEMORY), ("mqar", LONG)):
+        scores = {
+            name: each[task]["scores"][0]
+            for name, each in (tasks or {}).get("cells", {}).items()
+            if name in names and task in each
+        }
+        seeds = {name: at["by_seed"] for name, at in scores.items()}
+        more, fewer = (("gru", "lstm"), ("rnn",)) if claim == MEMORY else (("transformer",), names[:3])
+        verdict = remembers_more(
+            [seeds[name] for name in fewer if name in seeds], [seeds[name] for name in more if name in seeds]
+        )
+        length = next(iter(scores.values()))["length"] if scores else 0
+        measure = f"{task}, score at length {length}: 0 is guessing, 1 is no error"
+        row(claim, measure, {name: fmean(each) for name, each in seeds.items()}, ".2f", verdict)
+    for key, measure in (
+        ("training_tokens_per_second", "training, tokens/s"),
+        ("generation_us_int8", "generation in int8, tokens/s"),
+    ):
+        speeds = {name: part["speed"][key] for name, part in parts.items()}
+        speeds = speeds if key.startswith("training") else {name: 1e6 / value for name, value in speeds.items()}
+        gates = [speeds[name] for name in names[:3] if name in speeds]
+        row(
+            SLOWER,
+            measure,
+            speeds,
+            ",.0f",
+            _faster([fewer / more for fewer, more in pairwise(gates)]) if len(gates) == 3 else NOT_SHOWN,
+        )
+    dropout = {name: part["settings"]["dropout"] for name, part in parts.items()}
+    row(
+        "dropout helps against overfitting",
+        "dropout of the best trial; trials differ in four other settings too",
+        dropout,
+        ".2f",
+        NOT_SHOWN,
+    )
+    losses = {name: part["nats_per_token"] for name, part in parts.items()}
+    said = ((parts.get("transformer") or {}).get("against_reference") or {}).get("verdict", NOT_SHOWN)
+    verdict = {"better": HOLDS, "worse": NOT}.get(said, NOT_SHOWN)
+    row(LONG, "test loss at equal tokens, nats a token", losses, ".3f", verdict)
+    return rows_of(("claim", "measured as", *names, "verdict"), rows, words=2, caption="The claims, by this evidence")
+
+
 STEPS = _reach("gradient_vanished_at_after_training", "after training")
 VANISHED = "steps back from which on the gradient is below 1 % of that one step back, after training"
 MEMORY, SLOWER = "gates keep a memory longer", "more gates, slower"

@@ -25,7 +25,10 @@ from recurlm.report.drawing import png
 from recurlm.report.lock import Lock
 from recurlm.storage import read_json, whole_file, write_json
 
-PAGES = ("README.md", "docs/results.md", "docs/diagnostics.md", "docs/generate.md", "docs/lesson.md", "docs/family.md")
+PAGES = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("results", "compare", "diagnostics", "generate", "lesson", "family")),
+)
 MADE_FROM = "docs/made_from.json"
 # File of the chart beside the page → name and title of the PNG.
 PICTURES = {
