@@ -26,7 +26,7 @@ def main() -> None:
     _, closed, tail = rest.partition("<!-- /table -->")
     if not found or not closed:
         raise InputError(f"{PAGE}: the marks of its table are missing: {mark} … <!-- /table -->")
-    write_json(Path(f"benchmarks/results/compare-{compare.name}.json"), results)
+    write_json(Path(f"benchmarks/results/compare-{compare.name}.json"), {"command": "make compare"} | results)
     for name in page.pictures(results):
         with whole_file(Path(f"docs/plots/compare_{compare.name}_{name}")) as partial:
             partial.write_bytes((compare.folder / name).read_bytes())
