@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import README, Page, assert_shape, identical_tokens, interval, measured, result, scores, verified
+from pages import README, Page, measured, result
 from tiny_project import CHECKOUT, Project
 
 pytestmark = pytest.mark.xdist_group("project")
 
 VARIANTS = ["rnn", "gru", "lstm", "bilstm"]
+CAUSAL = VARIANTS[:3]
 LINES = README.text.splitlines()
 
 
@@ -25,23 +26,20 @@ def test_its_first_40_lines_show_what_recurlm_is() -> None:
     assert screen.startswith("# recurlm\n\nrecurlm ")
     assert len(re.findall(r"^!\[.+\]\(docs/plots/\w+\.png\)$", screen, re.MULTILINE)) == 1
     assert re.search(r"```sh\nmake repro\b.*\nrecurlm generate .+\n```\n\n(<!-- .+ -->\n)?```text\n.+\n", screen)
-    assert all(f"\n| {variant} |" in screen for variant in VARIANTS)
+    assert all(f"\n| {variant} |" in screen for variant in CAUSAL)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_its_table_shows_what_was_measured(variant: str) -> None:
-    cells = README.table("Two test plays of Shakespeare").by_first_cell[variant]
-    assert_shape(variant, cells)
-    assert list(cells.values())[2:6] == scores(variant)
-    assert cells["effective context, tokens"] == str(
-        measured(f"diagnostics/{variant}")["context"]["effective_context_tokens"]
-    )
-    assert cells["ONNX = PyTorch, of 25,000 tokens (cloze: 25,045)"] == identical_tokens(verified(variant)["fp32"])
-
-
-@pytest.mark.parametrize("variant", ["rnn", "gru", "lstm"])
-def test_its_intervals_are_those_of_the_bootstrap(variant: str) -> None:
-    assert f"{interval(variant, 'windows')} ({variant})" in README.text
+@pytest.mark.parametrize("variant", CAUSAL)
+def test_its_table_is_that_of_the_comparison(variant: str) -> None:
+    part = result("compare-plays")["variants"][variant]
+    cells = list(README.table("Three cells with equal numbers").by_first_cell[variant].values())
+    low, high = part["perplexity_interval"]
+    assert cells[1] == f"{part['perplexity_per_token']:.1f} ({low:.1f} to {high:.1f})"
+    assert cells[0] == f"{part['parameters']:,}"
+    assert cells[2] == f"{part['nats_spread']:.3f}"
+    against = part["against_reference"]
+    assert cells[3] == "—" if against is None else cells[3].endswith(f": {against['verdict']}")
+    assert cells[-1] == f"{part['state_bytes']:,}"
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
