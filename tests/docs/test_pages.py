@@ -268,6 +268,16 @@ def test_speeds_of_generation_are_those_of_their_json(monkeypatch: pytest.Monkey
     assert generation.marked(result("generation")) in BENCHMARKS.text
 
 
+def test_scores_of_the_memory_tasks_are_those_of_their_json() -> None:
+    rows = {tuple(row[:2]): row[2:] for row in Page("docs/compare.md").table("After 600 steps").rows}
+    scored = {
+        (cell, task): [f"{sum(at['by_seed']) / len(at['by_seed']):.2f}" for at in found["scores"]]
+        for cell, tasks in result("memory_tasks")["cells"].items()
+        for task, found in tasks.items()
+    }
+    assert rows == scored
+
+
 def test_load_is_that_of_its_json() -> None:
     serving, page = TRANSCRIBED["serving"], Page("docs/serving.md")
     assert page.table("## Load").rows == [
