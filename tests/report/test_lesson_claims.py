@@ -174,7 +174,7 @@ def test_claims_follow_from_the_comparison_and_the_memory_tasks() -> None:
 
 def test_claims_can_fail_by_the_comparison() -> None:
     speeds = {"rnn": 100.0, "gru": 200.0, "lstm": 300.0, "transformer": 50.0}
-    scores = {"rnn": [0.9], "gru": [0.8], "lstm": [0.9], "transformer": [0.1]}
+    scores = {"rnn": [0.9, 0.9], "gru": [0.8, 0.8], "lstm": [0.9, 0.9], "transformer": [0.1, 0.1]}
     expected = ["does not hold", "does not hold", "does not hold", "does not hold", "not shown", "does not hold"]
     assert verdicts_of(compared(speeds, "worse"), tasks(scores)) == expected
 
@@ -184,3 +184,8 @@ def test_what_neither_the_comparison_nor_the_tasks_show_is_not_said() -> None:
     only_lstm = compared({"lstm": 1.0}, "not shown")
     assert verdicts_of(only_lstm, tasks(scores)) == ["by little", *["not shown"] * 5]
     assert verdicts_of(None, None) == ["not shown"] * 6
+
+
+def test_one_seed_says_nothing_of_memory() -> None:
+    found = verdicts_of(None, tasks({"rnn": [0.1], "gru": [1.0], "lstm": [1.0], "transformer": [1.0]}))
+    assert found == ["not shown"] * 6

@@ -217,6 +217,8 @@ def by_comparison(found: dict[str, Any] | None, tasks: dict[str, Any] | None) ->
         verdict = remembers_more(
             [seeds[name] for name in fewer if name in seeds], [seeds[name] for name in more if name in seeds]
         )
+        if any(len(each) < 2 for each in seeds.values()):
+            verdict = NOT_SHOWN  # by one seed nothing is said
         length = f" at length {next(iter(scores.values()))['length']}" if scores else ""
         measure = f"{task.replace('_', ' ')}, score{length}: 0 is guessing, 1 is no error"
         row(claim, measure, {name: fmean(each) for name, each in seeds.items()}, ".2f", verdict)
