@@ -11,19 +11,14 @@ from recurlm.config import Params
 from recurlm.tokens.encode import write_tokens
 
 
-class Texts:
-    """A split of a corpus, held in memory."""
+class Texts(list[str]):
+    """Documents in memory, given out in short pieces."""
 
     goes_on = False
 
-    def __init__(self, *texts: str) -> None:
-        self.texts = texts
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
     def pieces(self, document: int) -> Iterator[str]:
-        yield self.texts[document]
+        text = self[document]
+        return (text[begin : begin + 7] for begin in range(0, len(text), 7))
 
     @property
     def shards(self) -> list[Texts]:
@@ -59,7 +54,7 @@ def write_tiny_tokens(
 ) -> None:
     """Tokens of a few made-up lines in `data / "tokens"`."""
     texts = {
-        split: Texts("".join(line.format(number * 7 % 31) for number in range(lines)))
+        split: Texts(["".join(line.format(number * 7 % 31) for number in range(lines))])
         for split, lines in {"train": 80, "validation": 8, "test": 8}.items()
     }
     corpus = {"name": "a test", "licence": None, "revision": None}

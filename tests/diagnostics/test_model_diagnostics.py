@@ -308,7 +308,7 @@ def test_the_first_token_of_each_line_is_found(kind: str, tmp_path: Path) -> Non
     texts = ["KING.\nTo be, or not\nto be?\n", "LORD.\nThe ships come home.\n"]
     settings = PARAMS.tokenize.model_copy(update={"kind": kind, "vocab_size": 300})
     folder = tmp_path / "tokens"
-    write_tokens(folder, settings, {"train": Texts(*texts)}, {"name": "a test", "licence": None, "revision": None})
+    write_tokens(folder, settings, {"train": Texts(texts)}, {"name": "a test", "licence": None, "revision": None})
     split = open_tokens(folder, "train")
     tokenizer = load_tokenizer(folder / "tokenizer.json", split.manifest["tokenizer_sha256"])
     first = line_starts(split.ids, split.starts, tokenizer)

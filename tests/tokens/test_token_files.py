@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_training import Texts
 
 from recurlm.config import Tokenize
 from recurlm.errors import InputError
@@ -23,25 +24,6 @@ from recurlm.tokens.files import open_tokens
 from recurlm.tokens.tokenizer import KINDS, learn_tokenizer, load_tokenizer
 
 SOURCE = {"name": "a test", "licence": "MIT", "revision": None, "source": "files"}
-
-
-class Texts(list[str]):
-    """Documents in memory, given out in short pieces."""
-
-    goes_on = False
-
-    def pieces(self, document: int) -> Iterator[str]:
-        text = self[document]
-        return (text[begin : begin + 7] for begin in range(0, len(text), 7))
-
-    @property
-    def shards(self) -> list[Texts]:
-        return [self]
-
-    def check(self) -> None: ...
-
-    def documents(self) -> Iterator[Iterator[str]]:
-        return (self.pieces(document) for document in range(len(self)))
 
 
 SPLITS = {
