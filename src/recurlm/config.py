@@ -129,13 +129,18 @@ class TrainRegularization(Section):
     asgd_patience: Count  # evaluations
 
 
-class TrainEvaluation(Section):
-    """How the validation split is scored during training, to choose the best weights."""
+class Evaluate(Section):
+    """How a split is scored: in windows, each with context before it that is not scored."""
 
-    num_evals: Count
     batch_size: Count  # windows
     window_tokens: Count
     context_tokens: Annotated[int, Field(ge=0)]
+
+
+class TrainEvaluation(Evaluate):
+    """How the validation split is scored during training, to choose the best weights."""
+
+    num_evals: Count
 
 
 class TrainLog(Section):
@@ -177,12 +182,6 @@ class TrainConfig(Section):
     log: TrainLog
     checkpoint: TrainCheckpoint
     machine: TrainMachine
-
-
-class Evaluate(Section):
-    batch_size: Count  # windows
-    window_tokens: Count
-    context_tokens: Annotated[int, Field(ge=0)]
 
 
 Precision = Literal["fp32", "int8", "int4"]
@@ -228,13 +227,12 @@ class Verify(Section):
     speed: Speed
 
 
-class Report(Section):
+class Report(Sampling):
+    """The text that each model writes for the report, and where its runs are logged."""
+
     prompt: Annotated[str, Field(min_length=1)]
     fill_text: Annotated[str, Field(min_length=1)]  # cloze models fill its masks
     max_new_tokens: Count
-    temperature: Annotated[float, Field(ge=0, le=100)]
-    top_k: Annotated[int, Field(ge=0)]
-    top_p: Probability
     seed: Seed
     experiment: Annotated[str, Field(min_length=1)]
 

@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -269,13 +270,13 @@ def test_speeds_of_generation_are_those_of_their_json(monkeypatch: pytest.Monkey
 
 
 def test_scores_of_the_memory_tasks_are_those_of_their_json() -> None:
-    rows = {tuple(row[:2]): row[2:] for row in Page("docs/compare.md").table("After 600 steps").rows}
-    scored = {
-        (cell, task): [f"{sum(at['by_seed']) / len(at['by_seed']):.2f}" for at in found["scores"]]
-        for cell, tasks in result("memory_tasks")["cells"].items()
-        for task, found in tasks.items()
-    }
-    assert rows == scored
+    table, cells = Page("docs/compare.md").table("at the longest trained length"), result("memory_tasks")["cells"]
+    assert list(table.by_first_cell) == list(cells)
+    for cell, shown in table.by_first_cell.items():
+        assert list(shown) == list(cells[cell])
+        for task, found in shown.items():
+            means = [fmean(at["by_seed"]) for at in cells[cell][task]["scores"]]
+            assert [float(score.replace("−", "-")) for score in found.split(", ")] == pytest.approx(means, abs=0.0051)
 
 
 def test_load_is_that_of_its_json() -> None:

@@ -188,6 +188,7 @@ def read(root: Path) -> Measured:
 def _content(root: Path, results: Results, metrics: Metrics, variants: dict[str, Variant]) -> dict[str, Any]:
     benchmarks = root / "benchmarks/results"
     tasks = _read(benchmarks / "remember.json")
+    plays, memory = (_read(benchmarks / f"{name}.json") for name in ("compare-plays", "memory_tasks"))
     left_to_right = [variant for variant in variants.values() if not variant.pseudo]
     compared = [variants[name] for name in COMPARED if name in variants]
     champion = best(each.result for each in left_to_right if each.samples.get("temperatures"))
@@ -212,10 +213,9 @@ def _content(root: Path, results: Results, metrics: Metrics, variants: dict[str,
         "repro": (_read(benchmarks / "repro.json") or {}).get("variants", {}),
         "tasks": tasks,
         "two_directions": _read(benchmarks / "bidirectional.json"),
-        "plays": _read(benchmarks / "compare-plays.json"),
-        "claims_compared": lambda: claims.by_comparison(
-            _read(benchmarks / "compare-plays.json"), _read(benchmarks / "memory_tasks.json")
-        ),
+        "plays": plays,
+        "remembered": memory,
+        "claims_compared": lambda: claims.by_comparison(plays, memory),
         "steps": STEPS,
         "claims_table": claims_table,
         "distances": distances,
