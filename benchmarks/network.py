@@ -39,7 +39,9 @@ class Network:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in self.names:
+        for number, name in enumerate(self.names, 1):
+            # A namespace goes when its last process does, and until then would keep its cable's name.
+            subprocess.run(["ip", "link", "delete", self.outer(number)], capture_output=True)
             subprocess.run(["ip", "netns", "delete", name], capture_output=True)
         subprocess.run(["ip", "link", "delete", self.bridge], capture_output=True)
 

@@ -20,10 +20,11 @@ from tiny_project import TINY, write_tiny_corpus
 from recurlm.compare import results, seeds, settings, tune
 from recurlm.compare.runs import Texts
 from recurlm.compare.settings import Compare, Plan, read_plan
+from recurlm.corpus import writer
 from recurlm.errors import InputError
 from recurlm.evaluation.perplexity import score
 from recurlm.model import load
-from recurlm.storage import read_json
+from recurlm.storage import read_json, sha256_of
 from recurlm.tokens.files import open_tokens
 from recurlm.training.loop import StoppedError
 
@@ -97,11 +98,28 @@ def test_neither_tune_nor_train_opens_the_test_text(project: Compare, opened: li
     assert "test.bin" in opened
 
 
-def test_the_stages_before_the_score_depend_on_no_test_text() -> None:
+def test_the_stages_before_the_score_depend_on_every_shard_of_tokens(
+    project: Compare, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stages = yaml.safe_load((CHECKOUT / "compare/dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    for name in ("tune", "train"):
-        tokens = {path.split("/")[-1] for path in stages[name]["do"]["deps"] if "/tokens" in path}
-        assert tokens == {"train.bin", "validation.bin"}
+    paths = {name: [path for path in stages[name]["do"]["deps"] if "/tokens" in path] for name in ("tune", "train")}
+    assert paths["tune"] == paths["train"]
+    watched = [path.replace("${name}", project.name) for path in paths["tune"]]
+
+    def state() -> list[str]:
+        runpy.run_path(str(CHECKOUT / "compare/text.py"), run_name="__main__")
+        return [sha256_of(Path(path)) for path in watched]
+
+    monkeypatch.setattr(writer, "SHARD", 1 << 13)
+    before, first = state(), project.folder / "tokens/train.bin"
+    content = first.read_bytes()
+    assert (project.folder / "tokens/train-00001.bin").exists()
+    corpus = sorted(Path("my_text").glob("*.txt"))
+    text = corpus[-1].read_text(encoding="utf-8")
+    corpus[-1].write_text(text[::-1], encoding="utf-8")
+    after = state()
+    assert first.read_bytes() == content, "the change is in another shard"
+    assert after != before
 
 
 def test_a_search_that_was_killed_goes_on_to_the_same_trials(

@@ -12,6 +12,7 @@ from pathlib import Path
 import optuna
 import pytest
 from configs import CHECKOUT
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState
 from servers import postgresql
 from test_compare import project  # noqa: F401
@@ -94,3 +95,19 @@ def test_processes_share_trials_and_take_up_that_of_a_killed_one(
     with pytest.raises(InputError, match=r"the database that OPTUNA_STORAGE names: .*password") as refused:
         tune.tune(project, read_plan(project, "lstm"))
     assert PASSWORD not in str(refused.value)
+
+
+def test_a_trial_whose_process_was_killed_before_its_first_heartbeat_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "HEARTBEAT_SECONDS", 1)
+    monkeypatch.setattr(shared, "POLL_SECONDS", 0.1)
+    address = f"sqlite:///{tmp_path / 'trials.db'}"
+    killed = shared._open(address, "search")
+    killed.enqueue_trial({"rate": 0.25})
+    killed.ask()  # what comes before the heartbeat
+    space: dict[str, BaseDistribution] = {"rate": FloatDistribution(0.0, 1.0)}
+    trials = shared.search(
+        address, "search", 2, space, lambda number, earlier: {"rate": 0.5}, lambda number, settings: settings["rate"]
+    )
+    assert sorted(trial.params["rate"] for trial in trials) == [0.25, 0.5]

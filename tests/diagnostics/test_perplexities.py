@@ -20,6 +20,7 @@ from recurlm.diagnostics.likelihoods import split_nll
 from recurlm.diagnostics.subset import Subset, head
 from recurlm.evaluation.perplexity import exact, score, token_nll
 from recurlm.evaluation.windows import batches, split_windows
+from recurlm.tokens.files import ShardedIds
 
 WINDOWS = Evaluate(batch_size=3, window_tokens=40, context_tokens=10)
 ONE_STREAM = Evaluate(batch_size=1, window_tokens=10_000, context_tokens=0)
@@ -223,6 +224,26 @@ def test_the_loss_by_frequency_has_the_prefix_of_the_objective() -> None:
     rows = breakdown.by_frequency(nats, np.arange(4), ids, np.array([2, 2, 3]), VOCABULARY, DRAWS, "pseudo_")
     assert [(row["from"], row["to"], row["fraction"]) for row in rows] == [(0, 0, 0.25), (1, 2, 0.75)]
     assert all("pseudo_nats_per_token" in row and "nats_per_token" not in row for row in rows)
+
+
+def test_the_train_split_is_counted_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Text(ShardedIds):
+        def __getitem__(self, index: Any) -> np.ndarray:
+            found = super().__getitem__(index)
+            asked.append(len(found))
+            return found
+
+        def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+            raise AssertionError("the whole")
+
+    ids = np.random.default_rng(1).integers(2, VOCABULARY, 103).astype(np.uint16)
+    nats, units = np.ones(103, np.float32), np.arange(103)
+    rows = breakdown.by_frequency(nats, units, ids, ids, VOCABULARY, DRAWS)
+    monkeypatch.setattr(breakdown, "CHUNK", 10)
+    assert breakdown.by_frequency(nats, units, ids, Text([ids[:47], ids[47:]]), VOCABULARY, DRAWS) == rows
+    assert (max(asked), sum(asked)) == (10, 103)
 
 
 def test_positions_and_frequencies_split_the_same_sum() -> None:

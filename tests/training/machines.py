@@ -22,7 +22,7 @@ import torch._dynamo  # noqa: F401  (what the first optimizer imports)
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from network import Network, address
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from recurlm import config
@@ -37,6 +37,8 @@ SECONDS = 600  # of a scenario, at most
 
 def train() -> None:
     """What a worker does: the stage `train` without MLflow."""
+    # Not by the agent: where it starts its worker anew for another machine's sake, it writes over the log of the last.
+    os.dup2(os.open(f"said.{os.getpid()}", os.O_CREAT | os.O_WRONLY), 2)
     params = config.load()
     make_deterministic(1)
 
@@ -72,7 +74,7 @@ def agent(network: Network, machine: int, folder: Path, run: str, least: int) ->
         max_restarts=10 * KILLS,
         monitor_interval=0.05,
         start_method="fork",
-        logs_specs=DefaultLogsSpecs(log_dir=str(folder / "logs"), redirects=Std.ALL),
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
     )
     elastic_launch(settings, train)()
 

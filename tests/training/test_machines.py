@@ -64,7 +64,7 @@ def results(scenario: Path) -> dict[str, bytes]:
 
 def said(scenario: Path) -> list[str]:
     """The lines of all workers."""
-    logs = sorted(scenario.rglob("stderr.log"))
+    logs = sorted(scenario.glob("[12]/said.*"))
     return [line for log in logs for line in log.read_text(encoding="utf-8").replace("\r", "\n").splitlines()]
 
 

@@ -45,7 +45,9 @@ def search(
     """
     try:
         study = _open(address, name)
+        seen: set[int] = set()
         while True:
+            _time_the_silent(study, seen)
             fail_stale_trials(study)
             finished = study.get_trials(states=(TrialState.COMPLETE,))
             running = study.get_trials(states=(TrialState.RUNNING,))
@@ -61,6 +63,19 @@ def search(
         # The driver's words, not SQLAlchemy's: these may repeat statements and their values.
         reason = str(getattr(error, "orig", None) or type(error).__name__).splitlines()[0]
         raise InputError(f"compare: the database that {VARIABLE} names: {reason}") from None
+
+
+def _time_the_silent(study: optuna.Study, seen: set[int]) -> None:
+    """Give each running trial a heartbeat when it is first seen.
+
+    Optuna never gives up a trial that has none, which is one whose process was killed before it could send the first.
+    """
+    storage = study._storage
+    assert isinstance(storage, RDBStorage)
+    running = {trial._trial_id for trial in study.get_trials(states=(TrialState.RUNNING,))}
+    for number in running - seen:
+        storage.record_heartbeat(number)
+    seen |= running
 
 
 def _try(trial: Trial, trials: int, space: dict[str, BaseDistribution], run: Callable[[int, Settings], float]) -> float:

@@ -9,9 +9,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
 
 from recurlm.diagnostics.intervals import Bootstrap
+from recurlm.tokens.files import Ids
 
 POSITIONS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # first of each bin
 OCCURRENCES = (0, 1, 10, 100, 1000, 10_000, 100_000)
+CHUNK = 1 << 22  # ids counted at once; numpy makes each of them 8 bytes
 
 
 def by_position(
@@ -41,7 +43,7 @@ def by_frequency(
     nats: Float[np.ndarray, "text"],
     units: Int[np.ndarray, "text"],
     ids: Integer[np.ndarray, "text"],
-    train_ids: Integer[np.ndarray, "tokens"],
+    train_ids: Ids,
     vocab_size: int,
     bootstrap: Bootstrap,
     prefix: str = "",
@@ -55,7 +57,7 @@ def by_frequency(
     Returns:
         A row a bin; `fraction` is that of the scored tokens.
     """
-    occurrences = np.bincount(train_ids, minlength=vocab_size)[ids]
+    occurrences = _counts(train_ids, vocab_size)[ids]
     largest = int(occurrences.max(initial=0))
     rows = []
     for first, last in _bins(OCCURRENCES, largest):
@@ -64,6 +66,14 @@ def by_frequency(
         mean = _mean(nats, units, inside, bootstrap, prefix)
         rows.append({"from": first, "to": last, "fraction": fraction, **mean})
     return rows
+
+
+def _counts(ids: Ids, vocab_size: int) -> Int[np.ndarray, "vocabulary"]:
+    """How often each token occurs, a part of the text at a time: the whole may be larger than memory."""
+    counts = np.zeros(vocab_size, np.int64)
+    for begin in range(0, len(ids), CHUNK):
+        counts += np.bincount(ids[begin : begin + CHUNK], minlength=vocab_size)
+    return counts
 
 
 def _bins(firsts: tuple[int, ...], largest: int) -> list[tuple[int, int]]:
