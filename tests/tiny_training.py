@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from configs import PARAMS, merged
+from configs import PARAMS, merged, write_params
 
+from recurlm import config
 from recurlm.config import Params
 from recurlm.tokens.encode import write_tokens
 
@@ -50,13 +52,23 @@ def tiny_params(**changes: object) -> Params:
 
 
 def write_tiny_tokens(
-    data: Path, params: Params, line: str = "KING. The ships of {} lords come home, and sing.\n"
+    data: Path, params: Params, line: str = "KING. The ships of {} lords come home, and sing.\n", lines: int = 80
 ) -> None:
     """Tokens of a few made-up lines in `data / "tokens"`."""
     texts = {
-        split: Texts(["".join(line.format(number * 7 % 31) for number in range(lines))])
-        for split, lines in {"train": 80, "validation": 8, "test": 8}.items()
+        split: Texts(["".join(line.format(number * 7 % 31) for number in range(count))])
+        for split, count in {"train": lines, "validation": 8, "test": 8}.items()
     }
     corpus = {"name": "a test", "licence": None, "revision": None}
     earlier = params.train.init_from
     write_tokens(data / "tokens", params.tokenize, texts, corpus, init_from=None if earlier is None else Path(earlier))
+
+
+def write_tiny_project(folder: Path, train: dict[str, Any]) -> None:
+    """A project with tokens, ready for the stage `train` of the variant gru; `train` is what it changes there."""
+    folder.mkdir(exist_ok=True)
+    sizes = {"data": {"batch_size": 4, "sequence_length": 16}, "evaluation": {"num_evals": 2}}
+    gru = {"embedding_size": 8, "hidden_size": 12, "dropout": 0.2}
+    changes = {"tokenize": {"kind": "char"}, "train": merged(sizes, train), "variants": {"gru": gru}}
+    write_params(folder, changes)
+    write_tiny_tokens(folder / "data", config.load(folder / "params.yaml"), lines=320)

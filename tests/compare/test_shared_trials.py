@@ -103,7 +103,7 @@ def test_a_trial_whose_process_was_killed_before_its_first_heartbeat_is_tried_ag
     monkeypatch.setattr(shared, "HEARTBEAT_SECONDS", 1)
     monkeypatch.setattr(shared, "POLL_SECONDS", 0.1)
     address = f"sqlite:///{tmp_path / 'trials.db'}"
-    killed = shared._open(address, "search")
+    killed, _ = shared._open(address, "search")
     killed.enqueue_trial({"rate": 0.25})
     killed.ask()  # what comes before the heartbeat
     space: dict[str, BaseDistribution] = {"rate": FloatDistribution(0.0, 1.0)}

@@ -6,12 +6,12 @@ import re
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from subprocess import CompletedProcess, run
-from threading import Thread
+from threading import Event, Thread
 from urllib.parse import urlsplit
 
 import pytest
@@ -20,7 +20,7 @@ from fabricated_results import VARIANTS, write_lock, write_results
 from mlflow_project import finish, pipelines, runs, serving, start, track
 
 from recurlm.errors import InputError
-from recurlm.tracking import store
+from recurlm.tracking import lease, store
 from recurlm.tracking.registry import versions_of
 from recurlm.tracking.store import DamagedStoreError
 from recurlm.tracking.sync import sync
@@ -176,16 +176,73 @@ def link(server: str) -> Iterator[Link]:
         thread.join()
 
 
+def write_clone(root: Path, experiment: str, variants: Sequence[str] = ("rnn", "lstm")) -> None:
+    """The same results in every clone, for an experiment of their own."""
+    root.mkdir(parents=True)
+    write_results(root, variants)
+    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    params["report"]["experiment"] = experiment
+    (root / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    write_lock(root)
+
+
+def test_clones_on_several_machines_that_log_at_once_log_each_result_once(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes = []
+    for name in ("one", "two", "three"):
+        write_clone(tmp_path / name, "shared")
+        temporary = tmp_path / f"{name}-tmp"  # a machine's own, with its lock files
+        temporary.mkdir()
+        processes.append(start(tmp_path / name, MLFLOW_TRACKING_URI=server, TMPDIR=str(temporary)))
+    said = [line for process in processes for line in finish(process)]
+    assert sorted(line for line in said if "logged" in line) == ["track: logged lstm", "track: logged rnn"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    with store.find(tmp_path).connected() as client:
+        experiment = client.get_experiment_by_name("shared")
+        found = client.search_runs([experiment.experiment_id])
+        assert sorted(run.info.run_name for run in found) == ["lstm", "pipeline, bpe 300, 1 epoch", "rnn"]
+        assert {run.info.status for run in found} == {"FINISHED"}
+        names = {model.name for model in client.search_registered_models() if model.name.startswith("shared")}
+        assert names == {"shared", "shared-lstm", "shared-rnn"}
+        assert [len(versions_of(client, name)) for name in sorted(names)] == [1, 1, 1]
+    assert sync(tmp_path / "two") == []
+
+
+def test_a_machine_that_died_while_it_logged_is_not_waited_for_long(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "EXPIRES_SECONDS", 2.0)
+    place = store.Store(server, None)
+    with place.connected() as client:
+        tags = {lease.MACHINE: "another", lease.HOLDER: "dead", lease.BEAT: "7"}
+        client.create_registered_model("lonely.lease", tags)
+        held: list[str] = []
+
+        def log(name: str) -> None:
+            with lease.leased(client, place, "lonely"):
+                held.append(name)
+                Event().wait(3.0)  # longer than a lease lasts without a beat
+                held.append(name)
+
+        # Two that wait, as if on two machines: the second one is not let in while the first still lives.
+        threads = [Thread(target=log, args=(name,)) for name in ("a", "b")]
+        monkeypatch.setattr(lease.socket, "gethostname", iter(("one", "two")).__next__)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert held in (["a", "a", "b", "b"], ["b", "b", "a", "a"])
+        assert lease._tags(client, "lonely.lease") == {}
+
+
 def test_a_server_that_dies_in_the_middle_gets_the_rest_later_and_nothing_twice(
     tmp_path: Path, link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "project"
-    root.mkdir()
-    write_results(root, ["rnn"])
-    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
-    params["report"]["experiment"] = "relayed"
-    (root / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    write_lock(root)
+    write_clone(root, "relayed", ["rnn"])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{link.server_port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     for after in (20, 60):

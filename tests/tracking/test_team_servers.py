@@ -64,6 +64,15 @@ def test_a_fresh_clone_pulls_in_place_of_training(team: Team) -> None:
     assert "No remote provided" not in team.pushed + team.pulled
 
 
+def test_the_keys_of_the_storage_are_in_no_file_and_no_output(team: Team) -> None:
+    keys = [team.origin.environment[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
+    places = [place for each in (team.origin, team.clone) for place in (each.folder, each.home, each.temporary)]
+    files = [path for place in places for path in place.rglob("*") if path.is_file()]
+    assert len(files) > 100
+    assert [path for path in files if any(key.encode() in path.read_bytes() for key in keys)] == []
+    assert not any(key in team.pushed + team.pulled for key in keys)
+
+
 def test_without_its_key_the_storage_refuses(team: Team, tmp_path: Path) -> None:
     foreign = Project(tmp_path / "project", tmp_path / "outside")
     shutil.copytree(team.clone.folder, foreign.folder, ignore=shutil.ignore_patterns("data", "cache", ".cache"))

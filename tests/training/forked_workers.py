@@ -82,6 +82,9 @@ def work(name: str, rank: int, folder: Path) -> None:
     config, sizes = train_config(**SETTINGS), model_config(variant, **DROPOUTS)
     torch.manual_seed(1)
     model = build(variant, sizes, VOCABULARY)
+    if not workers.first:  # it is the first one's weights that count
+        for parameter in model.parameters():
+            parameter.data.zero_()
     stream = Stream(text(), config.data.batch_size, config.data.sequence_length, seed=1)
     losses: list[float] = []
     try:

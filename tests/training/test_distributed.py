@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -18,12 +19,16 @@ import forked_workers
 import psutil
 import pytest
 import yaml
-from configs import CHECKOUT, write_params
+from configs import CHECKOUT
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_training import write_tiny_project
 
+from recurlm import config
 from recurlm.errors import InputError
+from recurlm.stage import DATA
 from recurlm.training.distributed import LOST, Workers
+from recurlm.training.run import train_variant
 
 NATS = 1e-3  # between runs whose sums have another order
 RESULTS = ("model.safetensors", "model.json", "curve.csv", "log.csv")
@@ -95,24 +100,8 @@ def test_more_processes_than_rows_are_refused() -> None:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with tokens whose training takes two processes some seconds."""
     folder = tmp_path_factory.mktemp("prepared")
-    write_params(
-        folder,
-        {
-            "fetch": {"source": "files", "files": {"path": "play.txt", "split": "position"}},
-            "tokenize": {"kind": "char"},
-            "train": {
-                "data": {"epochs": 4, "batch_size": 4, "sequence_length": 16},
-                "checkpoint": {"every_seconds": 0},
-                "machine": {"processes": 2, "timeout_seconds": 60},
-                "evaluation": {"num_evals": 2},
-            },
-            "variants": {"gru": {"embedding_size": 8, "hidden_size": 12, "dropout": 0.2}},
-        },
-    )
-    lines = (f"KING. The {number} ships of {number * 7 % 31} lords come home, and sing.\n" for number in range(400))
-    (folder / "play.txt").write_text("".join(lines), encoding="utf-8")
-    for script in ("fetch.py", "tokenize_corpus.py"):
-        subprocess.run([sys.executable, CHECKOUT / "pipelines" / script], cwd=folder, check=True, capture_output=True)
+    machine = {"processes": 2, "timeout_seconds": 60}
+    write_tiny_project(folder, {"data": {"epochs": 4}, "checkpoint": {"every_seconds": 0}, "machine": machine})
     return folder
 
 
@@ -182,42 +171,98 @@ def test_bad_input_is_said_by_one_process(folder: Path) -> None:
     assert not (folder / "data/models").exists()
 
 
-HUNG = """
+# Processes as torchrun starts them, forked from one that has imported torch; the statuses of some are printed.
+FORKED = """
 import os, signal, sys
 import torch.distributed as dist
 from configs import train_config
+from recurlm import config
+from recurlm.stage import DATA, make_deterministic
 from recurlm.training.distributed import workers_of
+from recurlm.training.run import train_variant
+port = sys.argv[1]
 os.environ |= {"TORCHELASTIC_RUN_ID": "test", "TORCHELASTIC_USE_AGENT_STORE": "True"}
-os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": sys.argv[1], "WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3"}
-children = []
-for rank in range(3):
-    if (child := os.fork()) == 0:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        with workers_of(train_config(**{"machine.timeout_seconds": 5})) as workers:
-            assert workers.sum(1.0) == [3.0]
-            if rank == 1:
-                signal.pause()  # hangs
-            workers.sum(1.0)
-        os._exit(0)
-    children.append(child)
-store = dist.TCPStore("localhost", int(sys.argv[1]), is_master=True, wait_for_workers=False)  # as torchrun's agent has
-print(*(os.waitstatus_to_exitcode(os.waitpid(children[rank], 0)[1]) for rank in (0, 2)))
-os.kill(children[1], signal.SIGKILL)
+os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
+def processes(count, work, waits_for):
+    os.environ |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    children = []
+    for rank in range(count):
+        if (child := os.fork()) == 0:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            work(rank)
+            os._exit(0)
+        children.append(child)
+    store = dist.TCPStore("localhost", int(port), is_master=True, wait_for_workers=False)  # as torchrun's agent has
+    print(*(os.waitstatus_to_exitcode(os.waitpid(children[rank], 0)[1]) for rank in waits_for))
+    return children
+"""
+HUNG = """
+def work(rank):
+    with workers_of(train_config(**{"machine.timeout_seconds": 5})) as workers:
+        assert workers.sum(1.0) == [3.0]
+        if rank == 1:
+            signal.pause()  # hangs
+        workers.sum(1.0)
+os.kill(processes(3, work, waits_for=(0, 2))[1], signal.SIGKILL)
+"""
+APART = """
+def work(rank):
+    os.chdir(sys.argv[2 + rank])
+    params = config.load()
+    make_deterministic(1)
+    with workers_of(params.train) as workers:
+        train_variant("gru", params, DATA, lambda: False, workers)
+processes(2, work, waits_for=(0, 1))
 """
 
 
-def test_a_silent_process_is_named_in_one_line(unused_port: int) -> None:
+def fork(script: str, *arguments: object) -> tuple[list[int], list[str]]:
+    """The statuses of the processes of a script, and the lines that they said."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(CHECKOUT / "tests"), str(CHECKOUT / "src")])}
-    done = subprocess.run(
-        [sys.executable, "-c", HUNG, str(unused_port)], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == [str(LOST), str(LOST)]
-    said = [line for line in done.stderr.splitlines() if line.startswith("recurlm: ")]
-    assert len(said) == 1
-    assert said[0].startswith("recurlm: process 1 of 0 to 2 is gone, or gave no answer for 5 seconds")
+    command = [sys.executable, "-c", FORKED + script, str(unused_port()), *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    return [int(status) for status in done.stdout.split()], done.stderr.splitlines()
 
 
-@pytest.fixture
+def test_a_silent_process_is_named_in_one_line() -> None:
+    statuses, lines = fork(HUNG)
+    assert statuses == [LOST, LOST]
+    (said,) = [line for line in lines if line.startswith("recurlm: ")]
+    assert said.startswith("recurlm: process 1 of 0 to 2 is gone, or gave no answer for 5 seconds")
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Projects of two processes that trained together, each in one of its own, and of one that trained alone."""
+    folders = [tmp_path_factory.mktemp("apart") / name for name in ("first", "second", "alone")]
+    for folder in folders:
+        changes = {"data": {"epochs": 0.2}, "checkpoint": {"every_seconds": 0}, "precision": "fp32"}
+        write_tiny_project(folder, changes)
+    statuses, _ = fork(APART, *folders[:2])
+    assert statuses == [0, 0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folders[2])
+        train_variant("gru", config.load(), DATA, lambda: False)
+    return folders
+
+
+def test_of_processes_without_a_common_disk_the_first_alone_writes(apart: list[Path]) -> None:
+    assert set(results(apart[0])) == set(RESULTS)
+    assert [path.name for path in (apart[1] / "data").iterdir()] == ["tokens"]
+
+
+def test_the_losses_on_the_validation_split_do_not_depend_on_the_number_of_processes(apart: list[Path]) -> None:
+    for name in ("curve.csv", "log.csv"):
+        together, alone = (column(folder / "data/models/gru" / name, "validation_loss") for folder in apart[::2])
+        assert len(together) > 1
+        assert largest_difference(together, alone) < NATS
+
+
+def column(path: Path, name: str) -> list[float]:
+    with path.open(encoding="utf-8") as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row[name]]
+
+
 def unused_port() -> int:
     with socket.socket() as found:
         found.bind(("localhost", 0))

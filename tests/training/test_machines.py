@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from configs import CHECKOUT, write_params
+from configs import CHECKOUT
+from tiny_training import write_tiny_project
 
 RESULTS = ("model.safetensors", "model.json", "curve.csv", "log.csv")
 NATS = 1e-3  # between runs whose sums have another order
@@ -26,35 +27,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not importlib.import_module("network").permitted():
             pytest.skip("no network namespaces here: they need Linux and root")
     folder = tmp_path_factory.mktemp("machines")
-    prepare(folder / "prepared")
+    write_tiny_project(
+        folder / "prepared",
+        {
+            "data": {"epochs": 0.4},
+            "checkpoint": {"every_seconds": 0},
+            "machine": {"timeout_seconds": 8},
+            "precision": "fp32",
+        },
+    )
     script = str(Path(__file__).with_name("machines.py"))
     done = subprocess.run([sys.executable, script, str(folder)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
-
-
-def prepare(folder: Path) -> None:
-    """A project with tokens."""
-    folder.mkdir()
-    write_params(
-        folder,
-        {
-            "fetch": {"source": "files", "files": {"path": "play.txt", "split": "position"}},
-            "tokenize": {"kind": "char"},
-            "train": {
-                "data": {"epochs": 0.4, "batch_size": 4, "sequence_length": 16},
-                "checkpoint": {"every_seconds": 0},
-                "machine": {"timeout_seconds": 8},
-                "precision": "fp32",
-                "evaluation": {"num_evals": 2},
-            },
-            "variants": {"gru": {"embedding_size": 8, "hidden_size": 12, "dropout": 0.2}},
-        },
-    )
-    lines = (f"KING. The {number} ships of {number * 7 % 31} lords come home, and sing.\n" for number in range(400))
-    (folder / "play.txt").write_text("".join(lines), encoding="utf-8")
-    for script in ("fetch.py", "tokenize_corpus.py"):
-        subprocess.run([sys.executable, CHECKOUT / "pipelines" / script], cwd=folder, check=True, capture_output=True)
 
 
 def results(scenario: Path) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from recurlm.compare.settings import Compare
 from recurlm.storage import read_json
+from recurlm.tracking.lease import leased
 from recurlm.tracking.store import KEY, find, open_experiment
 
 CHILD_OF = "mlflow.parentRunId"  # MLflow's own tag
@@ -23,7 +24,7 @@ def log_trials(root: Path, compare: Compare, experiment: str, results: dict[str,
         InputError: the store is out of reach, or refuses.
     """
     store, lines = find(root), []
-    with store.locked(), store.connected() as client:
+    with store.locked(), store.connected() as client, leased(client, store, experiment):
         place = open_experiment(client, store, experiment)
         for name in compare.variants:
             tuned = read_json(root / compare.folder / f"tuned/{name}.json")

@@ -44,10 +44,10 @@ def search(
         InputError: the database is out of reach, or refuses.
     """
     try:
-        study = _open(address, name)
+        study, storage = _open(address, name)
         seen: set[int] = set()
         while True:
-            _time_the_silent(study, seen)
+            _time_the_silent(study, storage, seen)
             fail_stale_trials(study)
             finished = study.get_trials(states=(TrialState.COMPLETE,))
             running = study.get_trials(states=(TrialState.RUNNING,))
@@ -65,13 +65,11 @@ def search(
         raise InputError(f"compare: the database that {VARIABLE} names: {reason}") from None
 
 
-def _time_the_silent(study: optuna.Study, seen: set[int]) -> None:
+def _time_the_silent(study: optuna.Study, storage: RDBStorage, seen: set[int]) -> None:
     """Give each running trial a heartbeat when it is first seen.
 
     Optuna never gives up a trial that has none, which is one whose process was killed before it could send the first.
     """
-    storage = study._storage
-    assert isinstance(storage, RDBStorage)
     running = {trial._trial_id for trial in study.get_trials(states=(TrialState.RUNNING,))}
     for number in running - seen:
         storage.record_heartbeat(number)
@@ -91,13 +89,13 @@ def _try(trial: Trial, trials: int, space: dict[str, BaseDistribution], run: Cal
     return run(len(earlier), settings)
 
 
-def _open(address: str, name: str) -> optuna.Study:
+def _open(address: str, name: str) -> tuple[optuna.Study, RDBStorage]:
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     for attempt in range(ATTEMPTS):
         try:
             retry = RetryHeartbeatStaleTrialCallback(RETRIES)
             storage = RDBStorage(address, heartbeat_interval=HEARTBEAT_SECONDS, heartbeat_stale_trial_callback=retry)
-            return optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
+            return optuna.create_study(storage=storage, study_name=name, load_if_exists=True), storage
         except SQLAlchemyError:
             if attempt == ATTEMPTS - 1:
                 raise

@@ -26,6 +26,7 @@ from recurlm.report.results import Result, Results, best, load_results
 from recurlm.report.tables import markdown
 from recurlm.tracking import describe, registry, store, view
 from recurlm.tracking.describe import PARENT, Training
+from recurlm.tracking.lease import leased
 from recurlm.tracking.live import TRAINING
 from recurlm.tracking.pyfunc_model import verified_description
 from recurlm.tracking.registry import bundle_keys
@@ -52,7 +53,8 @@ def sync(root: Path, uri: str | None = None) -> list[str]:
     messages = []
     with place.locked(), place.connected() as client:
         if plan.complete:
-            messages = _log(client, place, root, plan)
+            with leased(client, place, plan.experiment):
+                messages = _log(client, place, root, plan)
     stale = {each.name: each.stale for each in plan.results.variants if each.stale and each.made}
     return messages + [f"left {name} out, whose results are stale: {why}" for name, why in stale.items()]
 
