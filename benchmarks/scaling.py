@@ -264,9 +264,10 @@ def tables(figures: dict[str, Any]) -> str:
     """The figures as the page shows them."""
     two, calls = figures["two_processes"], figures["two_processes"]["calls"]
     speeds = two["tokens_per_second"]
-    lines = ["| processes × threads | tokens/s | |", "|---|--:|--:|"]
+    lines = [f"| processes × threads | tokens/s | ratio, of {len(two['ratios'])} rounds |", "|---|--:|--:|"]
     lines.append(f"| 1 × 2 | {speeds['1 × 2']:,.0f} | 1 |")
-    lines.append(f"| 2 × 1 | {speeds['2 × 1']:,.0f} | {two['ratio']:.2f} |")
+    spread = f"{min(two['ratios']):.2f} to {max(two['ratios']):.2f}"
+    lines.append(f"| 2 × 1 | {speeds['2 × 1']:,.0f} | {two['ratio']:.2f} ({spread}) |")
     lines += ["", f"The second row's processes spend {two['communication_fraction']:.0%} of a step in communication, "]
     lines[-1] += f"the wait for the slower one included: {len(calls)} messages of "
     lines[-1] += f"{sum(size for _, size in calls) / 1e6:.1f} MB in all."

@@ -26,6 +26,7 @@ from recurlm.training.batches import Stream
 from recurlm.training.checkpoint import Checkpoint
 from recurlm.training.distributed import Workers
 from recurlm.training.loop import StoppedError, train
+from recurlm.training.optimizer import has_bf16
 
 VOCABULARY, SPECIAL = 30, {"bos": 0, "mask": 1}
 # All that is drawn or has a row of its own; 6 rows, which 4 processes cannot share evenly.
@@ -55,6 +56,8 @@ RUNS: dict[str, tuple[str, int, bool, str | None]] = {
     "bilstm1": ("bilstm", 1, False, None),
     "bilstm4": ("bilstm", 4, False, None),
 }
+if has_bf16(torch.device("cpu")):
+    RUNS |= {"lstm1bf16": ("lstm", 1, False, None), "lstm2bf16": ("lstm", 2, False, None)}
 
 
 def text() -> np.ndarray:
@@ -79,7 +82,8 @@ def work(name: str, rank: int, folder: Path) -> None:
         # The others have no disk in common with the first.
         path = own if workers.first else folder / "elsewhere"
         checkpoint = Checkpoint(path, "key", every=1e9, workers=workers)
-    config, sizes = train_config(**SETTINGS), model_config(variant, **DROPOUTS)
+    precision = {"precision": "bf16"} if name.endswith("bf16") else {}
+    config, sizes = train_config(**SETTINGS | precision), model_config(variant, **DROPOUTS)
     torch.manual_seed(1)
     model = build(variant, sizes, VOCABULARY)
     if not workers.first:  # it is the first one's weights that count

@@ -13,6 +13,7 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import forked_workers
@@ -62,6 +63,14 @@ def test_the_losses_do_not_depend_on_the_number_of_processes(runs: Path, one: st
     alone, together = losses(runs, one), losses(runs, many)
     assert largest_difference(alone[-len(together) :], together) < NATS
     assert max(alone) - min(alone) > 100 * NATS
+
+
+@pytest.mark.skipif("lstm1bf16" not in forked_workers.RUNS, reason="this machine does not multiply in bf16")
+def test_in_bf16_a_step_differs_by_its_rounding_and_the_run_does_not(runs: Path) -> None:
+    alone, together = losses(runs, "lstm1bf16"), losses(runs, "lstm2bf16")
+    assert largest_difference(alone, together) < 10 * NATS  # of 72 tokens
+    assert abs(fmean(alone) - fmean(together)) < 0.1 * NATS
+    assert alone != losses(runs, "lstm1")
 
 
 def test_all_processes_have_the_same_weights_and_know_the_same_loss(runs: Path) -> None:
