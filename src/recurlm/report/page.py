@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,12 @@ from recurlm.report.drawing import COLOURS, INK, VEGA_LITE, Chart, Palette, conf
 from recurlm.report.heat_map import FILE as HEAT_MAP
 from recurlm.report.heat_map import HeatMap
 from recurlm.report.metrics import Metrics
-from recurlm.report.results import OBJECTIVES, JsonObject, Result, Results
+from recurlm.report.results import Result, Results
 from recurlm.report.samples import Sample
-from recurlm.report.tables import NONE, escape_markdown, markdown, show
+from recurlm.report.tables import NONE, Column, escape_markdown, grid, markdown, show
 
 TITLE = "Recurrent language models, compared"
 TEMPLATES = Path(__file__).with_name("templates")
-
-
-@dataclass(frozen=True)
-class Temperature:
-    """Generated texts of one variant at one temperature, and their measures."""
-
-    temperature: float
-    measures: tuple[tuple[str, str], ...]
-    texts: tuple[tuple[tuple[str, bool], ...], ...]  # spans of each: (text, whether the model generated it)
 
 
 def environment(html: bool) -> Environment:
@@ -53,6 +44,9 @@ def environment(html: bool) -> Environment:
         "md": escape_markdown,
         "show": lambda value, form=",": show(None if isinstance(value, Undefined) else value, form),
     }
+    made.globals["table"] = lambda head, frame, columns, caption="": grid(
+        head, frame, starmap(Column, columns), caption
+    )
     return made
 
 
@@ -62,12 +56,16 @@ def context(results: Results, metrics: Metrics, samples: tuple[Sample, ...], hea
     diagnosed = [result.name for result in results.variants if "diagnostics" in result.diagnosis.files]
     gated = set(metrics.table.loc[metrics.table["metric"] == "fraction_closed", "variant"])
     sampled = set(metrics.rows("temperature")["variant"])
-    texts = {result.name: tuple(_texts(result)) for result in results.variants if result.name in sampled}
+    samples_of = {result.name: result.diagnosis.files.get("samples", {}) for result in results.variants}
+    texts = {name: samples["temperatures"] for name, samples in samples_of.items() if name in sampled}
     return {
         "params": results.params,
         "margins": {"farther": claims.FARTHER, "faster": claims.FASTER, "lower": claims.LOWER},
         "floor": charts.FLOOR,
-        "tables": _tables(results, metrics),
+        "comparison": page_tables.comparison(results, metrics),
+        "validation": page_tables.validation(results, metrics),
+        "claims": claims.table(results, metrics),
+        "frames": page_tables.frames(results, metrics),
         "charts": draw(results, metrics, palette),
         "gaps": {**metrics.gaps, **_gaps(results, metrics)},
         "gateless": [name for name in diagnosed if name not in gated],
@@ -76,7 +74,7 @@ def context(results: Results, metrics: Metrics, samples: tuple[Sample, ...], hea
         "heat_map": heat_map,
         "heat_map_file": HEAT_MAP,
         "texts": texts,
-        "most_texts": max((len(column.texts) for each in texts.values() for column in each), default=0),
+        "most_texts": max((len(row["texts"]) for each in texts.values() for row in each), default=0),
     }
 
 
@@ -110,25 +108,6 @@ def draw(results: Results, metrics: Metrics, palette: Palette) -> dict[str, tupl
         "temperature": charts.text_by_temperature(metrics, palette),
     }
     return {section: tuple(found) for section, found in drawn.items()}
-
-
-def _tables(results: Results, metrics: Metrics) -> dict[str, Any]:
-    return {
-        "comparison": page_tables.comparison(results, metrics),
-        "lesson": page_tables.lesson(results, metrics),
-        "claims": claims.table(results, metrics),
-        "protocols": [page_tables.protocols(metrics, objective) for objective in OBJECTIVES],
-        "gradients": page_tables.gradients(metrics),
-        "context": page_tables.context(metrics),
-        "gates": page_tables.gates(metrics),
-        "overfitting": page_tables.overfitting(metrics),
-        "lengths": page_tables.lengths(results, metrics),
-        "temperatures": page_tables.temperatures(metrics),
-        "verifications": page_tables.verifications(results, metrics),
-        "validation": page_tables.validation(results, metrics),
-        "corpus": page_tables.corpus(results),
-        "timings": page_tables.timings(results, metrics),
-    }
 
 
 def _gaps(results: Results, metrics: Metrics) -> dict[str, tuple[str, ...]]:
@@ -165,25 +144,6 @@ def _missing(result: Result) -> list[str]:
     elif result.diagnosis.stale and result.diagnosis.files:
         named.append(f"its diagnostics are stale: {result.diagnosis.stale}")
     return named
-
-
-def _texts(result: Result) -> Iterator[Temperature]:
-    shown = {
-        "distinct_2": ("distinct 2-grams", ".0%"),
-        "real_word_fraction": ("words in the train vocabulary", ".0%"),
-        "longest_copied_words": ("longest copied n-gram, words", ","),
-        "fill_accuracy": ("fill accuracy", ".0%"),
-    }
-    for row in result.diagnosis.files["samples"]["temperatures"]:
-        measures = ((head, show(row[key], form)) for key, (head, form) in shown.items() if row.get(key) is not None)
-        yield Temperature(float(row["temperature"]), tuple(measures), tuple(map(_spans, row["texts"])))
-
-
-def _spans(text: JsonObject) -> tuple[tuple[str, bool], ...]:
-    """The parts of a continued prompt, or of a text with filled masks."""
-    if "parts" in text:
-        return tuple((str(part["text"]), bool(part["filled"])) for part in text["parts"])
-    return ((str(text["prompt"]), False), (str(text["text"]), True))
 
 
 def lead(results: Results) -> str:
