@@ -142,7 +142,8 @@ def test_its_links_lead_somewhere() -> None:
 
 def test_its_figures_are_those_of_the_committed_metrics() -> None:
     measured = read(CHECKOUT)
-    missing = [f"{part}/{name}.json" for name in measured.variants for part in ("diagnostics", "perplexity", "samples")]
+    names = measured.results.params.variants
+    missing = [f"{part}/{name}.json" for name in names for part in ("diagnostics", "perplexity", "samples")]
     missing = [file for file in missing if not (CHECKOUT / "data/metrics" / file).is_file()]
     if missing:
         pytest.skip(f"data/metrics lacks what the stages diagnose@… write: {', '.join(missing)}")

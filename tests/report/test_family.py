@@ -7,7 +7,7 @@ import re
 from configs import CHECKOUT
 
 from recurlm.report import pages
-from recurlm.report.family import TITLES, speed
+from recurlm.report.page import environment
 from recurlm.variants import REGISTRY
 
 PAGE = (CHECKOUT / "docs/family.md").read_text(encoding="utf-8")
@@ -25,5 +25,7 @@ def test_every_cell_has_a_line_of_its_own() -> None:
 def test_measured_figures_stand_in_their_columns_and_dashes_where_there_are_none() -> None:
     trained = {"tokens_per_second": 9000.0, "matmul_fraction": 0.524, "step_over_forward": 19.6}
     generated = {"state_bytes": 4, "fp32_microseconds_per_token": 250.0, "int8_microseconds_per_token": 80.0}
-    assert speed(trained, generated) == ("52%", "20", "250", "4,000", "80", "12,500")
-    assert speed(None, None) == ("–",) * len(TITLES[5:])
+    content = {"variants": [], "benchmark": lambda name: {}}
+    speeds = environment(html=False).get_template("docs.j2").make_module(content).speeds
+    assert speeds(trained, generated) == "52% | 20 | 250 | 4,000 | 80 | 12,500"
+    assert speeds(None, None) == " | ".join("––––––")

@@ -6,15 +6,15 @@ margin named here; `does not hold`; and `not shown`, where the figures that it n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
 from recurlm.report.metrics import Metrics
-from recurlm.report.results import Result, Results
-from recurlm.report.tables import NONE, Table, rows_of
+from recurlm.report.results import JsonObject, Result, Results
+from recurlm.report.tables import NONE, Table, rows_of, show
 
 HOLDS, LITTLE, NOT, NOT_SHOWN = "holds", "by little", "does not hold", "not shown"
 FARTHER = 1.5  # times as far counts as a longer memory
@@ -44,13 +44,13 @@ class Claim:
         return (self.claim, self.measure, *shown, self.judge(values, metrics, results))
 
 
-def table(
-    results: Results, metrics: Metrics, timed: bool | None = None, more: tuple[tuple[str, ...], ...] = ()
-) -> Table:
-    """All claims; or only those whose figures are timings, or are not; and rows of other measurements."""
+def table(results: Results, metrics: Metrics, timed: bool | None = None, tasks: JsonObject | None = None) -> Table:
+    """All claims, or only those whose figures are timings, or are not; and by the figures of benchmarks/remember.py."""
     chosen = [claim for claim in CLAIMS if timed is None or claim.timed == timed]
     heads = ("claim", "measured as", *(result.name for result in results.variants), "verdict")
-    rows = [*(claim.row(results, metrics) for claim in chosen), *more]
+    rows = [claim.row(results, metrics) for claim in chosen]
+    if tasks:
+        rows.append(_remembered(tasks, results, metrics))
     return rows_of(heads, rows, words=2, caption="What the lesson claims")
 
 
@@ -89,19 +89,20 @@ def _gates_reach_farther(values: Values, metrics: Metrics, results: Results) -> 
     groups = _by_gates(values, metrics, results)
     ungated = groups.pop(0, [])
     gated = [value for group in groups.values() for value in group]
-    if not ungated or not gated:
+    return times_more([min(gated) / max(ungated)] if ungated and gated else [], FARTHER)
+
+
+def times_more(ratios: Iterable[float], margin: float) -> str:
+    """The verdict on how many times more there is of what the lesson says there is more of."""
+    least = min(ratios, default=None)
+    if least is None:
         return NOT_SHOWN
-    return reaches_farther(max(ungated), min(gated))
+    if least >= margin:
+        return HOLDS
+    return LITTLE if least > 1 else NOT  # ∞ / ∞ is no number, and not more than 1
 
 
-def reaches_farther(ungated: float, gated: float) -> str:
-    """The verdict on two distances."""
-    if gated <= ungated:
-        return NOT
-    return HOLDS if gated >= FARTHER * ungated else LITTLE
-
-
-def remembers_more(ungated: list[list[float]], gated: list[list[float]]) -> str:
+def _remembers_more(ungated: list[list[float]], gated: list[list[float]]) -> str:
     """Right answers by seed, without and with gates. It holds where every gated run beats every ungated one."""
     if not ungated or not gated:
         return NOT_SHOWN
@@ -118,17 +119,13 @@ def _number(metric: str, protocol: str, form: str = ",.0f") -> Callable[[Metrics
     return read
 
 
-def _faster(ratios: list[float]) -> str:
-    if not ratios:
-        return NOT_SHOWN
-    if min(ratios) <= 1:
-        return NOT
-    return HOLDS if min(ratios) >= FASTER else LITTLE
-
-
 def _more_gates_slower(values: Values, metrics: Metrics, results: Results) -> str:
-    groups = [group for _, group in sorted(_by_gates(values, metrics, results).items())]
-    return _faster([min(fewer) / max(more) for fewer, more in pairwise(groups)])
+    return _slower([group for _, group in sorted(_by_gates(values, metrics, results).items())])
+
+
+def _slower(groups: list[list[float]]) -> str:
+    """Speeds of groups with more and more gates."""
+    return times_more([min(fewer) / max(more) for fewer, more in pairwise(groups)], FASTER)
 
 
 def _two_directions_faster(values: Values, _: Metrics, results: Results) -> str:
@@ -136,7 +133,8 @@ def _two_directions_faster(values: Values, _: Metrics, results: Results) -> str:
     timed = [(values[each.name], each.model_config) for each in results.variants if each.name in values]
     both = [pair for pair in timed if pair[1]["bidirectional"]]
     one = [pair for pair in timed if not pair[1]["bidirectional"]]
-    return _faster([speed / other for speed, config in both for other, same in one if config["cell"] == same["cell"]])
+    ratios = [speed / other for speed, config in both for other, same in one if config["cell"] == same["cell"]]
+    return times_more(ratios, FASTER)
 
 
 def _best_losses(metrics: Metrics, result: Result) -> tuple[tuple[float, float], str] | None:
@@ -190,70 +188,85 @@ def _with_cache(metrics: Metrics, result: Result) -> tuple[tuple[float, float], 
     return None if without is None or cached is None else ((without, cached), f"{without:.1f} → {cached:.1f}")
 
 
-def by_comparison(found: dict[str, Any] | None, tasks: dict[str, Any] | None) -> Table:
+def spread(accuracies: list[float]) -> str:
+    """The mean, and the lowest and the highest where they differ from it."""
+    mean, lowest, highest = (show(each, ".0%") for each in (fmean(accuracies), min(accuracies), max(accuracies)))
+    return mean if lowest == highest else f"{mean} ({lowest.removesuffix(' %')}–{highest.removesuffix(' %')})"
+
+
+def _remembered(tasks: JsonObject, results: Results, metrics: Metrics) -> tuple[str, ...]:
+    """The claim on memory by the right answers after the longest delay that was trained with."""
+    delay, names = tasks["train_delay"], [result.name for result in results.variants]
+    answers = {
+        name: at["by_seed"]
+        for name, variant in tasks["variants"].items()
+        for at in variant["accuracy"]
+        if at["delay"] == delay
+    }
+    gates = {name: metrics.value(name, "gates", "lesson") for name in names}
+    ungated = [right for name, right in answers.items() if gates.get(name) == 0]
+    gated = [right for name, right in answers.items() if gates.get(name)]
+    measure = f"right answers after {delay} tokens of noise, mean (lowest–highest of the seeds)"
+    figures = (spread(answers[name]) if name in answers else NONE for name in names)
+    return (MEMORY, measure, *figures, _remembers_more(ungated, gated))
+
+
+def by_comparison(found: JsonObject | None, tasks: JsonObject | None) -> Table:
     """The claims that the comparison and the memory tasks bear on.
 
     Args:
         found: results.json of the comparison.
         tasks: figures of benchmarks/memory_tasks.py.
     """
-    names = ("rnn", "gru", "lstm", "transformer")
-    parts = {name: part for name, part in (found or {}).get("variants", {}).items() if name in names}
-    rows: list[tuple[str, ...]] = []
-
-    def row(claim: str, measure: str, values: Values, form: str, verdict: str) -> None:
-        rows.append(
-            (claim, measure, *(format(values[name], form) if name in values else NONE for name in names), verdict)
-        )
-
-    for task, claim in (("selective_copying", MEMORY), ("mqar", LONG)):
-        scores = {
-            name: each[task]["scores"][0]
-            for name, each in (tasks or {}).get("cells", {}).items()
-            if name in names and task in each
-        }
-        seeds = {name: at["by_seed"] for name, at in scores.items()}
-        more, fewer = (("gru", "lstm"), ("rnn",)) if claim == MEMORY else (("transformer",), names[:3])
-        verdict = remembers_more(
-            [seeds[name] for name in fewer if name in seeds], [seeds[name] for name in more if name in seeds]
-        )
-        if any(len(each) < 2 for each in seeds.values()):
-            verdict = NOT_SHOWN  # by one seed nothing is said
-        length = f" at length {next(iter(scores.values()))['length']}" if scores else ""
-        measure = f"{task.replace('_', ' ')}, score{length}: 0 is guessing, 1 is no error"
-        row(claim, measure, {name: fmean(each) for name, each in seeds.items()}, ".2f", verdict)
-    for key, measure in (
-        ("training_tokens_per_second", "training, tokens/s"),
-        ("generation_us_int8", "generation in int8, tokens/s"),
-    ):
-        speeds = {name: part["speed"][key] for name, part in parts.items()}
-        speeds = speeds if key.startswith("training") else {name: 1e6 / value for name, value in speeds.items()}
-        gates = [speeds[name] for name in names[:3] if name in speeds]
-        row(
-            SLOWER,
-            measure,
-            speeds,
-            ",.0f",
-            _faster([fewer / more for fewer, more in pairwise(gates)]) if len(gates) == 3 else NOT_SHOWN,
-        )
+    parts = {name: part for name, part in (found or {}).get("variants", {}).items() if name in COMPARED}
+    training = {name: part["speed"]["training_tokens_per_second"] for name, part in parts.items()}
+    generation = {name: 1e6 / part["speed"]["generation_us_int8"] for name, part in parts.items()}
     dropout = {name: part["settings"]["dropout"] for name, part in parts.items()}
-    row(
-        "dropout helps against overfitting",
-        "dropout of the best trial; trials differ in four other settings too",
-        dropout,
-        ".2f",
-        NOT_SHOWN,
-    )
     losses = {name: part["nats_per_token"] for name, part in parts.items()}
-    said = ((parts.get("transformer") or {}).get("against_reference") or {}).get("verdict", NOT_SHOWN)
-    verdict = {"better": HOLDS, "worse": NOT}.get(said, NOT_SHOWN)
-    row(LONG, "test loss at equal tokens, nats a token", losses, ".3f", verdict)
-    return rows_of(("claim", "measured as", *names, "verdict"), rows, words=2, caption="The claims, by this evidence")
+    said = (parts.get("transformer", {}).get("against_reference") or {}).get("verdict")
+    trials = "dropout of the best trial; trials differ in four other settings too"
+    rows = [
+        _of_task(tasks, "selective_copying", MEMORY, fewer=("rnn",), more=("gru", "lstm")),
+        _of_task(tasks, "mqar", LONG, fewer=LEFT_TO_RIGHT, more=("transformer",)),
+        (SLOWER, "training, tokens/s", training, ",.0f", _by_cell(training)),
+        (SLOWER, "generation in int8, tokens/s", generation, ",.0f", _by_cell(generation)),
+        (OVERFITTING, trials, dropout, ".2f", NOT_SHOWN),
+        (LONG, "test loss at equal tokens, nats a token", losses, ".3f", VERDICTS.get(said, NOT_SHOWN)),
+    ]
+    shown = [
+        (claim, measure, *(show(values.get(name), form) for name in COMPARED), verdict)
+        for claim, measure, values, form, verdict in rows
+    ]
+    return rows_of(
+        ("claim", "measured as", *COMPARED, "verdict"), shown, words=2, caption="The claims, by this evidence"
+    )
 
 
+def _of_task(
+    tasks: JsonObject | None, task: str, claim: str, fewer: tuple[str, ...], more: tuple[str, ...]
+) -> tuple[str, str, dict[str, float], str, str]:
+    cells = {name: cell for name, cell in (tasks or {}).get("cells", {}).items() if name in COMPARED and task in cell}
+    scores = {name: cell[task]["scores"][0] for name, cell in cells.items()}
+    seeds = {name: at["by_seed"] for name, at in scores.items()}
+    verdict = _remembers_more(*([seeds[name] for name in names if name in seeds] for names in (fewer, more)))
+    if any(len(each) < 2 for each in seeds.values()):
+        verdict = NOT_SHOWN  # by one seed nothing is said
+    length = "".join(f" at length {at['length']}" for at in list(scores.values())[:1])
+    measure = f"{task.replace('_', ' ')}, score{length}: 0 is guessing, 1 is no error"
+    return claim, measure, {name: fmean(each) for name, each in seeds.items()}, ".2f", verdict
+
+
+def _by_cell(speeds: dict[str, float]) -> str:
+    groups = [[speeds[name]] for name in LEFT_TO_RIGHT if name in speeds]
+    return _slower(groups) if len(groups) == len(LEFT_TO_RIGHT) else NOT_SHOWN
+
+
+LEFT_TO_RIGHT = ("rnn", "gru", "lstm")  # by the number of gates
+COMPARED = (*LEFT_TO_RIGHT, "transformer")
+VERDICTS = {"better": HOLDS, "worse": NOT}
 STEPS = _reach("gradient_vanished_at_after_training", "after training")
 VANISHED = "steps back from which on the gradient is below 1 % of that one step back, after training"
-MEMORY, SLOWER = "gates keep a memory longer", "more gates, slower"
+MEMORY, SLOWER, OVERFITTING = "gates keep a memory longer", "more gates, slower", "dropout helps against overfitting"
 DROPOUT = "best validation loss of the short runs, without → with"
 ONE_DIRECTION = "training, tokens/s, against the same cell left to right"
 LONG = "long sequences need something else"
@@ -267,7 +280,7 @@ CLAIMS = (
     Claim(MEMORY, "effective context, tokens", CONTEXT, _gates_reach_farther),
     Claim(SLOWER, "training, tokens/s", TRAINING, _more_gates_slower, timed=True),
     Claim(SLOWER, "generation, tokens/s", GENERATION, _more_gates_slower, timed=True),
-    Claim("dropout helps against overfitting", DROPOUT, _best_losses, _lower_everywhere),
+    Claim(OVERFITTING, DROPOUT, _best_losses, _lower_everywhere),
     Claim("bidirectional doubles the output", OUTPUT, _output, _doubled),
     Claim("bidirectional trains faster", ONE_DIRECTION, TRAINING, _two_directions_faster, timed=True),
     Claim(LONG, GROWTH, EXPONENT, _cost_grows, timed=True),

@@ -42,6 +42,7 @@ def environment(html: bool) -> Environment:
         "json": in_json,
         "markdown": markdown,
         "md": escape_markdown,
+        "spread": claims.spread,
         "show": lambda value, form=",": show(None if isinstance(value, Undefined) else value, form),
     }
     made.globals["table"] = lambda head, frame, columns, caption="": grid(

@@ -1,4 +1,4 @@
-"""The tables of the report's page from the table of metrics: as data frames, whose columns report.j2 names and formats."""
+"""The tables of the report's page, as data frames from the table of metrics; report.j2 names their columns."""
 
 from __future__ import annotations
 

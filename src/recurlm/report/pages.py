@@ -130,7 +130,7 @@ def _incomplete(measured: Measured) -> list[str]:
 def made_from(root: Path, measured: Measured) -> dict[str, str]:
     """Path of each model and its bundles → DVC's hash of it in dvc.lock."""
     lock = Lock(root)
-    names = [f"{stage}@{variant}" for variant in measured.variants for stage in ("train", "verify")]
+    names = [f"{stage}@{variant}" for variant in measured.results.params.variants for stage in ("train", "verify")]
     return {
         path: md5
         for name in names
