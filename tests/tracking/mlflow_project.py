@@ -66,8 +66,7 @@ def versions(root: Path) -> dict[str, list[tuple[str, str]]]:
     with store.find(root).connected() as client:
         return {
             model.name: [
-                tuple(re.match(r"(\S+) in (\w+),", each.description).groups())
-                for each in versions_of(client, model.name)
+                tuple(re.match(r"(\S+) in (\w+),", each.description).groups()) for each in versions_of(model.name)
             ]
             for model in client.search_registered_models()
         }

@@ -256,4 +256,4 @@ def test_a_server_that_dies_in_the_middle_gets_the_rest_later_and_nothing_twice(
         experiment = client.get_experiment_by_name("relayed")
         found = client.search_runs([experiment.experiment_id])
         assert sorted(run.info.run_name for run in found) == ["pipeline, bpe 300, 1 epoch", "rnn"]
-        assert [len(versions_of(client, name)) for name in ("relayed", "relayed-rnn")] == [1, 1]
+        assert [len(versions_of(name)) for name in ("relayed", "relayed-rnn")] == [1, 1]

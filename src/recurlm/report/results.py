@@ -77,6 +77,11 @@ class BundleResult:
     def verified(self) -> bool:
         return self.verification.get("verified") is True
 
+    @property
+    def key(self) -> str:
+        """The sha256 of bundle.json, which holds those of all its files."""
+        return sha256_of(self.folder / "bundle.json")
+
 
 @dataclass(frozen=True)
 class Diagnosis:

@@ -9,11 +9,11 @@ import logging
 import os
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from recurlm.errors import InputError
@@ -159,17 +159,6 @@ def user() -> str:
 def without_password(uri: str) -> str:
     host = urlsplit(uri).netloc
     return uri.replace(host, host.rpartition("@")[2]) if host else uri
-
-
-def all_pages(search: Callable[[str | None], Any]) -> list[Any]:
-    """All results of a paginated search."""
-    results, token = [], None
-    while True:
-        page = search(token)
-        results += page
-        token = page.token
-        if not token:
-            return results
 
 
 def open_experiment(client: MlflowClient, store: Store, name: str) -> str:

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus, Metric, Run, RunTag
 
@@ -24,12 +25,12 @@ from recurlm.report.metrics import read_metrics
 from recurlm.report.page_tables import comparison
 from recurlm.report.results import Result, Results, best, load_results
 from recurlm.report.tables import markdown
-from recurlm.tracking import describe, registry, store, view
+from recurlm.tracking import describe, store, view
 from recurlm.tracking.describe import PARENT, Training
 from recurlm.tracking.lease import leased
 from recurlm.tracking.live import TRAINING
 from recurlm.tracking.pyfunc_model import verified_description
-from recurlm.tracking.registry import bundle_keys
+from recurlm.tracking.registry import Registry
 from recurlm.tracking.store import KEY, Store
 
 STATE = "recurlm.state"  # tag of a pipeline's run: a hash of the runs and of the report that it shows
@@ -84,9 +85,11 @@ class Plan:
     @cached_property
     def versions(self) -> dict[str, list[str]]:
         """Registered model → keys of its versions."""
-        versions = {f"{self.experiment}-{result.name}": bundle_keys(result) for result in self.complete}
+        versions = {
+            f"{self.experiment}-{result.name}": [bundle.key for bundle in result.bundles] for result in self.complete
+        }
         champion = best(self.complete)
-        return versions | ({self.experiment: bundle_keys(champion)[:1]} if champion else {})
+        return versions | ({self.experiment: [champion.bundle.key]} if champion else {})
 
     @cached_property
     def pipeline_key(self) -> str:
@@ -109,19 +112,21 @@ def _hash(parts: Any) -> str:
 
 def _log(client: MlflowClient, place: Store, root: Path, plan: Plan) -> list[str]:
     experiment = store.open_experiment(client, place, plan.experiment)
-    logger = _Logger(client, experiment, root, plan)
+    registry = Registry(client, place, experiment, plan.results)
+    logger = _Logger(registry, root, plan)
     messages = [f"logged {result.name}" for result in plan.complete if logger.result(result)]
     logger.pipeline()
     view.lay_out(client, experiment)
-    return messages + registry.register(client, place, experiment, plan.results, plan.versions, logger.ids)
+    return messages + registry.register(plan.versions, logger.ids)
 
 
 class _Logger:
     """Logs into one experiment."""
 
-    def __init__(self, client: MlflowClient, experiment: str, root: Path, plan: Plan) -> None:
-        self.client, self.experiment, self.root, self.plan = client, experiment, root, plan
-        self.runs = store.all_pages(lambda token: client.search_runs([experiment], page_token=token))
+    def __init__(self, registry: Registry, root: Path, plan: Plan) -> None:
+        self.registry, self.root, self.plan = registry, root, plan
+        self.client, self.experiment = registry.client, registry.experiment
+        self.runs = mlflow.search_runs([self.experiment], output_format="list")
         self.ids: dict[str, str] = {}  # variant → its run
         self.trainings: dict[str, Training] = {}
 
@@ -168,10 +173,7 @@ class _Logger:
         self.client.log_inputs(run, list(texts.values()))
         for folder, file in describe.files(self.root, result):
             self.client.log_artifact(run, str(file), folder)
-        logged_models = [
-            registry.model_for(self.client, self.experiment, run, self.plan.results, result, *bundle)
-            for bundle in zip(result.bundles, bundle_keys(result), strict=True)
-        ]
+        logged_models = [self.registry.model_for(run, result, bundle) for bundle in result.bundles]
         final = describe.final_metrics(result, training.end, logged_models[0], texts)
         for metrics in _batches([*training.metrics, *final], 1000):
             self.client.log_batch(run, metrics=metrics)
