@@ -16,7 +16,7 @@ from fabricated_results import VARIANTS, write_results
 from recurlm import config
 from recurlm.report import page
 from recurlm.report.build import build
-from recurlm.report.heat_map import EMPTY, HeatMap, StateTrace, TokenTrace
+from recurlm.report.heat_map import HeatMap, StateTrace, TokenTrace
 from recurlm.report.metrics import read_metrics
 from recurlm.report.results import DIAGNOSTIC_FILES, load_results
 
@@ -26,6 +26,7 @@ PARTS = {
     "samples": ("Temperature",),
     "timings": ("Speed by length",),
 }
+EMPTY = HeatMap()
 
 
 class Part(NamedTuple):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,43 +54,42 @@ class TokenTrace:
 class HeatMap:
     """The tokens as text, one trace per variant, and the problems of variants without one."""
 
-    tokens: list[str]
-    split: str
-    offset: int  # of the first token in its document
-    traces: list[TokenTrace]
-    problems: list[str]
-
-
-EMPTY = HeatMap([], "validation", 0, [], [])
+    tokens: list[str] = field(default_factory=list)
+    split: str = "validation"
+    offset: int = 0  # of the first token in its document
+    traces: list[TokenTrace] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
 
 def read(root: Path, results: Results) -> HeatMap:
     """The heat map of one passage of the validation split, by each variant's bundle of highest precision."""
-    bundles: list[tuple[Result, Bundle]] = []
-    problems = []
-    vocabulary = results.tokens.get("tokenizer_sha256")
-    for result in results.variants:
+    problems: list[str] = []
+
+    def attempted(name: str, make: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            bundle = Bundle.open(result.bundle.folder)
-            if result.bundle.description.get("tokenizer_sha256") != vocabulary:
-                raise InputError("its bundle has another vocabulary than data/tokens: export it again")
-            bundles.append((result, bundle))
-        except InputError as error:
-            problems.append(f"{result.name}: {error}".replace(f"{root}/", ""))
-    try:
-        tokens = _passage(root / "data/tokens")
-    except (InputError, KeyError) as error:
-        return HeatMap([], "validation", 0, [], [f"data/tokens: {error}".replace(f"{root}/", ""), *problems])
+            return make(*arguments)
+        except (InputError, KeyError) as error:
+            problems.append(f"{name}: {error}".replace(f"{root}/", ""))
+            return None
+
+    tokens = attempted("data/tokens", _passage, root / "data/tokens")
+    vocabulary = results.tokens.get("tokenizer_sha256")
+    opened = [(result, attempted(result.name, _bundle, result, vocabulary)) for result in results.variants]
+    bundles = [(result, bundle) for result, bundle in opened if bundle]
+    if tokens is None:
+        return HeatMap(problems=problems)
     first = _line_start(bundles[0][1], tokens, max(1, min(CONTEXT, len(tokens) - SHOWN))) if bundles else 1
     shown = slice(first, min(first + SHOWN, len(tokens)))
-    traces = []
-    for result, bundle in bundles:
-        try:
-            traces.append(_trace(result, bundle, tokens, shown))
-        except InputError as error:
-            problems.append(f"{result.name}: {error}".replace(f"{root}/", ""))
-    texts = _texts(bundles[0][1], tokens, shown) if traces else []
-    return HeatMap(texts, "validation", first, traces, problems)
+    traces = [attempted(result.name, _trace, result, bundle, tokens, shown) for result, bundle in bundles]
+    traces = [trace for trace in traces if trace]
+    return HeatMap(_texts(bundles[0][1], tokens, shown) if traces else [], "validation", first, traces, problems)
+
+
+def _bundle(result: Result, vocabulary: str | None) -> Bundle:
+    bundle = Bundle.open(result.bundle.folder)
+    if result.bundle.description.get("tokenizer_sha256") != vocabulary:
+        raise InputError("its bundle has another vocabulary than data/tokens: export it again")
+    return bundle
 
 
 def _passage(folder: Path) -> list[int]:
@@ -176,18 +175,8 @@ def quantize_state(name: str, values: Any) -> StateTrace:
     values = values[:, :LARGEST_STATE]
     scale = float(np.abs(values).max()) or 1.0
     levels = np.rint(values / scale * LEVELS).astype(np.int8)
-    return StateTrace(
-        name=name,
-        units=values.shape[1],
-        scale=round(scale, 4),
-        values=base64.b64encode(levels.tobytes()).decode(),
-        suggested=_slow_units(values),
-    )
-
-
-def _slow_units(values: Any) -> list[int]:
-    """Units with a large spread over the text and small steps from token to token."""
     spread = values.std(axis=0)
     change = np.abs(np.diff(values, axis=0)).mean(axis=0) if len(values) > 1 else spread
-    order = np.argsort(-(spread**2) / (change + 0.05), kind="stable")
-    return [int(unit) for unit in order[:SUGGESTED]]
+    slow = np.argsort(-(spread**2) / (change + 0.05), kind="stable")
+    packed = base64.b64encode(levels.tobytes()).decode()
+    return StateTrace(name, values.shape[1], round(scale, 4), packed, slow[:SUGGESTED].tolist())

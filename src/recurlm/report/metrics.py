@@ -26,6 +26,7 @@ COLUMNS = ["variant", "objective", "split", "protocol", "metric", "at", "value",
 WRONG_SHAPE = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError)
 ADAPTIVE = ("neural_cache", "dynamic_evaluation")
 Row = dict[str, Any]
+Names = str | Iterable[str]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Metrics:
     table: pd.DataFrame
     gaps: dict[str, tuple[str, ...]]  # key of `DIAGNOSES` → "lstm: data/metrics/… is missing"
 
-    def rows(self, protocol: str | Iterable[str], metric: str | Iterable[str] | None = None, **more: Any) -> Any:
+    def rows(self, protocol: Names, metric: Names | None = None, **more: Any) -> Any:
         """The rows of a protocol or of several, as a data frame; `more` names another column and its value."""
         found = self.table[self.table["protocol"].isin(_listed(protocol))]
         if metric is not None:
@@ -44,9 +45,7 @@ class Metrics:
             found = found[found[column] == value]
         return found
 
-    def wide(
-        self, protocol: str | Iterable[str], index: str | list[str] = "variant", values: str = "value", **more: Any
-    ) -> pd.DataFrame:
+    def wide(self, protocol: Names, index: Names = "variant", values: str = "value", **more: Any) -> pd.DataFrame:
         """The single numbers of a protocol: a row a variant (or a combination of `index`) and a column a metric."""
         found = self.rows(protocol, **more)
         return pivoted(found[found["at"].isna()], index, values)
@@ -71,15 +70,14 @@ class Metrics:
         return (float(bounds["low"].iloc[0]), float(bounds["high"].iloc[0])) if len(bounds) else None
 
 
-def pivoted(rows: pd.DataFrame, index: str | list[str], values: str = "value") -> pd.DataFrame:
+def pivoted(rows: pd.DataFrame, index: Names, values: str = "value") -> pd.DataFrame:
     """A column a metric, and rows in the order of the table; what was measured twice is there once."""
-    order = rows[index].drop_duplicates()
-    keys = [index] if isinstance(index, str) else index
-    frame = rows.drop_duplicates([*keys, "metric"]).pivot(index=index, columns="metric", values=values)
-    return frame.reindex(order if isinstance(index, str) else pd.MultiIndex.from_frame(order))
+    keys = _listed(index)
+    rows = rows.drop_duplicates([*keys, "metric"])
+    return rows.pivot(index=index, columns="metric", values=values).reindex(rows.set_index(keys).index.unique())
 
 
-def _listed(values: str | Iterable[str]) -> list[str]:
+def _listed(values: Names) -> list[str]:
     return [values] if isinstance(values, str) else list(values)
 
 
@@ -112,20 +110,11 @@ def _numbers(block: JsonObject | None, split: str, protocol: str, intervals: Jso
     """A row for each number of a JSON object."""
     for metric, value in (block or {}).items():
         if isinstance(value, int | float):
-            low, high = (intervals or {}).get(metric) or (None, None)
-            yield _row(split, protocol, metric, float(value), low=low, high=high)
+            yield _row(split, protocol, metric, float(value), interval=(intervals or {}).get(metric))
 
 
-def _row(
-    split: str,
-    protocol: str,
-    metric: str,
-    value: Any,
-    at: float | None = None,
-    low: float | None = None,
-    high: float | None = None,
-) -> Row:
-    return dict(zip(COLUMNS[2:], (split, protocol, metric, at, value, low, high), strict=True))
+def _row(split: str, protocol: str, metric: str, value: Any, at: Any = None, interval: Any = None) -> Row:
+    return dict(zip(COLUMNS[2:], (split, protocol, metric, at, value, *(interval or (None, None))), strict=True))
 
 
 def _stages(result: Result) -> Iterator[Row]:
@@ -133,8 +122,7 @@ def _stages(result: Result) -> Iterator[Row]:
     for split in ("validation", "test"):
         yield from _numbers(result.metrics.get(split), split, "evaluate")
     sizes = {"parameters": result.parameters, "bundle_bytes": result.bundle.verification.get("bundle_bytes")}
-    yield from _numbers(sizes, "", "model")
-    yield from _numbers({"gates": result.model.get("gates")}, "", "model")
+    yield from _numbers(sizes | {"gates": result.model.get("gates")}, "", "model")
     yield from _numbers(result.training_timings, "", "train")
     for bundle in result.bundles:
         yield from _numbers(bundle.verification, "test", bundle.precision)
@@ -164,12 +152,11 @@ def _perplexity(result: Result, scores: JsonObject) -> Iterator[Row]:
 def _breakdown(result: Result, scores: JsonObject) -> Iterator[Row]:
     for protocol, bins in (("position", scores["by_position"]), ("frequency", scores["by_frequency"])):
         for each in bins or ():
-            metric = result.objective.metric("nats_per_token")
-            low, high = each["interval_over_windows"] or (None, None)
+            metric, interval = result.objective.metric("nats_per_token"), each["interval_over_windows"]
             # A position stands at the geometric mean of its bin, a frequency at the lower end.
             at = (each["from"] * each["to"]) ** 0.5 if protocol == "position" else each["from"]
             if each[metric] is not None:
-                yield _row("test", protocol, metric, each[metric], at, low, high)
+                yield _row("test", protocol, metric, each[metric], at, interval)
 
 
 def _lesson(_: Result, content: JsonObject) -> Iterator[Row]:
@@ -191,8 +178,9 @@ def _context(_: Result, content: JsonObject) -> Iterator[Row]:
     yield from _numbers(context, "validation", "context")
     for protocol, key in (("cut", "cut"), ("shuffled", "shuffled_beyond"), ("thinned out", "dropped_beyond")):
         for each in context[key] if context else ():
-            low, high = each["increase_interval"] or (None, None)
-            yield _row("validation", protocol, "increase", float(each["increase"]), each["k"], low, high)
+            yield _row(
+                "validation", protocol, "increase", float(each["increase"]), each["k"], each["increase_interval"]
+            )
 
 
 def _gates(_: Result, content: JsonObject) -> Iterator[Row]:
