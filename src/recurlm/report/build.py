@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from recurlm import config
-from recurlm.report import heat_map, page, samples
+from recurlm.report import charts, heat_map, page, samples
 from recurlm.report.drawing import svg
 from recurlm.report.metrics import ADAPTIVE, Metrics, pivoted, read_metrics
 from recurlm.report.results import Results, load_results
@@ -23,7 +23,7 @@ def build(root: Path) -> None:
     """Write the report of the results under `root`."""
     results = load_results(root, config.load(root / "params.yaml"))
     metrics = read_metrics(results)
-    drawn, tokens = samples.draw(results), heat_map.read(root, results)
+    drawn, tokens = tuple(samples.draw(results)), heat_map.read(root, results)
     content, lead = page.context(results, metrics, drawn, tokens), page.lead(results)
     texts = {
         "report.md": page.as_markdown(lead, content),
@@ -50,11 +50,10 @@ def _dvc_tables(results: Results, metrics: Metrics) -> dict[str, pd.DataFrame]:
         for each in results.variants
     ]
     losses = [*HEAD, "step", "tokens", "train_loss", "validation_loss"]
-    norms = pivoted(
-        metrics.rows(("before training", "after training"), ("state_mean", "input_mean")), [*HEAD, "protocol", "at"]
-    )
+    norms = metrics.rows(charts.MOMENTS, ("state_mean", "input_mean"))
     names = {"protocol": "moment", "at": "k", "state_mean": "state_norm", "input_mean": "input_norm"}
-    flow = norms.reindex(columns=["state_mean", "input_mean"]).reset_index().rename(columns=names)
+    flow = pivoted(norms, [*HEAD, "protocol", "at"]).reindex(columns=["state_mean", "input_mean"])
+    flow = flow.reset_index().rename(columns=names)
     cut = metrics.rows("cut", "increase").rename(columns={"at": "k", "value": "increase"})
     return {
         "curves.csv": pd.concat(curves).dropna(subset="validation_loss")[losses],

@@ -231,7 +231,7 @@ def by_comparison(found: JsonObject | None, tasks: JsonObject | None) -> Table:
         (SLOWER, "training, tokens/s", training, ",.0f", _by_cell(training)),
         (SLOWER, "generation in int8, tokens/s", generation, ",.0f", _by_cell(generation)),
         (OVERFITTING, trials, dropout, ".2f", NOT_SHOWN),
-        (LONG, "test loss at equal tokens, nats a token", losses, ".3f", VERDICTS.get(said, NOT_SHOWN)),
+        (LONG, "test loss at equal tokens, nats a token", losses, ".3f", VERDICTS.get(said or "", NOT_SHOWN)),
     ]
     shown = [
         (claim, measure, *(show(values.get(name), form) for name in COMPARED), verdict)

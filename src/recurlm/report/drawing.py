@@ -84,17 +84,12 @@ def dash(field: str, meanings: tuple[str, str]) -> alt.StrokeDash:
 
 
 def lines(
-    frame: pd.DataFrame,
-    palette: Palette,
-    x: alt.X,
-    y: alt.Y,
-    tooltip: list[str | alt.Tooltip],
-    dashes: alt.StrokeDash | None = None,
+    frame: pd.DataFrame, palette: Palette, x: alt.X, y: alt.Y, tooltip: list[str | alt.Tooltip], *dashes: alt.StrokeDash
 ) -> alt.Chart:
     """A line a variant, with its shape at each row."""
-    chart = base(frame).encode(x, y, palette.colour(frame), palette.shape(frame), tooltip=["variant:N", *tooltip])
-    drawn: alt.Chart = (chart.encode(dashes) if dashes else chart).mark_line(point=POINTS, strokeWidth=2)
-    return drawn
+    encodings = (x, y, palette.colour(frame), palette.shape(frame), *dashes)
+    drawn: alt.Chart = base(frame).mark_line(point=POINTS, strokeWidth=2)
+    return drawn.encode(*encodings, tooltip=["variant:N", *tooltip])
 
 
 def by_objective(frame: pd.DataFrame) -> Iterator[tuple[Objective, pd.DataFrame]]:
@@ -107,14 +102,9 @@ def by_objective(frame: pd.DataFrame) -> Iterator[tuple[Objective, pd.DataFrame]
 
 def base(frame: pd.DataFrame) -> alt.Chart:
     """A chart of the rows, rounded to five digits, of the variants that are not switched off."""
-    rows = [
-        {key: _rounded(value) for key, value in row.items() if not pd.isna(value)} for row in frame.to_dict("records")
-    ]
+    rounded = frame.map(lambda value: float(f"{value:.5g}") if isinstance(value, float) else value)
+    rows = [{key: value for key, value in row.items() if not pd.isna(value)} for row in rounded.to_dict("records")]
     return alt.Chart(alt.InlineData(values=rows)).transform_filter("indexof(off, datum.variant) < 0")
-
-
-def _rounded(value: Any) -> Any:
-    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def finish(chart: alt.Chart | alt.LayerChart, height: int = HEIGHT) -> dict[str, Any]:

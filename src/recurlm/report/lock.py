@@ -52,8 +52,10 @@ class Lock:
         if stage == "tokenize":
             yield from self._initial_model()
         for name, value in self._locked_params(stage).items():
-            for key in differing(name, value, _look_up(self._params, name)):
-                yield f"{stage} ran with another {key} than params.yaml has"
+            locked, present = dict(flat({name: value})), dict(flat({name: _look_up(self._params, name)}))
+            for key in locked | present:
+                if _plain(locked.get(key, MISSING)) != _plain(present.get(key, MISSING)):
+                    yield f"{stage} ran with another {key} than params.yaml has"
         for path, md5 in self._files(stage, "deps"):
             if path in written and written[path][0] != md5:
                 yield f"{stage} read another {path} than {written[path][1]} wrote last"
@@ -64,10 +66,8 @@ class Lock:
 
     def _initial_model(self) -> Iterator[str]:
         """DVC does not watch the folder of train.init_from."""
-        folder, manifest = (
-            self._locked_params("tokenize").get("train.init_from"),
-            self.root / "data/tokens/manifest.json",
-        )
+        folder = self._locked_params("tokenize").get("train.init_from")
+        manifest = self.root / "data/tokens/manifest.json"
         if folder is None or not manifest.is_file() or not (self.root / folder / "model.json").is_file():
             return
         earlier = read_json(manifest).get("init_from") or {}
@@ -83,13 +83,13 @@ class Lock:
                 yield file["path"], file["md5"]
 
 
-def differing(name: str, locked: Any, present: Any) -> Iterator[str]:
-    """The parameters of a section whose values are not those that were locked."""
-    if isinstance(locked, dict) and isinstance(present, dict):
-        for key in locked | present:
-            yield from differing(f"{name}.{key}", locked.get(key, MISSING), present.get(key, MISSING))
-    elif _plain(locked) != _plain(present):
-        yield name
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(name, value) of all leaves, with nested names joined by dots."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _plain(value: Any) -> Any:

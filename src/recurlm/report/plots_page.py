@@ -9,26 +9,13 @@ import sys
 from pathlib import Path
 
 from recurlm.errors import InputError, exit_cleanly
-from recurlm.report.page import vega
+from recurlm.report.page import environment, vega
 from recurlm.storage import whole_file
 
 
 def template() -> str:
     """The template: DVC puts the plots at `{plot_divs}`."""
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-{{refresh_tag}}
-<link rel="icon" href="data:,">
-<title>DVC plots</title>
-<script>{vega()}</script>
-</head>
-<body>
-{{plot_divs}}
-</body>
-</html>
-"""
+    return environment(html=True).get_template("plots.html.j2").render(vega=vega())
 
 
 def main() -> None:

@@ -26,19 +26,15 @@ class Sample:
         return f"{self.prompt}\n\n→ {self.text}" if self.filled else self.prompt + self.text
 
 
-def draw(results: Results) -> tuple[Sample, ...]:
+def draw(results: Results) -> Iterator[Sample]:
     """One sample of each variant that has a bundle."""
-    return tuple(_draw(results))
-
-
-def _draw(results: Results) -> Iterator[Sample]:
     settings = results.params.report
     drawing = settings.model_dump(include={"max_new_tokens", "temperature", "top_k", "top_p", "seed"})
     for result in results.variants:
         folder, fills = result.bundle.folder, result.objective.pseudo
-        prompt = settings.fill_text if fills else settings.prompt
         if not result.bundle.description:
             continue
+        prompt = settings.fill_text if fills else settings.prompt
         try:
             if fills:
                 text = Filler.from_bundle(folder).fill(prompt)

@@ -15,6 +15,7 @@ from typing import Any
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
 from recurlm.report.drawing import COLOURS
+from recurlm.report.lock import flat
 from recurlm.report.results import Result, Results
 from recurlm.tracking.live import TRAINING, metrics_of
 from recurlm.tracking.store import KEY
@@ -209,12 +210,3 @@ def _git(root: Path, *arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.rstrip()
     except (OSError, subprocess.CalledProcessError):
         return ""
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(name, value) of all leaves, with nested names joined by dots."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
