@@ -53,6 +53,10 @@ class Palette:
         """What is drawn of the rows, finished; `more` are fields of a `Chart`."""
         return Chart(caption, finish(chart, height), self.drawn(frame), **more)
 
+    @property
+    def colours(self) -> dict[str, str]:
+        return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(self.names)}
+
     def drawn(self, frame: pd.DataFrame) -> tuple[str, ...]:
         """The variants that have rows."""
         return tuple(name for name in self.names if name in set(frame["variant"]))

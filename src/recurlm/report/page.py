@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Undefined
 from markupsafe import Markup
 
 from recurlm.report import charts, claims, page_tables
-from recurlm.report.drawing import COLOURS, INK, VEGA_LITE, Chart, Palette, config
+from recurlm.report.drawing import INK, VEGA_LITE, Chart, Palette, config
 from recurlm.report.heat_map import FILE as HEAT_MAP
 from recurlm.report.heat_map import HeatMap
 from recurlm.report.metrics import Metrics
@@ -87,8 +87,7 @@ def palette_of(results: Results) -> Palette:
 
 def legend(palette: Palette) -> dict[str, Any]:
     """What html.j2 knows of the variants."""
-    colours = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(palette.names)}
-    return {"colours": colours, "cloze": palette.cloze, "none_text": NONE}
+    return {"colours": palette.colours, "cloze": palette.cloze, "none_text": NONE}
 
 
 def draw(results: Results, metrics: Metrics, palette: Palette) -> dict[str, tuple[Chart, ...]]:

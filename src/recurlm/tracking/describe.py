@@ -7,15 +7,15 @@ import math
 import os
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
-from recurlm.report.drawing import COLOURS
 from recurlm.report.lock import flat
+from recurlm.report.page import palette_of
 from recurlm.report.results import Result, Results
 from recurlm.tracking.live import TRAINING, metrics_of
 from recurlm.tracking.store import KEY
@@ -44,22 +44,18 @@ class Training:
         if lines and result.training_timings.get("run_key") == lines[0]["key"]:
             metrics = tuple(Metric(*each) for each in metrics_of(lines[1:]))
             return cls(lines[0]["id"], lines[0]["time"], lines[-1]["time"], metrics)
-        now = int(time.time() * 1000)
-        return cls("", now, now, tuple(Metric(name, value, now, step) for name, step, value in _curve(result)))
-
-
-def _curve(result: Result) -> Iterator[tuple[str, int, float]]:
-    """(name, step, value) of the metrics along the learning curve."""
-    metric = result.objective.metric
-    for point in result.curve.itertuples():
-        named = {
-            metric("train_loss"): point.train_loss,
-            metric("validation_loss"): point.validation_loss,
-            metric("validation_perplexity"): math.exp(point.validation_loss),
-            "learning_rate": point.learning_rate,
-            "training_tokens": float(point.tokens),
-        }
-        yield from ((name, point.step, value) for name, value in named.items())
+        now, metric = int(time.time() * 1000), result.objective.metric
+        curve = pd.DataFrame(
+            {
+                metric("train_loss"): result.curve["train_loss"],
+                metric("validation_loss"): result.curve["validation_loss"],
+                metric("validation_perplexity"): result.curve["validation_loss"].map(math.exp),
+                "learning_rate": result.curve["learning_rate"],
+                "training_tokens": result.curve["tokens"].astype(float),
+            }
+        ).set_axis(result.curve["step"])
+        values = [(name, value, step) for step, row in curve.to_dict("index").items() for name, value in row.items()]
+        return cls("", now, now, tuple(Metric(name, value, now, step) for name, value, step in values))
 
 
 def datasets(results: Results) -> dict[str, DatasetInput]:
@@ -105,17 +101,16 @@ def note(result: Result) -> str:
     return "\n".join(rows)
 
 
-def files(root: Path, result: Result) -> Iterator[tuple[str, Path]]:
+def files(root: Path, result: Result) -> list[tuple[str, Path]]:
     """(artifact folder, file) of the run's small files; the bundles are in its logged models."""
-    yield "", root / "data/models" / result.name / "curve.csv"
-    for bundle in result.bundles:
-        yield f"bundles/{bundle.precision}", bundle.folder / "bundle.json"
-    sample = root / REPORT / "samples" / f"{result.name}.txt"
-    if sample.is_file():
-        yield "sample", sample
-    curves = root / REPORT / f"curves{'-cloze' if result.objective.pseudo else ''}.svg"
-    if curves.is_file():
-        yield "plots", curves
+    report = root / REPORT
+    places = [
+        ("", root / "data/models" / result.name / "curve.csv"),
+        *((f"bundles/{bundle.precision}", bundle.folder / "bundle.json") for bundle in result.bundles),
+        ("sample", report / "samples" / f"{result.name}.txt"),
+        ("plots", report / f"curves{'-cloze' if result.objective.pseudo else ''}.svg"),
+    ]
+    return [(folder, file) for folder, file in places if file.is_file()]
 
 
 def final_metrics(result: Result, end: int, model: str, texts: dict[str, DatasetInput]) -> list[Metric]:
@@ -126,38 +121,31 @@ def final_metrics(result: Result, end: int, model: str, texts: dict[str, Dataset
         model: the id of the logged model that they are of.
         texts: split → the dataset that a score is on.
     """
-    metrics = []
-    for name, value in _final(result).items():
-        data = texts.get(name.partition("_")[0])
-        named = (data.dataset.name, data.dataset.digest) if data else (None, None)
-        metrics.append(Metric(name, value, end, 0, model, *named))  # a single value at step 0 is drawn as a bar
-    return metrics
-
-
-def _final(result: Result) -> dict[str, float]:
-    metrics: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     if len(result.curve):
         best = result.curve.loc[result.curve["validation_loss"].idxmin()]
-        metrics[f"best_{result.objective.metric('validation_loss')}"] = best["validation_loss"]
-        metrics[f"best_{result.objective.metric('validation_perplexity')}"] = math.exp(best["validation_loss"])
-        metrics["best_step"] = best["step"]
+        values[f"best_{result.objective.metric('validation_loss')}"] = best["validation_loss"]
+        values[f"best_{result.objective.metric('validation_perplexity')}"] = math.exp(best["validation_loss"])
+        values["best_step"] = best["step"]
     for split in ("validation", "test"):
-        metrics |= {f"{split}_{name}": value for name, value in flat(result.metrics[split])}
+        values |= {f"{split}_{name}": value for name, value in flat(result.metrics[split])}
     for bundle in result.bundles:
         suffix = "" if bundle is result.bundle else f"_{bundle.precision}"
-        prefix = f"verification{suffix}_"
-        verification = dict(flat(bundle.verification))
-        metrics[f"verified{suffix}"] = verification.pop("verified", None)
-        metrics[f"bundle_bytes{suffix}"] = verification.pop("bundle_bytes", None)
-        metrics[f"generation_tokens_per_second{suffix}"] = bundle.timings.get("tokens_per_second")
-        metrics |= {f"{prefix}{name}": value for name, value in verification.items()}
-    metrics |= {
-        "parameters": result.parameters,
-        "training_tokens_per_second": result.training_timings.get("tokens_per_second"),
-        "training_seconds": result.training_timings.get("seconds"),
-        "filling_tokens_per_second": result.bundle.timings.get("filled_per_second"),
-    }
-    return {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}
+        for name, value in flat(bundle.verification):
+            whole = name in ("verified", "bundle_bytes")
+            values[f"{name}{suffix}" if whole else f"verification{suffix}_{name}"] = value
+        values[f"generation_tokens_per_second{suffix}"] = bundle.timings.get("tokens_per_second")
+    values["parameters"] = result.parameters
+    values["training_tokens_per_second"] = result.training_timings.get("tokens_per_second")
+    values["training_seconds"] = result.training_timings.get("seconds")
+    values["filling_tokens_per_second"] = result.bundle.timings.get("filled_per_second")
+    metrics = []
+    for name, value in values.items():
+        if isinstance(value, int | float):
+            data = texts.get(name.partition("_")[0])
+            named = (data.dataset.name, data.dataset.digest) if data else (None, None)
+            metrics.append(Metric(name, float(value), end, 0, model, *named))  # a single value at step 0 is a bar
+    return metrics
 
 
 def tags(root: Path, results: Results, result: Result, training: Training) -> dict[str, str]:
@@ -177,7 +165,7 @@ def tags(root: Path, results: Results, result: Result, training: Training) -> di
         "model_sha256": result.bundle.description.get("model_sha256"),
         "init_from_variant": (result.model.get("init_from") or {}).get("variant"),
         "init_from_model_sha256": (result.model.get("init_from") or {}).get("model_sha256"),
-        "mlflow.runColor": colour(results, result),
+        "mlflow.runColor": palette_of(results).colours[result.name],
         "dvc_stage": f"train@{result.name}",
         "dvc_lock_model": result.locked.get(f"data/models/{result.name}"),
         "dvc_lock_bundle": result.locked.get(f"data/onnx/{result.name}"),
@@ -186,22 +174,13 @@ def tags(root: Path, results: Results, result: Result, training: Training) -> di
     return git_tags(root) | {name: str(value) for name, value in values.items() if value}
 
 
-def colour(results: Results, result: Result) -> str:
-    """The variant's colour, the same as on the report's page."""
-    return COLOURS[[each.name for each in results.variants].index(result.name) % len(COLOURS)]
-
-
 def git_tags(root: Path) -> dict[str, str]:
-    """The commit, and the files that differ from it."""
+    """The commit, and the files that differ from it, except the outputs of the pipeline."""
     commit = _git(root, "rev-parse", "HEAD")
-    tags = {"git_commit": commit, "mlflow.source.git.commit": commit, "git_changed": _uncommitted(root)}
-    return {name: value for name, value in tags.items() if value}
-
-
-def _uncommitted(root: Path) -> str:
-    """The files that differ from the commit, except the outputs of the pipeline."""
     changed = _git(root, "status", "--porcelain", "--", ".", ":!data", ":!dvc.lock").splitlines()
-    return " ".join(line[3:] for line in changed)[:1000]
+    names = " ".join(line[3:] for line in changed)[:1000]
+    tags = {"git_commit": commit, "mlflow.source.git.commit": commit, "git_changed": names}
+    return {name: value for name, value in tags.items() if value}
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow import MlflowClient
 from mlflow.entities import LoggedModelStatus, Metric, Run, RunTag
 
 from recurlm import config
@@ -31,7 +30,7 @@ from recurlm.tracking.lease import leased
 from recurlm.tracking.live import TRAINING
 from recurlm.tracking.pyfunc_model import verified_description
 from recurlm.tracking.registry import Registry
-from recurlm.tracking.store import KEY, Store
+from recurlm.tracking.store import KEY
 
 STATE = "recurlm.state"  # tag of a pipeline's run: a hash of the runs and of the report that it shows
 LONGEST_NOTE = 5000  # characters that every store accepts in a tag
@@ -49,13 +48,16 @@ def sync(root: Path, uri: str | None = None) -> list[str]:
     Raises:
         InputError: the store is out of reach, or refuses; or a bundle is corrupted, or not verified.
     """
-    plan = Plan.of(root)
-    place = store.find(root, uri)
-    messages = []
+    plan, place, messages = Plan.of(root), store.find(root, uri), []
     with place.locked(), place.connected() as client:
         if plan.complete:
             with leased(client, place, plan.experiment):
-                messages = _log(client, place, root, plan)
+                registry = Registry(client, place, store.open_experiment(client, place, plan.experiment), plan.results)
+                logger = _Logger(registry, root, plan)
+                messages += [f"logged {result.name}" for result in plan.complete if logger.result(result)]
+                logger.pipeline()
+                view.lay_out(client, registry.experiment)
+                messages += registry.register(plan.versions, logger.ids)
     stale = {each.name: each.stale for each in plan.results.variants if each.stale and each.made}
     return messages + [f"left {name} out, whose results are stale: {why}" for name, why in stale.items()]
 
@@ -70,8 +72,7 @@ class Plan:
     @classmethod
     def of(cls, root: Path) -> Plan:
         """For the results under `root`."""
-        results = load_results(root, config.load(root / "params.yaml"))
-        return cls(results, os.environ.get("DVC_EXP_NAME", ""))
+        return cls(load_results(root, config.load(root / "params.yaml")), os.environ.get("DVC_EXP_NAME", ""))
 
     @cached_property
     def complete(self) -> list[Result]:
@@ -108,16 +109,6 @@ class Plan:
 
 def _hash(parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _log(client: MlflowClient, place: Store, root: Path, plan: Plan) -> list[str]:
-    experiment = store.open_experiment(client, place, plan.experiment)
-    registry = Registry(client, place, experiment, plan.results)
-    logger = _Logger(registry, root, plan)
-    messages = [f"logged {result.name}" for result in plan.complete if logger.result(result)]
-    logger.pipeline()
-    view.lay_out(client, experiment)
-    return messages + registry.register(plan.versions, logger.ids)
 
 
 class _Logger:
