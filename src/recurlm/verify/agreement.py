@@ -108,7 +108,9 @@ class Verification:
         self.prompts = prompts_of(self.text)
         self.agreements: list[Agreement] = []  # one for each sampling setting
         self.further: list[Agreement] = []
+        self.chunked: list[bool] = []  # one for each sampling setting
         self.results: dict[str, Any] = {}
+        self.verified = False
 
     def run(self, graphs: Set[str] | None = None) -> None:
         """Run all checks, or those that read one of some graphs; what is quick and sees much comes first.
@@ -125,6 +127,7 @@ class Verification:
         arithmetic = self.comparison.reference.arithmetic
         if arithmetic is not None and arithmetic.met != {key.split(".")[1] for key in arithmetic.arithmetic}:
             raise VerificationError("a matrix was quantized that PyTorch never read")
+        self.verified = graphs is None
 
     def checks(self) -> list[tuple[str, Callable[[], object]]]:
         """Each with the graphs that it reads."""
@@ -162,10 +165,13 @@ class Verification:
             partial(edges.every_token_generates, comparison),
             partial(calls.in_parts, comparison.graphs, rows, numbers[:, :EXTRA_TOKENS]),
             partial(calls.stopped, comparison.graphs, rows, numbers),
-            *(partial(calls.chunked, comparison.graphs, rows[-1], numbers[0], each) for each in self._settings()),
+            *(partial(self._chunked, rows[-1], numbers[0], each) for each in self._settings()),
             self._generated,
         )
         return [*(("generator", check) for check in checks), ("scorer", partial(comparison.scored_in_parts, rows))]
+
+    def _chunked(self, *arguments: Any) -> None:
+        self.chunked.append(calls.chunked(self.comparison.graphs, *arguments))
 
     def _logits(self) -> None:
         """fp32: the error by which all that follows is judged."""
@@ -253,12 +259,12 @@ class Verification:
         return score.nats / score.tokens
 
     def summary(self) -> dict[str, Any]:
-        """What metrics and bundle.json tell: all checks have passed."""
+        """What metrics and bundle.json tell: whether all checks have passed, and what they found."""
         ties = [asdict(tie) for agreement in self.agreements for tie in agreement.near_ties]
         identical = [agreement.tokens - len(agreement.near_ties) for agreement in self.agreements]
         return {
             "precision": self.description["precision"],
-            "verified": True,
+            "verified": self.verified,
             "products": self.description["products"],
             **self.results,
             "prompts": len(self.prompts),
@@ -269,7 +275,9 @@ class Verification:
             "near_ties_at": ties,
             "further_tokens": sum(agreement.tokens for agreement in self.further),
             "further_near_ties_at": [asdict(tie) for agreement in self.further for tie in agreement.near_ties],
-            "chunked_calls_identical": None if self.comparison.cloze else True,
+            "chunked_calls_identical": None
+            if self.comparison.cloze
+            else all(self.chunked) and len(self.chunked) == len(self._settings()),
             "onnxruntime": onnxruntime.__version__,
             "torch": torch.__version__.split("+")[0],
         }

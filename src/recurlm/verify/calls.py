@@ -41,7 +41,7 @@ def stopped(graphs: Graphs, prompts: Rows, uniform: Float[np.ndarray, "rows new_
 def chunked(
     graphs: Graphs, prompt: Int[np.ndarray, "time"], uniform: Float[np.ndarray, "new_time"], sampling: Sampling
 ) -> bool:
-    """Whether several calls of generator.onnx with carried state give the tokens of one call: True.
+    """Whether several calls of generator.onnx with carried state give the tokens of one call.
 
     Raises:
         VerificationError: they do not.
@@ -55,9 +55,10 @@ def chunked(
         tokens, state = graphs.generate(read, numbers, sampling, state)
         parts.append(tokens)
         read, done = tokens[:, -1:], done + tokens.shape[1]
-    if not np.array_equal(np.concatenate(parts, axis=1), whole):
+    identical = np.array_equal(np.concatenate(parts, axis=1), whole)
+    if not identical:
         raise VerificationError(f"calls of {', '.join(map(str, CHUNKS))} and the rest give other tokens than one call")
-    return True
+    return identical
 
 
 def in_parts(graphs: Graphs, prompts: Rows, uniform: Float[np.ndarray, "rows new_time"]) -> None:
