@@ -79,10 +79,13 @@ def _reach(metric: str, protocol: str) -> Callable[[Metrics, Result], tuple[floa
 
 
 def _vanishes_without_gates(values: Values, metrics: Metrics, results: Results) -> str:
-    ungated = _by_gates(values, metrics, results).get(0)
-    if not ungated:
+    return _true_of_all([reach != NEVER for reach in _by_gates(values, metrics, results).get(0, [])])
+
+
+def _true_of_all(found: list[bool]) -> str:
+    if not found:
         return NOT_SHOWN
-    return NOT if max(ungated) == NEVER else HOLDS
+    return HOLDS if all(found) else NOT
 
 
 def _gates_reach_farther(values: Values, metrics: Metrics, results: Results) -> str:
@@ -167,18 +170,12 @@ def _output(metrics: Metrics, result: Result) -> tuple[tuple[float, int], str] |
 
 
 def _doubled(values: Values, _: Metrics, results: Results) -> str:
-    both = [
-        values[each.name] for each in results.variants if each.name in values and each.model_config["bidirectional"]
-    ]
-    if not both:
-        return NOT_SHOWN
-    return HOLDS if all(output == 2 * one for output, one in both) else NOT
+    both = [each.name for each in results.variants if each.name in values and each.model_config["bidirectional"]]
+    return _true_of_all([output == 2 * one for output, one in map(values.get, both)])
 
 
 def _cost_grows(values: Values, _: Metrics, __: Results) -> str:
-    if not values:
-        return NOT_SHOWN
-    return HOLDS if min(values.values()) > CONSTANT else NOT
+    return _true_of_all([exponent > CONSTANT for exponent in values.values()])
 
 
 def _with_cache(metrics: Metrics, result: Result) -> tuple[tuple[float, float], str] | None:

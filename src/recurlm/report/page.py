@@ -45,9 +45,7 @@ def environment(html: bool) -> Environment:
         "spread": claims.spread,
         "show": lambda value, form=",": show(None if isinstance(value, Undefined) else value, form),
     }
-    made.globals["table"] = lambda head, frame, columns, caption="": grid(
-        head, frame, starmap(Column, columns), caption
-    )
+    made.globals["table"] = lambda head, frame, columns, *caption: grid(head, frame, starmap(Column, columns), *caption)
     return made
 
 
@@ -112,9 +110,8 @@ def draw(results: Results, metrics: Metrics, palette: Palette) -> dict[str, tupl
 
 def _gaps(results: Results, metrics: Metrics) -> dict[str, tuple[str, ...]]:
     """What the stages but diagnose have not made, one line a variant."""
-    short = [
-        each for each in results.variants if not any(line.startswith(each.name) for line in metrics.gaps["overfitting"])
-    ]
+    failed = tuple(metrics.gaps["overfitting"])
+    short = [each for each in results.variants if not any(line.startswith(each.name) for line in failed)]
     untrained = [result.name for result in results.variants if len(result.curve) and not result.training_timings]
     untimed = [result.name for result in results.variants if not any(bundle.timings for bundle in result.bundles)]
     stages = {result.name: _missing(result) for result in results.variants}

@@ -10,7 +10,7 @@ import pandas as pd
 
 from recurlm.report.metrics import Metrics, pivoted
 from recurlm.report.results import OBJECTIVES, BundleResult, Results
-from recurlm.report.tables import Column, Table, grid, label
+from recurlm.report.tables import Column, Table, grid, label, show
 
 VARIANT_AND_PROTOCOL = ["variant", "protocol"]
 PROTOCOLS = ("static", "cold_windows", "neural_cache", "dynamic_evaluation")
@@ -192,4 +192,4 @@ def _corpus(results: Results) -> pd.DataFrame:
     """The sizes of the splits."""
     texts, tokens = (each.get("splits", {}) for each in (results.corpus, results.tokens))
     splits = [split for split in ("train", "validation", "test") if split in texts or split in tokens]
-    return pd.DataFrame([texts.get(split, {}) | tokens.get(split, {}) for split in splits], index=splits)
+    return pd.DataFrame([texts.get(split, {}) | tokens.get(split, {}) for split in splits], index=splits).map(show)

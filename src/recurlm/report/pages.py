@@ -43,15 +43,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m recurlm.report.pages", description="Fill README.md and docs/.")
     parser.add_argument("--check", action="store_true", help="only check whether they are what the results say")
     parser.add_argument("pages", nargs="*", metavar="PAGE", help="these alone; default: all, and docs/plots")
-    arguments, root = parser.parse_args(), Path()
-    names = tuple(arguments.pages)
-    if not arguments.check:
-        lines = write(root, names)
-    elif problems := check(root, names):
-        raise InputError(f"{'; '.join(problems)}: python -m recurlm.report.pages")
-    else:
-        lines = ["README.md and docs/ are what the results say"]
-    sys.stderr.write("".join(f"{line}\n" for line in lines))
+    arguments = parser.parse_args()
+    lines = (check if arguments.check else write)(Path(), tuple(arguments.pages))
+    if arguments.check and lines:
+        raise InputError(f"{'; '.join(lines)}: python -m recurlm.report.pages")
+    sys.stderr.write("\n".join(lines or ["README.md and docs/ are what the results say"]) + "\n")
 
 
 def write(root: Path, names: tuple[str, ...] = ()) -> list[str]:
@@ -120,23 +116,15 @@ def draw_pictures(measured: Measured, folder: Path) -> list[str]:
 
 
 def _incomplete(measured: Measured) -> list[str]:
-    return [
-        f"{result.name}: {result.stale or 'no model and verified bundle here'}"
-        for result in measured.results.variants
-        if not result.complete or not result.model
-    ]
+    missing = [result for result in measured.results.variants if not result.complete or not result.model]
+    return [f"{result.name}: {result.stale or 'no model and verified bundle here'}" for result in missing]
 
 
 def made_from(root: Path, measured: Measured) -> dict[str, str]:
     """Path of each model and its bundles → DVC's hash of it in dvc.lock."""
-    lock = Lock(root)
-    names = [f"{stage}@{variant}" for variant in measured.results.params.variants for stage in ("train", "verify")]
-    return {
-        path: md5
-        for name in names
-        for path, md5 in lock.outs(name).items()
-        if path.startswith(("data/models/", "data/onnx/"))
-    }
+    lock, variants = Lock(root), measured.results.params.variants
+    outs = [lock.outs(f"{stage}@{variant}") for variant in variants for stage in ("train", "verify")]
+    return {path: md5 for each in outs for path, md5 in each.items() if path.startswith(("data/models/", "data/onnx/"))}
 
 
 def printed(command: str, above: str, root: Path) -> str:
@@ -149,10 +137,8 @@ def printed(command: str, above: str, root: Path) -> str:
     lines = [line for block in blocks for line in block.splitlines() if line.startswith(f"{command} ")]
     if not lines:
         raise InputError(f"no command '{command} …' stands above its output")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    ran = subprocess.run(
-        ["bash", "-c", lines[0]], cwd=root, env=os.environ | {"PATH": path}, capture_output=True, text=True
-    )
+    variables = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    ran = subprocess.run(["bash", "-c", lines[0]], cwd=root, env=variables, capture_output=True, text=True)
     if ran.returncode:
         raise InputError(f"{lines[0]}: {' '.join(ran.stderr.split())[-300:]}")
     return f"```text\n{ran.stdout.rstrip()}\n```"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ class Diagnosis:
 
     files: dict[str, JsonObject]  # key of `DIAGNOSTIC_FILES` → the file's content
     problems: dict[str, str]  # key of `DIAGNOSTIC_FILES` → why there is none
-    stale: str | None = None  # why they are not of the present model, corpus and parameters
+    stale: str | None  # why they are not of the present model, corpus and parameters
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Result:
     locked: dict[str, str]  # path of a stage's out → its md5 in dvc.lock
     stale: str | None  # why it does not belong to the present parameters, corpus and tokens, or its parts together
     training_timings: JsonObject  # of this machine, if they are of this very model
-    diagnosis: Diagnosis = field(default_factory=lambda: Diagnosis({}, {}))
+    diagnosis: Diagnosis
 
     @property
     def bundle(self) -> BundleResult:
@@ -213,18 +213,16 @@ def _result(data: Path, name: str, params: Params, lock: Lock) -> Result:
 def _diagnosis(root: Path, name: str, weights: Path, lock: Lock) -> Diagnosis:
     files, problems = {}, {}
     for part, template in DIAGNOSTIC_FILES.items():
-        path = template.format(name)
+        path, timed = template.format(name), part == "timings"
         try:
             content = _read(root / path)
         except InputError as error:
             problems[part] = str(error).removeprefix(f"{root}/")
             continue
-        if part == "timings":
-            content = _matching(content, "model_sha256", weights)
-        if content:
+        if content := _matching(content, "model_sha256", weights) if timed else content:
             files[part] = content
         else:
-            problems[part] = f"{path} is missing" + (" or of another model" if part == "timings" else "")
+            problems[part] = f"{path} is missing{' or of another model' if timed else ''}"
     return Diagnosis(files, problems, lock.stale(name, MAKES_A_DIAGNOSIS))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -74,32 +74,22 @@ def label(metric: str) -> str:
 
 def grid(head: str, frame: pd.DataFrame, columns: Iterable[Column], caption: str = "") -> Table:
     """A row for each row of the frame, which its index names; columns that it lacks are dashes."""
-    shown = [
-        (each, frame[each.name] if each.name in frame else pd.Series(None, frame.index, dtype=object))
-        for each in columns
-    ]
-    best = [_best(column, values) for column, values in shown]
-    rows = []
-    for place, name in enumerate(frame.index):
-        cells = [Cell(str(name) if isinstance(name, str) else ", ".join(map(str, name)))]
-        for (column, values), top in zip(shown, best, strict=True):
-            value = values.iloc[place]
-            number = float(value) if isinstance(value, int | float) and not math.isnan(value) else None
-            note = _interval(frame.iloc[place], column)
-            cells.append(Cell(show(value, column.form), number is not None and number == top, number, note))
-        rows.append(tuple(cells))
-    return Table((head, *(column.head or label(column.name) for column, _ in shown)), tuple(rows), caption)
+    columns = tuple(columns)
+    names = [Cell(name if isinstance(name, str) else ", ".join(map(str, name))) for name in frame.index]
+    rows = zip(names, *(_cells(frame, column) for column in columns), strict=True)
+    return Table((head, *(column.head or label(column.name) for column in columns)), tuple(rows), caption)
 
 
-def _best(column: Column, values: pd.Series) -> Any:
-    """The best value of a column; None where all are equal."""
+def _cells(frame: pd.DataFrame, column: Column) -> Iterator[Cell]:
+    """The cells of a column; the best is marked, unless all are equal."""
+    missing = pd.Series(None, frame.index, dtype=object)
+    values, low, high = (frame.get(f"{column.name}{bound}", missing) for bound in ("", " low", " high"))
     known = values.dropna()
-    return getattr(known, column.best)() if column.best and known.nunique() > 1 else None
-
-
-def _interval(row: pd.Series, column: Column) -> str:
-    low, high = (row.get(f"{column.name} {bound}") for bound in ("low", "high"))
-    return "" if pd.isna(low) else f"{show(low, column.form)} to {show(high, column.form)}"
+    best = getattr(known, column.best)() if column.best and known.nunique() > 1 else None
+    for value, *bounds in zip(values, low, high, strict=True):
+        number = float(value) if isinstance(value, int | float) and not math.isnan(value) else None
+        note = "" if pd.isna(bounds[0]) else " to ".join(show(bound, column.form) for bound in bounds)
+        yield Cell(show(value, column.form), number is not None and number == best, number, note)
 
 
 def rows_of(heads: Sequence[str], cells: Iterable[Sequence[str]], words: int = 1, caption: str = "") -> Table:
