@@ -100,19 +100,19 @@ def perplexities(metrics: Metrics, palette: Palette) -> Iterator[Chart]:
     adaptive = [name for each in ADAPTIVE for name in (f"static for {each}", each)]
     protocols = ["static", "cold_windows", *adaptive]
     frame = metrics.rows(protocols, "perplexity_per_token", objective="causal")
-    whole = metrics.value(frame["variant"].iloc[0], "tokens", "static") if len(frame) else None
-    tokens = {p: metrics.rows(p, "tokens", objective="causal")["value"].max() for p in protocols}
-    frame = frame[[not p.startswith("static for") or tokens[p] != whole for p in frame["protocol"]]]
     if not len(frame):
         return
-    names = {p: p.replace("_", " ") for p in protocols}
-    names |= {
-        p: f"{names[p].split(' for ')[0]}, {'the same' if ' for ' in p else 'first'} {tokens[p]:,.0f}"
-        for p in protocols
-        if tokens[p] != whole and tokens[p] > 0
-    }
-    frame = frame.assign(protocol=frame["protocol"].map(names))
-    order = [name for name in names.values() if name in set(frame["protocol"])]
+    whole = metrics.value(frame["variant"].iloc[0], "tokens", "static")
+    tokens = metrics.rows(protocols, "tokens", objective="causal").groupby("protocol")["value"].max()
+    names = {}
+    for protocol in filter(tokens.__contains__, protocols):
+        name, same, _ = protocol.replace("_", " ").partition(" for ")
+        if tokens[protocol] != whole:
+            names[protocol] = f"{name}, {'the same' if same else 'first'} {tokens[protocol]:,.0f}"
+        elif not same:
+            names[protocol] = name
+    frame = frame.assign(protocol=frame["protocol"].map(names)).dropna(subset="protocol")
+    order = list(dict.fromkeys(names.values()))
     axis = alt.Axis(labelLimit=190, ticks=False, domain=False)
     chart = base(frame).encode(
         y=alt.Y("protocol:N", title=None, sort=order, axis=axis),
@@ -151,21 +151,17 @@ def _banded(frame: pd.DataFrame, palette: Palette, x: alt.X, title: str) -> alt.
 
 def gradient_flow(metrics: Metrics, palette: Palette) -> Iterator[Chart]:
     """Gradient norms against distance, before and after training, all variants on one plot."""
-    charts = (("state_mean", "the state", "gradients.svg"), ("input_mean", "the embedded token", ""))
-    for metric, what, file in charts:
-        frame = metrics.rows(MOMENTS, metric)
-        frame = frame[frame["value"] >= FLOOR]
+    for metric, what, file in (("state_mean", "the state", "gradients.svg"), ("input_mean", "the embedded token", "")):
+        frame = metrics.rows(MOMENTS, metric).query("value >= @FLOOR")
         if not len(frame):
             continue
+        x = alt.X("at:Q", title="tokens back, k", axis=alt.Axis(tickCount=8))
         scale = alt.Scale(type="log", domainMin=FLOOR, nice=False)
         axis = alt.Axis(format=".0e", tickCount=6)
-        chart = base(frame).encode(
-            x=alt.X("at:Q", title="tokens back, k", axis=alt.Axis(tickCount=8)),
-            y=alt.Y("value:Q", title="mean norm of the gradient", scale=scale, axis=axis),
-            color=palette.colour(frame),
-            strokeDash=dash("protocol", MOMENTS),
-            tooltip=["variant:N", "protocol:N", alt.Tooltip("at:Q", title="k"), alt.Tooltip("value:Q", format=".2e")],
-        )
+        y = alt.Y("value:Q", title="mean norm of the gradient", scale=scale, axis=axis)
+        value = alt.Tooltip("value:Q", format=".2e")
+        tooltip: Tooltips = ["variant:N", "protocol:N", alt.Tooltip("at:Q", title="k"), value]
+        chart = base(frame).encode(x, y, palette.colour(frame), dash("protocol", MOMENTS), tooltip=tooltip)
         caption, drawn = f"The loss at step t with respect to {what} at t − k", chart.mark_line(strokeWidth=1.8)
         meanings = ("after training", "before")
         yield palette.chart(caption, drawn, frame, HEIGHT + 40, lines=meanings, file=file, wide=bool(file))
@@ -244,19 +240,12 @@ def quality_against_speed(bundles: pd.DataFrame, palette: Palette) -> Iterator[C
         yield palette.chart(caption, drawn, frame, file=file)
 
 
-def _precision_labels(chart: alt.Chart) -> list[alt.Chart]:
+def _precision_labels(chart: alt.Chart) -> Iterator[alt.Chart]:
     """Labels of the points, each precision's on a side of its own: points of one model may lie close together."""
-    sides: dict[str, dict[str, Any]] = {
-        "fp32": {"align": "center", "dy": -13},
-        "int8": {"align": "center", "dy": 15},
-        "int4": {"align": "left", "dx": 9},
-    }
-    return [
-        chart.transform_filter(f"datum.precision == '{precision}'")
-        .mark_text(fontSize=11, **side)
-        .encode(text="precision:N")
-        for precision, side in sides.items()
-    ]
+    above, below, right = {"align": "center", "dy": -13}, {"align": "center", "dy": 15}, {"align": "left", "dx": 9}
+    for precision, side in {"fp32": above, "int8": below, "int4": right}.items():
+        of_one = chart.transform_filter(f"datum.precision == '{precision}'")
+        yield of_one.mark_text(fontSize=11, **side).encode(text="precision:N")
 
 
 def quality_against_training(trained: pd.DataFrame, palette: Palette) -> Iterator[Chart]:
@@ -266,13 +255,10 @@ def quality_against_training(trained: pd.DataFrame, palette: Palette) -> Iterato
         trained: of variant, minutes, bits; left-to-right models only.
     """
     if len(trained):
-        chart = base(trained).encode(
-            x=alt.X("minutes:Q", title="minutes of training on this machine", scale=alt.Scale(zero=False, padding=30)),
-            y=alt.Y("bits:Q", title="bits per byte on test (less is better)", scale=alt.Scale(zero=False, padding=20)),
-            color=palette.colour(trained),
-            tooltip=["variant:N", "minutes:Q", "bits:Q"],
-        )
-        points = chart.mark_point(filled=True, size=110, opacity=1).encode(shape=palette.shape(trained))
+        x = alt.X("minutes:Q", title="minutes of training on this machine", scale=alt.Scale(zero=False, padding=30))
+        y = alt.Y("bits:Q", title="bits per byte on test (less is better)", scale=alt.Scale(zero=False, padding=20))
+        chart = base(trained).encode(x, y, palette.colour(trained), tooltip=["variant:N", "minutes:Q", "bits:Q"])
+        points = chart.mark_point(filled=True, size=110, opacity=1).encode(palette.shape(trained))
         labels = chart.mark_text(dy=-13, fontSize=11).encode(text="variant:N")
         yield palette.chart("Quality against training time", points + labels, trained)
 
