@@ -27,7 +27,6 @@ AFTER = 3.0  # seconds before the first connection
 EVERY = 1.0  # seconds between two looks at the journal
 RETRY = 10.0  # seconds after a store did not answer
 PATIENCE = 5.0  # seconds that a training waits at its end for the last lines to be logged
-BATCH = 1000  # metrics, MLflow's limit per request
 
 
 def follower(experiment: str) -> Callable[[Path], AbstractContextManager[None]]:
@@ -86,8 +85,7 @@ class Follower:
         with place.connected() as client:
             self.run = self.run or self._open(client, place)
             metrics = [Metric(*each) for each in metrics_of(self.waiting)]
-            for start in range(0, len(metrics), BATCH):
-                client.log_batch(self.run, metrics[start : start + BATCH])
+            client.log_batch(self.run, metrics)
             if verdict:
                 client.set_terminated(self.run, verdict, self.waiting[-1]["time"] if self.waiting else None)
             self.waiting.clear()

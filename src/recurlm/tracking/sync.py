@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -111,6 +110,10 @@ def _hash(parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def _first_begun(runs: list[Run]) -> list[Run]:
+    return sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+
+
 class _Logger:
     """Logs into one experiment."""
 
@@ -119,11 +122,11 @@ class _Logger:
         self.client, self.experiment = registry.client, registry.experiment
         self.runs = mlflow.search_runs([self.experiment], output_format="list")
         self.ids: dict[str, str] = {}  # variant → its run
-        self.trainings: dict[str, Training] = {}
+        self.trainings = {result.name: Training.of(root, result) for result in plan.complete}
 
     def result(self, result: Result) -> bool:
         """Log a result, unless a whole run of it is there; whether it was logged."""
-        training = self.trainings[result.name] = describe.Training.of(self.root, result)
+        training = self.trainings[result.name]
         whole = [run for run in self._keyed(result.key) if self._is_whole(run)]
         if whole:
             self.ids[result.name] = whole[0].info.run_id
@@ -140,8 +143,7 @@ class _Logger:
 
     def _keyed(self, key: str) -> list[Run]:
         """The runs of one result, in any status, the first begun first."""
-        keyed = [run for run in self.runs if run.data.tags.get(KEY) == key]
-        return sorted(keyed, key=lambda run: (run.info.start_time, run.info.run_id))
+        return _first_begun([run for run in self.runs if run.data.tags.get(KEY) == key])
 
     def _is_whole(self, run: Run) -> bool:
         return run.info.status == "FINISHED" and bool(self.client.list_artifacts(run.info.run_id))
@@ -156,18 +158,16 @@ class _Logger:
             verified_description(bundle.folder)
         run = self.ids[result.name] = self._begin(result, training)
         tags = describe.tags(self.root, self.plan.results, result, training) | {PARENT: self.pipeline_run}
-        self.client.log_batch(run, tags=[RunTag(*pair) for pair in tags.items()])
         # The model config under bare names, so that all variants share the columns of MLflow's table.
-        for params in _batches(describe.params(result.model_config, result.settings), 100):
-            self.client.log_batch(run, params=params)
+        params = describe.params(result.model_config, result.settings)
+        self.client.log_batch(run, params=params, tags=[RunTag(*pair) for pair in tags.items()])
         texts = describe.datasets(self.plan.results)
         self.client.log_inputs(run, list(texts.values()))
         for folder, file in describe.files(self.root, result):
             self.client.log_artifact(run, str(file), folder)
         logged_models = [self.registry.model_for(run, result, bundle) for bundle in result.bundles]
         final = describe.final_metrics(result, training.end, logged_models[0], texts)
-        for metrics in _batches([*training.metrics, *final], 1000):
-            self.client.log_batch(run, metrics=metrics)
+        self.client.log_batch(run, [*training.metrics, *final])
         self.client.set_terminated(run, "FINISHED", training.end)
 
     def _begin(self, result: Result, training: Training) -> str:
@@ -187,7 +187,7 @@ class _Logger:
     def _settle(self, result: Result) -> str:
         """Where another machine logged the same meanwhile, keep only the run that began first; its id."""
         keyed = self.client.search_runs([self.experiment], f"tags.`{KEY}` = '{result.key}' and status = 'FINISHED'")
-        first, *others = sorted(keyed, key=lambda run: (run.info.start_time, run.info.run_id))
+        first, *others = _first_begun(keyed)
         for run in others:
             self.client.delete_run(run.info.run_id)
         return str(first.info.run_id)
@@ -198,7 +198,7 @@ class _Logger:
         plan, first = self.plan, self.plan.complete[0]
         if found := self._keyed(plan.pipeline_key):
             return str(found[0].info.run_id)
-        start = min(Training.of(self.root, result).start for result in plan.complete)
+        start = min(training.start for training in self.trainings.values())
         tags = {KEY: plan.pipeline_key, "mlflow.user": store.user(), "mlflow.source.name": "dvc repro"}
         tags |= {"dvc_experiment": plan.dvc_experiment} if plan.dvc_experiment else {}
         tags |= describe.git_tags(self.root)
@@ -222,11 +222,11 @@ class _Logger:
         if (self.root / describe.REPORT).is_dir():
             self.client.log_artifacts(self.pipeline_run, str(self.root / describe.REPORT), "report")
         tags = {"variants": " ".join(self.ids), "mlflow.note.content": self._note(), STATE: state}
-        champion = best(plan.complete)
+        champion, metrics = best(plan.complete), []
         if champion and (bits := champion.validation_bits) is not None:
-            self.client.log_batch(self.pipeline_run, [Metric("best_validation_bits_per_byte", bits, end, 0)])
+            metrics.append(Metric("best_validation_bits_per_byte", bits, end, 0))
             tags["best_variant"] = champion.name
-        self.client.log_batch(self.pipeline_run, tags=[RunTag(*pair) for pair in tags.items()])
+        self.client.log_batch(self.pipeline_run, metrics, tags=[RunTag(*pair) for pair in tags.items()])
         self.client.set_terminated(self.pipeline_run, "FINISHED", end)
 
     def _note(self) -> str:
@@ -234,8 +234,3 @@ class _Logger:
         shown = replace(self.plan.results, variants=tuple(self.plan.complete))
         whole = f"{links}\n\n{markdown(comparison(shown, read_metrics(shown)))}\n"
         return whole if len(whole) <= LONGEST_NOTE else links[:LONGEST_NOTE]
-
-
-def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """Slices of at most `size` items, MLflow's limit per request."""
-    return (items[start : start + size] for start in range(0, len(items), size))
