@@ -190,21 +190,14 @@ def _content(root: Path, results: Results, metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def _family(root: Path) -> Iterator[JsonObject]:
-    """The sizes of params.yaml's and zoo.yaml's variants with the vocabulary of params.yaml."""
+def _family(root: Path) -> Iterator[tuple[str, ModelConfig, int, JsonObject, int]]:
+    """Name, block, parameters, state and its numbers of params.yaml's and zoo.yaml's variants."""
     params = config.load(root / "params.yaml")
-    blocks = load_yaml(root / "zoo.yaml")["variants"]
-    for name, variant in (params.variants | {n: ModelConfig(**(params.model | b)) for n, b in blocks.items()}).items():
-        model = build(name, variant, params.tokenize.vocab_size)
+    zoo = load_yaml(root / "zoo.yaml")["variants"]
+    for name, block in (params.variants | {name: ModelConfig(**(params.model | zoo[name])) for name in zoo}).items():
+        model = build(name, block, params.tokenize.vocab_size)
         state = model.recurrence.state_spec
-        numbers = sum(map(math.prod, state.values()))
-        yield {
-            "name": name,
-            "config": variant,
-            "parameters": count_parameters(model),
-            "state": state,
-            "numbers": numbers,
-        }
+        yield name, block, count_parameters(model), state, sum(map(math.prod, state.values()))
 
 
 def fill(

@@ -11,7 +11,6 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,18 +40,10 @@ TYPES: dict[str, tuple[str, tuple[int] | None]] = {
 }
 
 
-@dataclass(frozen=True)
-class Task:
-    """The runtime's function for a graph, and an example input."""
-
-    function: Callable[..., str]
-    example: str
-    params: dict[str, Any]
-
-
-TASKS = {
-    "generator.onnx": Task(Generator.generate, "KING.\n", {"max_new_tokens": 50, "temperature": 0.8, "seed": 1}),
-    "filler.onnx": Task(Filler.fill, "To be or ___ to be", {"temperature": 0.0}),
+# By graph: the runtime's function for it, an example text, and example settings.
+TASKS: dict[str, tuple[Callable[..., str], str, dict[str, Any]]] = {
+    "generator.onnx": (Generator.generate, "KING.\n", {"max_new_tokens": 50, "temperature": 0.8, "seed": 1}),
+    "filler.onnx": (Filler.fill, "To be or ___ to be", {"temperature": 0.0}),
 }
 
 
@@ -84,19 +75,19 @@ def model_folder(bundle: Path, model_id: str, run: str) -> Iterator[Path]:
     """
     files = verified_description(bundle)["files"]
     graph = next(graph for graph in TASKS if graph in files)
-    task = TASKS[graph]
+    function, text, settings = TASKS[graph]
     with TemporaryDirectory(prefix="recurlm-") as temporary, _quiet():
-        folder, code = Path(temporary) / "model", _runtime(Path(temporary) / "recurlm")
+        folder = Path(temporary) / "model"
+        code = shutil.copytree(PACKAGE, Path(temporary) / "recurlm", ignore=_all_but_the_runtime)
         model = Model(run_id=run, model_id=model_id, model_uuid=model_id)
-        example = pandas.DataFrame({"text": [task.example]})
         mlflow.pyfunc.save_model(
             folder,
             python_model=str(PYFUNC_CODE),
             code_paths=[str(code)],
             artifacts={"bundle": str(bundle)},
             mlflow_model=model,
-            signature=signature(task),
-            input_example=(example, task.params),
+            signature=signature(function),
+            input_example=(pandas.DataFrame({"text": [text]}), settings),
             pip_requirements=[f"{name}=={version(name)}" for name in NEEDED],
         )
         _add_onnx_flavor(model, bundle.name, graph)
@@ -104,9 +95,9 @@ def model_folder(bundle: Path, model_id: str, run: str) -> Iterator[Path]:
         yield folder
 
 
-def signature(task: Task) -> ModelSignature:
+def signature(function: Callable[..., str]) -> ModelSignature:
     """Text to text, with the keyword arguments of the runtime's function as params."""
-    settings = list(inspect.signature(task.function).parameters.values())[2:]
+    settings = list(inspect.signature(function).parameters.values())[2:]
     params = []
     for each in settings:
         if each.kind is each.KEYWORD_ONLY:  # a callback
@@ -132,14 +123,8 @@ def _add_onnx_flavor(model: Model, name: str, graph: str) -> None:
     )
 
 
-def _runtime(folder: Path) -> Path:
-    folder.mkdir()
-    for name in CODE:
-        if (PACKAGE / name).is_dir():
-            shutil.copytree(PACKAGE / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copyfile(PACKAGE / name, folder / name)
-    return folder
+def _all_but_the_runtime(folder: str, names: list[str]) -> set[str]:
+    return set(names) - set(CODE) if Path(folder) == PACKAGE else {"__pycache__"} & set(names)
 
 
 @contextmanager
