@@ -30,7 +30,7 @@ from recurlm.model import build, count_parameters
 from recurlm.report import claims
 from recurlm.report.metrics import Metrics, read_metrics
 from recurlm.report.page import environment
-from recurlm.report.results import DIAGNOSTIC_FILES, JsonObject, Result, Results, best, load_results
+from recurlm.report.results import DIAGNOSTIC_FILES, JsonObject, Result, Results, best, load_results, read_object
 from recurlm.report.tables import NONE, show
 from recurlm.storage import read_json
 from recurlm.strict_yaml import load_yaml
@@ -164,8 +164,7 @@ def _content(root: Path, results: Results, metrics: Metrics) -> dict[str, Any]:
     champion = best(each.result for each in left_to_right if each.samples.get("temperatures"))
 
     def benchmark(name: str) -> JsonObject:
-        path = root / "benchmarks/results" / f"{name}.json"
-        return dict(read_json(path)) if path.is_file() else {}
+        return read_object(root / "benchmarks/results" / f"{name}.json")
 
     def reaches_farther(key: str) -> str:
         ungated, *gated = (claims.NEVER if each.lesson[key] is None else each.lesson[key] for each in compared)

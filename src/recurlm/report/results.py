@@ -171,24 +171,24 @@ def load_results(root: Path, params: Params) -> Results:
     lock = Lock(root)
     return Results(
         params=params,
-        corpus=_read(root / "data/corpus/manifest.json"),
-        tokens=_read(root / "data/tokens/manifest.json"),
+        corpus=read_object(root / "data/corpus/manifest.json"),
+        tokens=read_object(root / "data/tokens/manifest.json"),
         variants=tuple(_result(root / "data", name, params, lock) for name in params.variants),
     )
 
 
 def _result(data: Path, name: str, params: Params, lock: Lock) -> Result:
-    folder = data / "models" / name
-    model, weights = _read(folder / "model.json"), folder / "model.safetensors"
-    training = _matching(_read(data / f"timings/train-{name}.json"), "model_sha256", weights)
-    verifications = _read(data / f"metrics/verification/{name}.json")
-    speeds = _read(data / f"timings/generate-{name}.json")
+    trained = data / "models" / name
+    model, weights = read_object(trained / "model.json"), trained / "model.safetensors"
+    training = _matching(read_object(data / f"timings/train-{name}.json"), "model_sha256", weights)
+    verifications = read_object(data / f"metrics/verification/{name}.json")
+    speeds = read_object(data / f"timings/generate-{name}.json")
     bundles = tuple(
         BundleResult(
             precision,
             folder := data / "onnx" / name / precision,
             verifications.get(precision, {}),
-            _read(folder / "bundle.json"),
+            read_object(folder / "bundle.json"),
             _matching(speeds.get(precision, {}), "bundle_sha256", folder / "bundle.json"),
         )
         for precision in sorted(params.export.precisions, key=("fp32", "int8", "int4").index)
@@ -199,9 +199,9 @@ def _result(data: Path, name: str, params: Params, lock: Lock) -> Result:
         model_config=model.get("config") or params.variants[name].model_dump(),
         settings=_settings(name, params, lock.stages),
         model=model,
-        curve=_read_curve(data / "models" / name / "curve.csv", training),
-        log=_read_curve(data / "models" / name / "log.csv", training),
-        metrics=_read(data / f"metrics/{name}.json"),
+        curve=_read_curve(trained / "curve.csv", training),
+        log=_read_curve(trained / "log.csv", training),
+        metrics=read_object(data / f"metrics/{name}.json"),
         bundles=bundles,
         locked={path: md5 for stage in stages for path, md5 in lock.outs(stage).items()},
         stale=lock.stale(name) or _mismatch(bundles),
@@ -215,7 +215,7 @@ def _diagnosis(root: Path, name: str, weights: Path, lock: Lock) -> Diagnosis:
     for part, template in DIAGNOSTIC_FILES.items():
         path, timed = template.format(name), part == "timings"
         try:
-            content = _read(root / path)
+            content = read_object(root / path)
         except InputError as error:
             problems[part] = str(error).removeprefix(f"{root}/")
             continue
@@ -235,7 +235,7 @@ def _mismatch(bundles: tuple[BundleResult, ...]) -> str | None:
     return None
 
 
-def _read(path: Path) -> JsonObject:
+def read_object(path: Path) -> JsonObject:
     """The JSON object of a file; an empty one where there is no file."""
     if not path.is_file():
         return {}
@@ -263,14 +263,13 @@ def _matching(timings: JsonObject, key: str, measured: Path) -> JsonObject:
 
 def _settings(name: str, params: Params, stages: JsonObject) -> JsonObject:
     """The sections behind the model, as dvc.lock has them; without dvc.lock, as params.yaml has them now."""
-    current = params.model_dump()
-    sections = {}
+    sections = params.model_dump(include={"fetch", "tokenize", "train"})
     for section, stage in (("fetch", "fetch"), ("tokenize", "tokenize"), ("train", f"train@{name}")):
-        locked = stages.get(stage, {}).get("params", {}).get("params.yaml", {})
-        sections[section] = current[section] | locked.get(section, {})
-        # A stage that depends on parts of a section: "train.data" and so on.
-        parts = {key.partition(".")[2]: value for key, value in locked.items() if key.startswith(f"{section}.")}
-        sections[section] |= parts
+        for key, value in stages.get(stage, {}).get("params", {}).get("params.yaml", {}).items():
+            # A stage may depend on parts of a section: "train.data" and so on.
+            first, _, part = key.partition(".")
+            if first == section:
+                sections[section] |= {part: value} if part else value
     source = sections["fetch"]["source"]
     sections["fetch"] = {"source": source, source: sections["fetch"][source]}  # the other sources were not used
     return sections
