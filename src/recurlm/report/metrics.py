@@ -45,10 +45,10 @@ class Metrics:
             found = found[found[column] == value]
         return found
 
-    def wide(self, protocol: Names, index: Names = "variant", values: str = "value", **more: Any) -> pd.DataFrame:
+    def wide(self, protocol: Names, index: Names = "variant", **more: Any) -> pd.DataFrame:
         """The single numbers of a protocol: a row a variant (or a combination of `index`) and a column a metric."""
         found = self.rows(protocol, **more)
-        return pivoted(found[found["at"].isna()], index, values)
+        return pivoted(found[found["at"].isna()], index)
 
     def value(self, variant: str, metric: str, protocol: str, split: str | None = None) -> float | None:
         """One number; None if there is none."""
@@ -70,11 +70,17 @@ class Metrics:
         return (float(bounds["low"].iloc[0]), float(bounds["high"].iloc[0])) if len(bounds) else None
 
 
-def pivoted(rows: pd.DataFrame, index: Names, values: str = "value") -> pd.DataFrame:
-    """A column a metric, and rows in the order of the table; what was measured twice is there once."""
+def pivoted(rows: pd.DataFrame, index: Names) -> pd.DataFrame:
+    """A column a metric, with `<metric> low` and `<metric> high` where it has intervals; rows as the table has them.
+
+    What was measured twice is there once.
+    """
     keys = _listed(index)
     rows = rows.drop_duplicates([*keys, "metric"])
-    return rows.pivot(index=index, columns="metric", values=values).reindex(rows.set_index(keys).index.unique())
+    frame = rows.pivot(index=index, columns="metric", values=["value", "low", "high"])
+    frame = frame.loc[:, (frame.columns.get_level_values(0) == "value") | frame.notna().any()]
+    frame.columns = pd.Index([name if kind == "value" else f"{name} {kind}" for kind, name in frame.columns], dtype=str)
+    return frame.reindex(rows.set_index(keys).index.unique())
 
 
 def _listed(values: Names) -> list[str]:

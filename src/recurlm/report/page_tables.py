@@ -43,22 +43,12 @@ def _scores(results: Results, metrics: Metrics, split: str) -> pd.DataFrame:
     """A row a variant with its scores on a split; on test with the bounds of their intervals."""
     frame = metrics.wide("evaluate", split=split)
     if split == "test":
-        frame = _with_bounds(frame, metrics, "static", "variant")
         static = metrics.wide("static").reindex(frame.index)
         for metric in static.columns.intersection(frame.columns):  # an interval of an earlier model is none of this one
             own = (frame[metric] - static[metric]).abs() <= 1e-6 * frame[metric].abs()
-            bounds = [f"{metric} low", f"{metric} high"]
-            frame[bounds] = frame[bounds].where(own)
+            bounds = static.columns.intersection([f"{metric} low", f"{metric} high"])
+            frame[bounds] = static[bounds].where(own)
     return frame.reindex([result.name for result in results.variants])
-
-
-def _with_bounds(
-    frame: pd.DataFrame, metrics: Metrics, protocols: str | Iterable[str], index: str | list[str]
-) -> pd.DataFrame:
-    """The frame with `<metric> low` and `<metric> high` of a protocol on the test split."""
-    for bound in ("low", "high"):
-        frame = frame.join(metrics.wide(protocols, index, bound, split="test").add_suffix(f" {bound}"))
-    return frame
 
 
 def _score_columns(results: Results) -> list[Column]:
@@ -120,7 +110,6 @@ def _speeds(metrics: Metrics) -> pd.DataFrame:
 def _protocols(metrics: Metrics, objective: str) -> pd.DataFrame:
     """Perplexity by protocol, with the static score of the same tokens."""
     frame = metrics.wide(PROTOCOLS, VARIANT_AND_PROTOCOL, objective=objective)
-    frame = _with_bounds(frame, metrics, PROTOCOLS, VARIANT_AND_PROTOCOL)
     same = metrics.wide([f"static for {each}" for each in PROTOCOLS], VARIANT_AND_PROTOCOL, objective=objective)
     same = same.rename(index=lambda name: name.removeprefix("static for "), level="protocol")
     return frame.join(same.add_suffix(" of static")).rename(index=label, level="protocol")
