@@ -13,22 +13,14 @@ from mlflow import MlflowClient
 
 TAG = "mlflow.sharedViewState.comparison"
 SECTION = "comparison"
-COLUMNS = (
-    "metrics.`validation_bits_per_byte`",
-    "metrics.`test_bits_per_byte`",
-    "metrics.`test_pseudo_bits_per_byte`",
-    "metrics.`parameters`",
-    "metrics.`training_tokens_per_second`",
-    "metrics.`generation_tokens_per_second`",
-    "metrics.`bundle_bytes`",
-    "params.`hidden_size`",
-    "attributes.`Models`",
-)
 LINES = ("train_loss", "validation_loss", "tokens_per_second", "learning_rate")
 # Bars begin at zero, where 2.04 looks like 2.10: scores are the heights of points, whose axis begins at the lowest.
 SCORES = ("validation_bits_per_byte", "test_bits_per_byte", "test_pseudo_bits_per_byte")
+SPEED = "training_tokens_per_second"
+METRICS = (*SCORES, "parameters", SPEED, "generation_tokens_per_second", "bundle_bytes")
+COLUMNS = (*(f"metrics.`{name}`" for name in METRICS), "params.`hidden_size`", "attributes.`Models`")
 BARS = (
-    "training_tokens_per_second",
+    SPEED,
     "generation_tokens_per_second",
     "generation_tokens_per_second_int8",
     "bundle_bytes",
@@ -47,8 +39,10 @@ def lay_out(client: MlflowClient, experiment: str) -> None:
 def state() -> dict[str, Any]:
     """The UI's state of the view; charts of all other metrics follow in a collapsed section."""
     raw = {"xAxisKey": "step", "useGlobalXaxisKey": False, "lineSmoothness": 0, "useGlobalLineSmoothing": False}
+    speed = {"xaxis": {"key": SPEED, "type": "METRIC"}}
+    heights = {name: speed | {"yaxis": {"key": name, "type": "METRIC"}, "runsCountToCompare": 100} for name in SCORES}
     charts = [_chart("LINE", name) | raw for name in LINES]
-    charts += [_chart("SCATTER", name) | _axes("training_tokens_per_second", name) for name in SCORES]
+    charts += [_chart("SCATTER", name) | axes for name, axes in heights.items()]
     charts += [_chart("BAR", name) for name in BARS]
     return {
         "searchFilter": "tags.variant LIKE '%'",
@@ -64,10 +58,6 @@ def state() -> dict[str, Any]:
 def _chart(kind: str, name: str) -> dict[str, Any]:
     shown = {"type": kind, "metricKey": name, "displayName": name, "uuid": f"{SECTION}-{name}"}
     return shown | {"metricSectionId": SECTION, "deleted": False, "isGenerated": True}
-
-
-def _axes(x: str, y: str) -> dict[str, Any]:
-    return {"xaxis": {"key": x, "type": "METRIC"}, "yaxis": {"key": y, "type": "METRIC"}, "runsCountToCompare": 100}
 
 
 def _section(uuid: str, name: str, open_: bool) -> dict[str, Any]:
