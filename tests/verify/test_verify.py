@@ -16,7 +16,7 @@ from recurlm.model import LanguageModel, build, save
 from recurlm.objective import objective_of
 from recurlm.storage import read_json, sha256_of, write_json
 from recurlm.tokens.files import TokenFile
-from recurlm.verify.agreement import verify
+from recurlm.verify.agreement import Verification, reference_of, verify
 from recurlm.verify.bundles import verify_all
 from recurlm.verify.checks import (
     GREEDY,
@@ -85,6 +85,15 @@ def test_equal_models_pass_and_the_verification_states_its_figures(exported: tup
     assert compared >= 3 * 60
     assert len(results["near_ties_at"]) == results["near_ties"]
     assert results["scorer_nats_difference"] < 1e-5
+    assert results["chunked_calls_identical"] is (None if objective_of(model).both_sides else True)
+
+
+def test_what_only_some_checks_have_seen_is_not_verified(exported: tuple[LanguageModel, Path]) -> None:
+    model, folder = exported
+    reference, metrics = reference_of(model, folder, MANIFEST), metrics_of(model, held_out())
+    verification = Verification(reference, folder, held_out(), metrics, VERIFY, SCORING, error=1e-4)
+    verification.run({"generator", "filler"})
+    assert verification.summary()["verified"] is False
 
 
 def test_another_model_fails_the_verification(exported: tuple[LanguageModel, Path]) -> None:
