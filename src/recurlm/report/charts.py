@@ -242,8 +242,12 @@ def quality_against_speed(bundles: pd.DataFrame, palette: Palette) -> Iterator[C
 
 def _precision_labels(chart: alt.Chart) -> Iterator[alt.Chart]:
     """Labels of the points, each precision's on a side of its own: points of one model may lie close together."""
-    above, below, right = {"align": "center", "dy": -13}, {"align": "center", "dy": 15}, {"align": "left", "dx": 9}
-    for precision, side in {"fp32": above, "int8": below, "int4": right}.items():
+    sides: dict[str, dict[str, Any]] = {
+        "fp32": {"align": "center", "dy": -13},
+        "int8": {"align": "center", "dy": 15},
+        "int4": {"align": "left", "dx": 9},
+    }
+    for precision, side in sides.items():
         of_one = chart.transform_filter(f"datum.precision == '{precision}'")
         yield of_one.mark_text(fontSize=11, **side).encode(text="precision:N")
 

@@ -171,7 +171,7 @@ def _output(metrics: Metrics, result: Result) -> tuple[tuple[float, int], str] |
 
 def _doubled(values: Values, _: Metrics, results: Results) -> str:
     both = [each.name for each in results.variants if each.name in values and each.model_config["bidirectional"]]
-    return _true_of_all([output == 2 * one for output, one in map(values.get, both)])
+    return _true_of_all([output == 2 * one for output, one in (values[name] for name in both)])
 
 
 def _cost_grows(values: Values, _: Metrics, __: Results) -> str:
