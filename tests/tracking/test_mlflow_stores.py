@@ -205,7 +205,7 @@ def test_clones_on_several_machines_that_log_at_once_log_each_result_once(
         assert {run.info.status for run in found} == {"FINISHED"}
         names = {model.name for model in client.search_registered_models() if model.name.startswith("shared")}
         assert names == {"shared", "shared-lstm", "shared-rnn"}
-        assert [len(versions_of(client, name)) for name in sorted(names)] == [1, 1, 1]
+        assert [len(versions_of(name)) for name in sorted(names)] == [1, 1, 1]
     assert sync(tmp_path / "two") == []
 
 
