@@ -73,6 +73,13 @@ def assert_health_is_answered_meanwhile(server: Server, until: Callable[[], bool
     assert slowest < max(2, (time.perf_counter() - begin) / 2)
 
 
+def wait_for(ready: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not ready():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_stop_sequences_at_their_limits_hold_nothing_up(usual: Server) -> None:
     stop = ["a" * 1023 + last for last in "bcde"]
     request = {**LARGEST, "max_tokens": 200, "prompt": "a", "stop": stop}
@@ -144,9 +151,9 @@ def test_a_small_request_is_answered_within_a_multiple_of_its_own_time(usual: Se
         *[("/fill", {"text": "to be or ___ to " * 14})] * 5,
         again=True,
     ):
-        while usual.metric('recurlm_running_texts{model="lstm"}') < 64:
-            time.sleep(0.01)
-        loaded = {name: seconds(*request) for name, request in small.items()}
+        wait_for(lambda: usual.metric('recurlm_running_texts{model="lstm"}') >= 64)
+        # The least of three: what else this machine does may slow one down.
+        loaded = {name: min(seconds(*request) for _ in range(3)) for name, request in small.items()}
         assert usual.metric('recurlm_waiting_texts{model="lstm"}') > 0  # as much as before
         # The queue is full for large requests, and not for small ones.
         assert any(usual.post("/v1/completions", LARGEST).status_code == 429 for _ in range(20))

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,16 +103,25 @@ def serving(folder: Path, *arguments: str, ready: str, **environment: str) -> It
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", *(each.format(port=port) for each in arguments)]
-    log = (folder / "log").open("w")
+    log = folder / "log"
     variables = os.environ | QUIET | environment
-    with subprocess.Popen(
-        command, stdout=log, stderr=log, cwd=folder, env=variables, start_new_session=True
-    ) as process:
+    with (
+        log.open("w") as said,
+        subprocess.Popen(
+            command, stdout=said, stderr=said, cwd=folder, env=variables, start_new_session=True
+        ) as process,
+    ):
+
+        def up() -> bool:
+            assert process.poll() is None, log.read_text(encoding="utf-8")[-3000:]
+            return answers(f"http://127.0.0.1:{port}{ready}")
+
         try:
-            wait_for(lambda: answers(f"http://127.0.0.1:{port}{ready}"), 300)
+            wait_for(up, 300)
             yield f"http://127.0.0.1:{port}"
         finally:
-            os.killpg(process.pid, 15)  # its workers too
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, 15)  # its workers too
 
 
 def wait_for(ready: Callable[[], Any], seconds: float) -> None:

@@ -27,6 +27,9 @@ SECONDS = 120  # for another process to import MLflow on a busy machine
 @pytest.fixture(autouse=True)
 def _where(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
+    monkeypatch.setattr(
+        "recurlm.tracking.live.PATIENCE", float(SECONDS)
+    )  # what is logged depends on no machine's speed
 
 
 def begin(root: Path) -> Journal:
