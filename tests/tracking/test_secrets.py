@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from fabricated_results import write_results
 from mlflow_project import runs, serving, start
+from servers import postgresql
 
 from recurlm.tracking.live import Follower
 from recurlm.tracking.store import StoreError
@@ -60,5 +62,24 @@ def test_a_password_in_the_address_of_a_server_stays_there(
     with serving(folder, "server", *where, *places, ready="/health") as address:
         said += log(project, address.replace("//", f"//somebody:{PASSWORD}@"), monkeypatch)
         assert runs(project).keys() == {"gru", "rnn"}
+    assert PASSWORD not in said + "".join(capfd.readouterr())
+    assert files_with_it(tmp_path) == []
+
+
+def test_a_password_of_the_database_stays_in_its_address(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with postgresql(PASSWORD) as address:
+        said = log(project, address.replace(PASSWORD, f"{PASSWORD}-not"), monkeypatch)
+        assert "password" in said
+        said += log(project, address, monkeypatch)
+        assert runs(project).keys() == {"gru", "rnn"}
+        engine = sqlalchemy.create_engine(address)
+        with engine.connect() as connection:
+            tables = sqlalchemy.inspect(engine).get_table_names()
+            rows = [row for table in tables for row in connection.execute(sqlalchemy.text(f'SELECT * FROM "{table}"'))]
+        engine.dispose()
+    assert "recurlm" in str(rows)
+    assert PASSWORD not in str(rows)
     assert PASSWORD not in said + "".join(capfd.readouterr())
     assert files_with_it(tmp_path) == []
