@@ -106,6 +106,7 @@ class Store:
         for name in ("alembic", "mlflow"):
             logging.getLogger(name).setLevel(logging.ERROR)
         try:
+            self._reach_database()
             yield self._client()
         except (MlflowException, SQLAlchemyError, RequestException) as error:
             self.check()
@@ -113,6 +114,17 @@ class Store:
             # MLflow's own messages have many lines, and may contain a password.
             problem = "out of reach" if remote else str(error).splitlines()[0].partition(". ")[0][:300]
             raise StoreError(f"MLflow at {without_password(self.uri)}: {problem}") from None
+
+    def _reach_database(self) -> None:
+        """Connect once to the server of a database: MLflow would try a wrong password for minutes, without a word."""
+        if urlsplit(self.uri).scheme.partition("+")[0] not in ("postgresql", "mysql", "mssql"):
+            return
+        from sqlalchemy import NullPool, create_engine
+
+        try:
+            create_engine(self.uri, poolclass=NullPool).connect().close()
+        except ImportError:  # `_client` says that there is no driver
+            return
 
     def _client(self) -> MlflowClient:
         import mlflow
