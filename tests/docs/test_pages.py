@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -17,6 +18,9 @@ from pages import PAGES, RESULTS, Page, assert_shape, identical_tokens, interval
 from tiny_project import CHECKOUT, Project
 
 from recurlm.cli.commands import parser
+from recurlm.compare import page as comparison
+from recurlm.report.tables import markdown
+from recurlm.storage import read_json
 
 pytestmark = pytest.mark.xdist_group("project")
 
@@ -277,6 +281,13 @@ def test_scores_of_the_memory_tasks_are_those_of_their_json() -> None:
         for task, found in shown.items():
             means = [fmean(at["by_seed"]) for at in cells[cell][task]["scores"]]
             assert [float(score.replace("−", "-")) for score in found.split(", ")] == pytest.approx(means, abs=0.0051)
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("compare-*.json")), ids=lambda path: path.stem)
+def test_the_comparison_s_table_is_that_of_its_json(path: Path) -> None:
+    results = read_json(path)
+    table = f"{comparison.lead(results)}\n\n{markdown(comparison.table(results))}\n"
+    assert f"<!-- table: {path.name} -->\n{table}<!-- /table -->" in Page("docs/compare.md").text
 
 
 def test_load_is_that_of_its_json() -> None:

@@ -120,10 +120,14 @@ def _state(results: Results, palette: Palette) -> Chart:
         y=alt.Y("nats:Q", title="test nats per token", scale=alt.Scale(zero=False, padding=15)),
         color=palette.colour(frame),
     )
+    labels = chart.encode(text="label:N")
     layers = [
         chart.mark_line(strokeWidth=1, opacity=0.5),
         chart.mark_point(filled=True, size=80, opacity=1).encode(shape=palette.shape(frame)),
-        chart.mark_text(dy=-11, fontSize=10).encode(text="label:N"),
+        *(  # one above and one below: the two points may be close together
+            labels.transform_filter(alt.datum.precision == precision).mark_text(dy=dy, fontSize=10)
+            for precision, dy in (("fp32", -11), ("int8", 12))
+        ),
     ]
     return palette.chart("Test loss against generation time; bytes: of the state", alt.LayerChart(layer=layers), frame)
 
