@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from recurlm.errors import InputError
 from recurlm.export import exact
 from recurlm.export.exact_graph import APPROXIMATED, rewrite
+from recurlm.export.steps import FunctionModule
 from recurlm.export.trace import trace
 from recurlm.verify.quantized import QuantizedArithmetic
 
@@ -167,20 +168,11 @@ UNKNOWN: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
 }
 
 
-class Alone(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_has_no_exact_form_is_one_clear_error_in_the_graph_and_in_pytorch(name: str) -> None:
     function, in_graph, in_torch = UNKNOWN[name]
     x = torch.randn(3, 4, 5)
-    graph = trace(Alone(function), {"x": x}, ["y"], 18)
+    graph = trace(FunctionModule(function), {"x": x}, ["y"], 18)
     with pytest.raises(InputError, match=rf"^int8 and int4 have .*{in_graph}[^\n]*docs/extending.md") as error:
         rewrite(graph)
     assert "\n" not in str(error.value)

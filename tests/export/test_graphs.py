@@ -19,11 +19,9 @@ from recurlm.config import Sampling
 from recurlm.export.bundle import never_drawn, write_graphs
 from recurlm.model import LanguageModel
 from recurlm.objective import objective_of
-from recurlm.verify import calls
-from recurlm.verify.checks import GREEDY, Comparison
-from recurlm.verify.prompts import pieces
+from recurlm.verify.checks import GREEDY, Comparison, chunked
 from recurlm.verify.reference import Reference
-from recurlm.verify.sessions import Graphs
+from recurlm.verify.sessions import Graphs, pieces
 
 VOCABULARY = 41
 SPECIAL = {"bos": 0, "mask": 1, "unk": 2, "eol": None}
@@ -96,7 +94,7 @@ def test_the_generator_draws_the_tokens_of_pytorch(exported, name: str, sampling
 @pytest.mark.parametrize("sampling", SAMPLINGS[:3], ids=str)
 def test_chunked_calls_give_the_tokens_of_one_call(exported, name: str, sampling: Sampling) -> None:
     _, graphs = sides(exported, name)
-    calls.chunked(graphs, text(5), uniform(90), sampling)
+    chunked(graphs, text(5), uniform(90), sampling)
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -115,8 +113,8 @@ def test_prompts_of_different_lengths_in_one_call_give_what_each_gives_alone(exp
     }
     together, together_after = graphs.call("generator", feeds)
     for row, length in enumerate(lengths):
-        tokens, state = graphs.generate(prompts[row : row + 1, :length], numbers[row : row + 1], FREE)
-        assert together["tokens"][row].tolist() == tokens[0].tolist()
+        alone, state = graphs.generate(prompts[row : row + 1, :length], numbers[row : row + 1], FREE)
+        assert together["tokens"][row].tolist() == alone["tokens"][0].tolist()
         for key, value in state.items():
             # One row and three are added up in another order, and these weights are large.
             np.testing.assert_allclose(together_after[key][row], value[0], atol=1e-5)
@@ -153,14 +151,14 @@ def test_texts_of_different_lengths_are_filled_and_scored_as_each_alone(exported
     _, graphs = sides(exported, name)
     tokens, lengths = text(3, 12), np.array([12, 1, 7])
     scored, _ = graphs.score(tokens, lengths)
-    filled = graphs.fill(tokens, lengths, uniform(3, 12), GREEDY)
+    filled, _ = graphs.fill(tokens, lengths, uniform(3, 12), GREEDY)
     for row, length in enumerate(lengths):
         alone = tokens[row : row + 1, :length]
         np.testing.assert_allclose(
             scored[row, :length], graphs.score(alone, lengths[row : row + 1])[0][0], rtol=1e-5, atol=1e-5
         )
         assert not scored[row, length:].any()
-        expected = graphs.fill(alone, lengths[row : row + 1], uniform(1, length), GREEDY)
+        expected, _ = graphs.fill(alone, lengths[row : row + 1], uniform(1, length), GREEDY)
         assert filled[row, :length].tolist() == expected[0].tolist()
 
 

@@ -16,20 +16,18 @@ from safetensors.torch import load_file
 from recurlm.config import Evaluate, Export, Precision, Sampling, override
 from recurlm.evaluation.perplexity import describe, score
 from recurlm.export.bundle import QUANTIZED, never_drawn, write_graphs
+from recurlm.export.calibrate import quantizer_for
 from recurlm.export.graphs import Builder, ExportCache
-from recurlm.export.precision import quantizer_for
 from recurlm.export.quantize import ACTIVATIONS, Quantizer, count_products
 from recurlm.model import LanguageModel
 from recurlm.objective import objective_of
 from recurlm.storage import read_json
 from recurlm.tokens.files import TokenFile
-from recurlm.verify import calls
 from recurlm.verify.agreement import verify
-from recurlm.verify.checks import GREEDY, Comparison, VerificationError
-from recurlm.verify.prompts import pieces
+from recurlm.verify.checks import GREEDY, Comparison, VerificationError, chunked
 from recurlm.verify.quantized import QuantizedArithmetic
 from recurlm.verify.reference import Reference
-from recurlm.verify.sessions import Graphs
+from recurlm.verify.sessions import Graphs, pieces
 
 VOCABULARY = 43
 MANIFEST = {
@@ -121,14 +119,14 @@ def test_calls_in_parts_give_the_tokens_of_one_call(made: Made) -> None:
     """Parts of the time for a model that carries its state on; rows of the batch for one that reads whole texts."""
     uniform = np.random.default_rng(3).random((3, 90), np.float32)
     if not made.objective.both_sides:
-        assert calls.chunked(made.graphs, text_of(5), uniform[0], FREE)
+        chunked(made.graphs, text_of(5), uniform[0], FREE)
         return
     tokens, lengths = text_of(270).reshape(3, 90), np.array([90, 41, 1])
-    filled = made.graphs.fill(tokens, lengths, uniform, FREE)
+    filled, _ = made.graphs.fill(tokens, lengths, uniform, FREE)
     scored, _ = made.graphs.score(tokens, lengths)
     for row, length in enumerate(lengths):
         text, alone = tokens[row : row + 1, :length], lengths[row : row + 1]
-        expected = made.graphs.fill(text, alone, uniform[row : row + 1, :length], FREE)
+        expected, _ = made.graphs.fill(text, alone, uniform[row : row + 1, :length], FREE)
         np.testing.assert_array_equal(filled[row, :length], expected[0])
         np.testing.assert_allclose(scored[row, :length], made.graphs.score(text, alone)[0][0], rtol=1e-5, atol=1e-5)
         assert not scored[row, length:].any()
@@ -169,7 +167,7 @@ def test_a_model_that_is_quantized_otherwise_fails(made: Made) -> None:
 def test_a_product_that_was_not_seen_is_an_error_and_stays_in_fp32_never() -> None:
     model = random_model("lstm")
     with pytest.raises(ValueError, match="was not seen while the model read text"):
-        Builder(model, [], export_settings(), Quantizer({})).step()
+        Builder(model, [], export_settings(), Quantizer({})).read()
 
 
 def test_a_large_table_is_quantized_too(

@@ -30,8 +30,9 @@ def random_model(name: str, hidden_size: int = 9) -> LanguageModel:
 
 def traced(model: LanguageModel) -> onnx.GraphProto:
     cache = ExportCache()
-    Builder(model, [], export_settings(), cache=cache).step()
-    return next(graph for key, graph in cache.traces.items() if key.startswith("GatedStep logits "))
+    assert Builder(model, [], export_settings(), cache=cache).gated_step.node
+    (graph,) = cache.traces.values()
+    return graph
 
 
 def run(graph: onnx.GraphProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -19,7 +19,7 @@ from tiny_project import CHECKOUT
 import recurlm
 from recurlm import runtime
 from recurlm.errors import InputError
-from recurlm.export.provenance import made_by
+from recurlm.export.bundle import made_by
 from recurlm.runtime import Bundle, Filler, Generator, Scorer
 from recurlm.storage import sha256_of, write_sealed_json
 

@@ -13,8 +13,7 @@ from recurlm.verify import edges
 from recurlm.verify.checks import Comparison, VerificationError
 from recurlm.verify.faults import plant
 from recurlm.verify.faults.catalogue import Fault
-from recurlm.verify.faults.plant import Outcome, Subject, plant_all
-from recurlm.verify.faults.tiny import tiny_subjects
+from recurlm.verify.faults.plant import Outcome, Subject, plant_all, tiny_subjects
 from recurlm.verify.sessions import Graphs
 
 QUICK = PARAMS.model_copy(update={"verify": override(PARAMS.verify, {"num_tokens": 40})})

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from recurlm.errors import InputError
-from recurlm.export.calibrate import key_of
+from recurlm.export.rewriter import key_of
 from recurlm.verify.quantized import QuantizedArithmetic
 
 SCALE = torch.tensor(0.5)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from recurlm.export.rewriter import subgraphs
 
 SMALL = 2**14  # bytes
 Shape = Sequence[int | str]
@@ -20,24 +23,19 @@ class Graph:
     """A graph being built. A subgraph (the body of a Loop, a branch of an If) shares its parent's weights."""
 
     def __init__(self, parent: Graph | None = None) -> None:
-        self.parent = parent
+        self.root: Graph = self if parent is None else parent.root  # the outermost graph
         self.nodes: list[onnx.NodeProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
+        if parent is None:
+            self.counter = count(1)
+            self.contents: dict[tuple[Any, ...], str] = {}
+            self.constants: dict[bytes, list[str]] = {}  # node → its outputs
         self.weights: dict[str, onnx.TensorProto] = {} if parent is None else parent.weights
-        self.contents: dict[tuple[Any, ...], str] = {} if parent is None else parent.contents
-        self.counter: list[int] = [0] if parent is None else parent.counter
-        self.constants: dict[bytes, list[str]] = {} if parent is None else parent.constants  # node → its outputs
-
-    @property
-    def root(self) -> Graph:
-        """The outermost graph."""
-        return self if self.parent is None else self.parent.root
 
     def name(self, hint: str) -> str:
         """A name that no other value of the model has."""
-        self.counter[0] += 1
-        return f"{hint}.{self.counter[0]}"
+        return f"{hint}.{next(self.root.counter)}"
 
     def input(self, name: str, kind: int, shape: Shape) -> str:
         """Declare an input. None has a default: onnxruntime prints a warning for each that has one."""
@@ -92,11 +90,11 @@ class Graph:
             copy.input.extend(names[value] if value else "" for value in node.input)
             copy.name = ""
             alone = bool(node.input) and constant.issuperset(node.input)
-            known = self.constants.get(copy.SerializeToString(deterministic=True)) if alone else None
+            known = self.root.constants.get(copy.SerializeToString(deterministic=True)) if alone else None
             if known is None:
                 known = [self.name(output) if output else "" for output in node.output]
                 if alone:
-                    self.constants[copy.SerializeToString(deterministic=True)] = known
+                    self.root.constants[copy.SerializeToString(deterministic=True)] = known
                 copy.output.extend(known)
                 (self.root if alone else self).nodes.append(copy)
             names |= dict(zip(node.output, known, strict=True))
@@ -106,13 +104,14 @@ class Graph:
     def _add_weight(self, weight: onnx.TensorProto) -> str:
         """Take a weight in, unless one with the same shape and bytes is there already."""
         content = (weight.data_type, tuple(weight.dims), hashlib.sha256(weight.raw_data).digest())
-        if content not in self.contents:
+        contents = self.root.contents
+        if content not in contents:
             name = weight.name if weight.name not in self.weights else self.name(weight.name)
             self.weights[name] = onnx.TensorProto()
             self.weights[name].CopyFrom(weight)
             self.weights[name].name = name
-            self.contents[content] = name
-        return self.contents[content]
+            contents[content] = name
+        return contents[content]
 
     def loop(
         self,
@@ -166,18 +165,14 @@ class Graph:
         small = {
             name: f"{name}.{number}"
             for name in sorted(_read_in(body))
-            if name in self.weights and len(self.weights[name].raw_data) <= SMALL and not self._is_input(name)
+            if name in self.weights and len(self.weights[name].raw_data) <= SMALL
         }
-        _rename_read(body, small)
+        for node in _nodes(body):
+            node.input[:] = [small.get(value, value) for value in node.input]
         for name, copy in small.items():
             body.initializer.add().CopyFrom(self.weights[name])
             body.initializer[-1].name = copy
         return body
-
-    def _is_input(self, name: str) -> bool:
-        return any(name == value.name for value in self.inputs) or (
-            self.parent is not None and self.parent._is_input(name)
-        )
 
     def choose(
         self,
@@ -220,25 +215,22 @@ class Graph:
     def proto(self, name: str) -> onnx.GraphProto:
         """The finished graph; weights stand in the outermost one, where every subgraph sees them."""
         graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs)
-        if self.parent is None:
+        if self.root is self:
             read = _read_in(graph)
             graph.initializer.extend(weight for name, weight in self.weights.items() if name in read)
         return graph
 
 
-def _read_in(graph: onnx.GraphProto) -> set[str]:
-    """The values that the nodes of a graph, and of the graphs in it, read."""
-    inner = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
-    return {value for node in graph.node for value in node.input}.union(*map(_read_in, inner))
-
-
-def _rename_read(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of the graphs in it."""
     for node in graph.node:
-        for index, value in enumerate(node.input):
-            node.input[index] = names.get(value, value)
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _rename_read(attribute.g, names)
+        yield node
+        for inner in subgraphs(node):
+            yield from _nodes(inner)
+
+
+def _read_in(graph: onnx.GraphProto) -> set[str]:
+    return {value for node in _nodes(graph) for value in node.input}
 
 
 def to_model(graph: onnx.GraphProto, opset: int, ir_version: int, metadata: Mapping[str, str]) -> onnx.ModelProto:
@@ -247,15 +239,8 @@ def to_model(graph: onnx.GraphProto, opset: int, ir_version: int, metadata: Mapp
     Raises:
         onnx.checker.ValidationError: the graph is not valid ONNX, or its shapes contradict each other.
     """
-    domains = [helper.make_opsetid("", opset)]
-    domains += [helper.make_opsetid(domain, 1) for domain in sorted(_domains(graph) - {""})]
-    model = helper.make_model(graph, opset_imports=domains, ir_version=ir_version, producer_name="recurlm")
+    opsets = [helper.make_opsetid("", opset)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, producer_name="recurlm")
     helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-def _domains(graph: onnx.GraphProto) -> set[str]:
-    """Those of the operators of a graph and of the graphs in it."""
-    inner = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
-    return {node.domain for node in graph.node}.union(*map(_domains, inner))

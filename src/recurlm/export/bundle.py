@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
+import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +16,23 @@ import onnx
 from jaxtyping import Integer
 from safetensors.numpy import save_file
 
+from recurlm import __version__
 from recurlm.config import Export, Precision
 from recurlm.export.assemble import to_model
+from recurlm.export.calibrate import quantizer_for
 from recurlm.export.generator import GeneratorGraph
 from recurlm.export.graphs import Builder, ExportCache
-from recurlm.export.precision import quantizer_for
-from recurlm.export.provenance import made_by, sampling_defaults
 from recurlm.export.quantize import ACTIVATIONS, count_products
 from recurlm.export.sampler import traced_beside
 from recurlm.model import LanguageModel
 from recurlm.objective import Objective, objective_of
+from recurlm.runtime import Filler, Generator
 from recurlm.storage import read_json, sha256_of, write_json, write_sealed_json
 
 FORMAT = 3  # of bundle.json; a runtime refuses one that it does not know
 QUANTIZED = "quantized.safetensors"
+CODE = ("src", "pipelines", "params.yaml", "dvc.yaml")  # results that are in git change no bundle
+SETTINGS = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty"}
 
 
 def write_all(
@@ -76,21 +81,15 @@ def write_graphs(
         ValueError: a product with weights cannot be quantized.
     """
     cache = ExportCache() if cache is None else cache
-    objective = objective_of(model)
-    quantizer = None
-    if precision != "fp32":
-        if text is None:
-            raise ValueError(f"{precision} needs text to calibrate on")
-        quantizer = quantizer_for(model, settings, precision, text, cache)
-    suppressed = never_drawn(tokens["special"], objective)
-    state = {name: list(shape) for name, shape in model.recurrence.state_spec.items()}
+    quantizer = quantizer_for(model, settings, precision, text, cache)
+    description = describe(variant, precision, model, tokens, settings)
     metadata = {
         "variant": variant,
         "tokenizer_sha256": tokens["tokenizer_sha256"],
-        "states": json.dumps(list(state)),
+        "states": json.dumps(list(description["state_spec"])),
     }
     products: Counter[str] = Counter()
-    for name, graph in graphs_of(Builder(model, suppressed, settings, quantizer, cache)).items():
+    for name, graph in graphs_of(Builder(model, description["suppressed_tokens"], settings, quantizer, cache)).items():
         counts = count_products(graph)
         if any(count for kind, count in counts.items() if kind not in (precision, ACTIVATIONS)):
             raise ValueError(f"{variant}: {name} was to be {precision} throughout, and has products {counts}")
@@ -99,25 +98,33 @@ def write_graphs(
         (folder / name).write_bytes(proto.SerializeToString(deterministic=True))
     if quantizer is not None:
         save_file(quantizer.arithmetic, folder / QUANTIZED)
-    description = {
+    description["products"] = {kind: count for kind, count in products.items() if count}
+    write_json(folder / "graphs.json", description)
+    return dict(products)
+
+
+def describe(
+    variant: str, precision: Precision, model: LanguageModel, tokens: dict[str, Any], settings: Export
+) -> dict[str, Any]:
+    """What graphs.json tells of the graphs of a model; their products are counted in them."""
+    objective = objective_of(model)
+    return {
         "format": FORMAT,
         "variant": variant,
         "objective": objective.name,
         "precision": precision,
-        "products": {kind: count for kind, count in products.items() if count},
+        "products": {},
         "vocab_size": model.vocab_size,
         "tokenizer_sha256": tokens["tokenizer_sha256"],
         "tokenizer_kind": tokens["kind"],
         "special": tokens["special"],
-        "suppressed_tokens": suppressed,
-        "state_spec": state,
+        "suppressed_tokens": never_drawn(tokens["special"], objective),
+        "state_spec": {name: list(shape) for name, shape in model.recurrence.state_spec.items()},
         "directions": objective.state_names(model.recurrence),
         "opset": settings.opset,
         "ir_version": settings.ir_version,
         "corpus": tokens["corpus"],
     }
-    write_json(folder / "graphs.json", description)
-    return dict(products)
 
 
 def never_drawn(special: dict[str, int | None], objective: Objective) -> list[int]:
@@ -138,6 +145,28 @@ def write_bundle(folder: Path, graphs: Path, tokenizer: Path, facts: dict[str, A
     description = read_json(graphs / "graphs.json")
     made = {"recurlm": made_by(), "sampling_defaults": sampling_defaults(description["objective"])}
     write_sealed_json(folder / "bundle.json", description | made | {"files": files} | facts)
+
+
+def made_by() -> dict[str, Any]:
+    """The version, the last commit of the code, and whether the code differs from it; None where git knows none."""
+    commit = _git("log", "-1", "--format=%H", "--", *CODE)
+    changes = _git("status", "--porcelain", "--", *CODE)
+    return {"version": __version__, "commit": commit or None, "modified": bool(changes) if commit else None}
+
+
+def sampling_defaults(objective: str) -> dict[str, float]:
+    """The defaults of the runtime's `generate`, or of `fill` for a cloze model."""
+    functions: dict[str, Callable[..., str]] = {"causal": Generator.generate, "cloze": Filler.fill}
+    parameters = inspect.signature(functions[objective]).parameters
+    return {name: each.default for name, each in parameters.items() if name in SETTINGS}
+
+
+def _git(*arguments: str) -> str | None:
+    """What git prints in the current folder; None without git or outside a repository."""
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def graphs_of(builder: Builder) -> dict[str, onnx.GraphProto]:

@@ -1,118 +1,122 @@
-"""Calibration statistics: the inputs of a model's products while it reads text."""
+"""Calibration: the inputs of a model's products while it reads text, and the quantizer that follows from them."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
-from jaxtyping import Float
+from jaxtyping import Int, Integer
 from onnx import TensorProto, helper, numpy_helper
 
-Array = np.ndarray[Any, Any]
+from recurlm.config import Export, Precision
+from recurlm.export.graphs import Builder, ExportCache
+from recurlm.export.quantization import Inputs, quantize_int4, quantize_int8
+from recurlm.export.quantize import Product, Quantizer
+from recurlm.export.rewriter import Array, key_of, product_weights
+from recurlm.model import LanguageModel
+from recurlm.objective import bidirectional, objective_of
+
+ROWS = 32  # of text, read side by side
 
 
-@dataclass
-class Inputs:
-    """Statistics of the inputs x of one product."""
+def quantizer_for(
+    model: LanguageModel,
+    settings: Export,
+    precision: Precision,
+    ids: Integer[np.ndarray, "time"] | None,
+    cache: ExportCache,
+) -> Quantizer | None:
+    """The quantizer of a model in a precision; None for fp32.
 
-    weights: Float[np.ndarray, "inputs outputs"]
-    moments: Float[np.ndarray, "inputs inputs"]  # the sum of x xᵀ
-    count: int = 0
-    largest: float = 0.0
+    Args:
+        ids: text to calibrate on, of which `settings.calibration_tokens` are read.
+        cache: from one precision to the next of the same model, settings and text.
+    """
+    if precision == "fp32":
+        return None
+    if not cache.inputs:
+        if ids is None:
+            raise ValueError(f"{precision} needs text to calibrate on")
+        cache.inputs = _Observer(Builder(model, [], settings, cache=cache)).read(ids)
 
-    def add(self, x: Float[np.ndarray, "*batch inputs"]) -> None:
-        x = x.reshape(-1, x.shape[-1])
-        self.moments += x.T @ x
-        self.count += len(x)
-        self.largest = max(self.largest, float(np.abs(x).max()))
+    def quantized(inputs: Inputs) -> Product:
+        if precision == "int8":
+            return quantize_int8(inputs.weights, inputs.largest)
+        return quantize_int4(inputs.weights, inputs.mean(), inputs.largest, settings.group_size)
 
-    def mean(self) -> Float[np.ndarray, "inputs inputs"]:
-        return self.moments / self.count
+    return Quantizer({key: quantized(inputs) for key, inputs in cache.inputs.items()})
 
 
-class Observer:
+class _Observer:
     """Runs graphs and collects statistics of the inputs of their products. A product is identified by its weights."""
 
-    def __init__(self, opset: int, ir_version: int) -> None:
-        self.opset, self.ir_version = opset, ir_version
+    def __init__(self, builder: Builder) -> None:
+        self.builder = builder
         self.inputs: dict[str, Inputs] = {}
 
-    def run(
-        self,
-        graph: onnx.GraphProto,
-        calls: Iterable[Mapping[str, Array]],
-        carried: Iterable[str] = (),
-        collect: str = "",
+    def read(self, ids: Integer[np.ndarray, "time"]) -> dict[str, Inputs]:
+        builder, recurrence = self.builder, self.builder.model.recurrence
+        rows = _rows(ids, builder.settings.calibration_tokens)
+        if not objective_of(builder.model).both_sides:
+            self._run(builder.step, rows, builder.names)
+            return self.inputs
+        known = {}
+        for side, text in (("left", rows), ("right", rows[:, ::-1])):
+            names = bidirectional(recurrence).states_of(side)
+            known[side] = self._run(builder.side(side), text, names, output=f"state.{side}.output")
+        session, watched = self._watched(builder.decode())
+        for left, right in zip(known["left"], known["right"][::-1], strict=True):
+            self._call(session, watched, {"left": left, "right": right})
+        return self.inputs
+
+    def _run(
+        self, graph: onnx.GraphProto, rows: Int[np.ndarray, "row length"], names: list[str], output: str = ""
     ) -> list[Array]:
-        """Run a graph call by call.
+        """Run a graph token by token, from zeros; returns the state `output` before each, where one is named."""
+        session, watched = self._watched(graph)
+        zeros = self.builder.model.initial_state(ROWS)
+        state = {f"state.{name}": zeros[name].numpy() for name in names}
+        outputs = []
+        for tokens in rows.T:
+            outputs += [state[output]] if output else []
+            results = self._call(session, watched, {"token": tokens, **state})
+            state = {f"state.{name}": results[f"next_state.{name}"] for name in names}
+        return outputs
 
-        Args:
-            calls: the inputs of each call, but for the carried ones after the first.
-            carried: names of states: the output `next_state.<name>` is the next call's `state.<name>`.
-            collect: the name of an output.
+    def _watched(self, graph: onnx.GraphProto) -> tuple[onnxruntime.InferenceSession, dict[str, Inputs]]:
+        """A session that gives the inputs of a graph's products too; by output name, where they are counted."""
+        graph_ = onnx.GraphProto()
+        graph_.CopyFrom(graph)
+        weights = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
+        watched: dict[str, Inputs] = {}
+        for node in graph.node:
+            matrix = product_weights(node, weights)
+            if matrix is not None:
+                name = f"observed.{len(watched)}"
+                graph_.node.append(helper.make_node("Identity", [node.input[0]], [name]))
+                graph_.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+                watched[name] = self.inputs.setdefault(key_of(matrix), Inputs(matrix))
+        settings = self.builder.settings
+        opset = [helper.make_opsetid("", settings.opset)]
+        model = helper.make_model(graph_, opset_imports=opset, ir_version=settings.ir_version)
+        return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]), watched
 
-        Returns:
-            That output of each call.
-        """
-        watched, products = _watched(graph)
-        # Looked up once: a key is a hash of all weights.
-        inputs = {output: self._inputs(weights) for output, weights in products.items()}
-        model = helper.make_model(
-            watched, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=self.ir_version
-        )
-        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    @staticmethod
+    def _call(
+        session: onnxruntime.InferenceSession, watched: Mapping[str, Inputs], feeds: Mapping[str, Array]
+    ) -> dict[str, Any]:
         names = [output.name for output in session.get_outputs()]
-        state: dict[str, Array] = {}
-        collected = []
-        for call in calls:
-            results = dict(zip(names, session.run(names, {**call, **state}), strict=True))
-            state = {f"state.{name}": results[f"next_state.{name}"] for name in carried}
-            if collect:
-                collected.append(results[collect])
-            for output, statistics in inputs.items():
-                statistics.add(results[output])
-        return collected
-
-    def _inputs(self, weights: Array) -> Inputs:
-        key = key_of(weights)
-        if key not in self.inputs:
-            self.inputs[key] = Inputs(weights, np.zeros((len(weights), len(weights))))
-        return self.inputs[key]
+        results = dict(zip(names, session.run(names, feeds), strict=True))
+        for output, inputs in watched.items():
+            inputs.add(results[output])
+        return results
 
 
-def product_weights(node: onnx.NodeProto, weights: Mapping[str, Array]) -> Array | None:
-    """The constant weights [in, out] of a node that is a product with a matrix; None for any other node."""
-    if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in weights:
-        return None
-    flags = {attribute.name: attribute for attribute in node.attribute}
-    matrix = weights[node.input[1]]
-    scaled = any(flags[name].f != 1 for name in ("alpha", "beta") if name in flags)
-    if matrix.ndim != 2 or scaled or ("transA" in flags and flags["transA"].i):
-        return None
-    return np.ascontiguousarray(matrix.T if "transB" in flags and flags["transB"].i else matrix)
-
-
-def key_of(weights: Array) -> str:
-    """The key of a product: a hash of its weights."""
-    return hashlib.sha256(np.ascontiguousarray(weights).tobytes() + str(weights.shape).encode()).hexdigest()
-
-
-def _watched(graph: onnx.GraphProto) -> tuple[onnx.GraphProto, dict[str, Array]]:
-    """A copy of a graph with the inputs of its products as outputs too; and by output name the product's weights."""
-    watched = onnx.GraphProto()
-    watched.CopyFrom(graph)
-    weights = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
-    products: dict[str, Array] = {}
-    for node in graph.node:
-        matrix = product_weights(node, weights)
-        if matrix is not None:
-            name = f"observed.{len(products)}"
-            watched.node.append(helper.make_node("Identity", [node.input[0]], [name]))
-            watched.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-            products[name] = matrix
-    return watched, products
+def _rows(ids: Integer[np.ndarray, "time"], tokens: int) -> Int[np.ndarray, "row length"]:
+    """Pieces of the text from all over it; a short text is read again."""
+    length = max(tokens // ROWS, 1)
+    begins = np.linspace(0, max(len(ids) - length, 0), ROWS).astype(np.int64)
+    return np.stack([np.resize(ids[begin : begin + length], length) for begin in begins]).astype(np.int64)

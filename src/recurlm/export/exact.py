@@ -11,7 +11,10 @@ How far each is from the true function is in `tests/export/test_exact.py`, over 
 from __future__ import annotations
 
 import math
-from typing import Protocol, TypeVar
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -40,36 +43,44 @@ def refusal(what: str) -> InputError:
     return InputError(f"int8 and int4 have no exact form of {what}: {HINT}")
 
 
-class Arithmetic(Protocol[V]):
-    """The exact operations. A number beside a value is rounded to fp32."""
+class Arithmetic(ABC, Generic[V]):
+    """The exact operations, under the names of ONNX's operators. A number beside a value is rounded to fp32."""
 
-    def add(self, a: V, b: V | float) -> V: ...
-    def sub(self, a: V | float, b: V) -> V: ...
-    def mul(self, a: V, b: V | float) -> V: ...
-    def div(self, a: V | float, b: V | float) -> V: ...
-    def clip(self, x: V, low: float, high: float) -> V: ...
-    def maximum(self, a: V, b: V | float) -> V: ...
-    def abs(self, x: V) -> V: ...
-    def neg(self, x: V) -> V: ...
-    def round(self, x: V) -> V:
-        """To the nearest whole number, halves to the even one."""
+    @abstractmethod
+    def op(self, kind: str, *operands: V | float) -> V: ...
 
-    def floor(self, x: V) -> V: ...
-    def sqrt(self, x: V) -> V: ...
+    @abstractmethod
+    def along(self, kind: str, x: V, axis: int, *sizes: int) -> V:
+        """An operator along one axis, which stays: "ReduceMax", or "Pad" with so many zeros before and behind."""
+
+    @abstractmethod
+    def cut(self, x: V, axis: int, sizes: list[int]) -> list[V]: ...
+
+    def add(self, a: V, b: V | float) -> V:
+        return self.op("Add", a, b)
+
+    def sub(self, a: V | float, b: V) -> V:
+        return self.op("Sub", a, b)
+
+    def mul(self, a: V, b: V | float) -> V:
+        return self.op("Mul", a, b)
+
+    def div(self, a: V | float, b: V | float) -> V:
+        return self.op("Div", a, b)
+
+    def maximum(self, a: V, b: V | float) -> V:
+        return self.op("Max", a, b)
+
+    def sqrt(self, x: V) -> V:
+        return self.op("Sqrt", x)
+
     def at_least(self, x: V, limit: float, then: V | float, otherwise: V | float) -> V:
         """`then` where x ≥ limit."""
-
-    def greatest(self, x: V, axis: int) -> V:
-        """The largest along an axis, which stays with size 1."""
-
-    def pad(self, x: V, axis: int, before: int, after: int) -> V:
-        """Zeros before and behind along an axis."""
-
-    def cut(self, x: V, axis: int, sizes: list[int]) -> list[V]: ...
+        return self.op("Where", self.op("GreaterOrEqual", x, limit), then, otherwise)
 
 
 def tanh(a: Arithmetic[V], x: V) -> V:
-    x = a.clip(x, -TANH_END, TANH_END)
+    x = a.op("Clip", x, -TANH_END, TANH_END)
     u = a.mul(x, x)
     p = a.add(a.mul(a.add(u, TANH_P[1]), u), TANH_P[0])
     q = a.add(a.mul(a.add(a.mul(u, TANH_Q[2]), TANH_Q[1]), u), TANH_Q[0])
@@ -87,7 +98,7 @@ def silu(a: Arithmetic[V], x: V) -> V:
 
 def exp(a: Arithmetic[V], x: V) -> V:
     """(e^z)^64 with z = x / 64, e^z ≈ (E + O) / (E − O): Padé's quotient of degree 4, E and O its even and odd part."""
-    z = a.mul(a.clip(x, SMALLEST, LARGEST), 0.5**SQUARINGS)
+    z = a.mul(a.op("Clip", x, SMALLEST, LARGEST), 0.5**SQUARINGS)
     u = a.mul(z, z)
     even = a.add(a.mul(a.add(u, 180.0), u), 1680.0)
     odd = a.mul(z, a.add(a.mul(u, 20.0), 840.0))
@@ -113,11 +124,11 @@ def _twice_atanh(a: Arithmetic[V], s: V) -> V:
 
 def softplus(a: Arithmetic[V], x: V) -> V:
     """max(x, 0) + log(1 + e^−|x|)."""
-    return a.add(a.maximum(x, 0.0), log1p(a, exp(a, a.neg(a.abs(x)))))
+    return a.add(a.maximum(x, 0.0), log1p(a, exp(a, a.op("Neg", a.op("Abs", x)))))
 
 
 def log_sigmoid(a: Arithmetic[V], x: V) -> V:
-    return a.neg(softplus(a, a.neg(x)))
+    return a.op("Neg", softplus(a, a.op("Neg", x)))
 
 
 def log(a: Arithmetic[V], x: V) -> V:
@@ -136,12 +147,12 @@ def log(a: Arithmetic[V], x: V) -> V:
 
 
 def sin(a: Arithmetic[V], x: V) -> V:
-    return _wave(a, x, a.round(a.mul(x, 1 / math.pi)))
+    return _wave(a, x, a.op("Round", a.mul(x, 1 / math.pi)))
 
 
 def cos(a: Arithmetic[V], x: V) -> V:
     """sin(x + π/2): the nearest odd multiple of π/2 is taken away."""
-    n = a.add(a.round(a.add(a.mul(x, 1 / math.pi), -0.5)), 0.5)
+    n = a.add(a.op("Round", a.add(a.mul(x, 1 / math.pi), -0.5)), 0.5)
     return _wave(a, x, n, quarter=0.5)
 
 
@@ -155,7 +166,7 @@ def _wave(a: Arithmetic[V], x: V, n: V, quarter: float = 0.0) -> V:
         total = a.mul(a.add(total, sign / math.factorial(odd)), u)
     y = a.mul(a.add(total, 1.0), x)
     whole = a.add(n, quarter) if quarter else n
-    even = a.sub(whole, a.mul(a.floor(a.mul(whole, 0.5)), 2.0))  # 0 or 1
+    even = a.sub(whole, a.mul(a.op("Floor", a.mul(whole, 0.5)), 2.0))  # 0 or 1
     return a.mul(y, a.sub(1.0, a.mul(even, 2.0)))
 
 
@@ -166,7 +177,7 @@ def total(a: Arithmetic[V], x: V, axis: int, size: int) -> V:
     """
     width = 1 << (size - 1).bit_length()
     if width > size:
-        x = a.pad(x, axis, 0, width - size)
+        x = a.along("Pad", x, axis, 0, width - size)
     while width > 1:
         width //= 2
         first, second = a.cut(x, axis, [width, width])
@@ -188,7 +199,7 @@ def length(a: Arithmetic[V], x: V, axis: int, size: int) -> V:
 
 
 def log_sum_exp(a: Arithmetic[V], x: V, axis: int, size: int) -> V:
-    largest = a.greatest(x, axis)
+    largest = a.along("ReduceMax", x, axis)
     return a.add(log(a, total(a, exp(a, a.sub(x, largest)), axis, size)), largest)
 
 
@@ -209,18 +220,18 @@ def running_total(a: Arithmetic[V], x: V, axis: int, size: int) -> V:
     shift = 1
     while shift < size:
         kept, _ = a.cut(x, axis, [size - shift, shift])
-        x = a.add(x, a.pad(kept, axis, shift, 0))
+        x = a.add(x, a.along("Pad", kept, axis, shift, 0))
         shift *= 2
     return x
 
 
 def softmax(a: Arithmetic[V], x: V, axis: int, size: int) -> V:
-    weight = exp(a, a.sub(x, a.greatest(x, axis)))
+    weight = exp(a, a.sub(x, a.along("ReduceMax", x, axis)))
     return a.div(weight, total(a, weight, axis, size))
 
 
 def log_softmax(a: Arithmetic[V], x: V, axis: int, size: int) -> V:
-    below = a.sub(x, a.greatest(x, axis))
+    below = a.sub(x, a.along("ReduceMax", x, axis))
     return a.sub(below, log(a, total(a, exp(a, below), axis, size)))
 
 
@@ -231,55 +242,35 @@ def normalize(a: Arithmetic[V], x: V, axis: int, size: int, epsilon: float) -> V
     return a.div(centred, a.sqrt(a.add(variance, epsilon)))
 
 
-class TorchArithmetic:
+def _fp32(x: Tensor | float) -> Tensor:
+    return torch.as_tensor(x, dtype=torch.float32)
+
+
+class TorchArithmetic(Arithmetic[Tensor]):
     """On tensors in fp32."""
 
-    def add(self, a: Tensor, b: Tensor | float) -> Tensor:
-        return a + b
-
-    def sub(self, a: Tensor | float, b: Tensor) -> Tensor:
-        return a - b
-
-    def mul(self, a: Tensor, b: Tensor | float) -> Tensor:
-        return a * b
-
-    def div(self, a: Tensor | float, b: Tensor | float) -> Tensor:
-        return torch.as_tensor(a, dtype=torch.float32) / torch.as_tensor(b, dtype=torch.float32)
-
-    def clip(self, x: Tensor, low: float, high: float) -> Tensor:
-        return x.clamp(low, high)
-
-    def maximum(self, a: Tensor, b: Tensor | float) -> Tensor:
-        return torch.maximum(a, torch.as_tensor(b, dtype=torch.float32))
-
-    def abs(self, x: Tensor) -> Tensor:
-        return x.abs()
-
-    def neg(self, x: Tensor) -> Tensor:
-        return -x
-
-    def round(self, x: Tensor) -> Tensor:
-        return torch.round(x)
-
-    def floor(self, x: Tensor) -> Tensor:
-        return torch.floor(x)
-
-    def sqrt(self, x: Tensor) -> Tensor:
+    OPERATORS: ClassVar[dict[str, Callable[..., Tensor]]] = {
+        "Add": operator.add,
+        "Sub": operator.sub,
+        "Mul": operator.mul,
+        "Div": lambda a, b: _fp32(a) / _fp32(b),
+        "Clip": torch.clamp,
+        "Max": lambda a, b: torch.maximum(a, _fp32(b)),
+        "Abs": torch.abs,
+        "Neg": torch.neg,
+        "Round": torch.round,  # halves to the even one
+        "Floor": torch.floor,
         # torch's own in fp32 is MKL's, which is off by a bit in some of a hundred; that of doubles, rounded, is exact.
-        return torch.sqrt(x.double()).float()
+        "Sqrt": lambda x: torch.sqrt(x.double()).float(),
+        "GreaterOrEqual": lambda x, limit: x >= _fp32(limit),
+        "Where": lambda condition, a, b: torch.where(condition, _fp32(a), _fp32(b)),
+    }
 
-    def at_least(self, x: Tensor, limit: float, then: Tensor | float, otherwise: Tensor | float) -> Tensor:
-        return torch.where(
-            x >= torch.as_tensor(limit, dtype=torch.float32),
-            torch.as_tensor(then, dtype=torch.float32),
-            torch.as_tensor(otherwise, dtype=torch.float32),
-        )
+    def op(self, kind: str, *operands: Tensor | float) -> Tensor:
+        return self.OPERATORS[kind](*operands)
 
-    def greatest(self, x: Tensor, axis: int) -> Tensor:
-        return x.amax(dim=axis, keepdim=True)
-
-    def pad(self, x: Tensor, axis: int, before: int, after: int) -> Tensor:
-        return F.pad(x, (*[0] * (2 * (-axis - 1)), before, after))
+    def along(self, kind: str, x: Tensor, axis: int, *sizes: int) -> Tensor:
+        return F.pad(x, (*[0] * (2 * (-axis - 1)), *sizes)) if kind == "Pad" else x.amax(dim=axis, keepdim=True)
 
     def cut(self, x: Tensor, axis: int, sizes: list[int]) -> list[Tensor]:
         return list(torch.split(x, sizes, dim=axis))

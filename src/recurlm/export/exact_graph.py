@@ -9,14 +9,16 @@ neither list is an error: a bundle never holds arithmetic that differs from mach
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from recurlm.errors import InputError
 from recurlm.export import exact
+from recurlm.export.rewriter import Rewriter, Shape, ancestors, attribute, known_types
 
 # Rounded by the standard, or not arithmetic at all.
 STANDARD = """Abs Add And ArgMax ArgMin Cast CastLike Ceil Clip Concat Constant ConstantOfShape DequantizeLinear
@@ -30,6 +32,24 @@ EXACT = frozenset(STANDARD.split())
 # Not folded by the exporter, which would compute them by numpy: weights pass through the exact functions as well.
 REWRITTEN = frozenset(APPROXIMATED.split())
 
+Pointwise = Callable[[exact.Arithmetic[str], str], str]
+Along = Callable[[exact.Arithmetic[str], str, int, int], str]
+POINTWISE: dict[str, Pointwise] = {
+    "Tanh": exact.tanh,
+    "Sigmoid": exact.sigmoid,
+    "Exp": exact.exp,
+    "Softplus": exact.softplus,
+    "Sin": exact.sin,
+    "Cos": exact.cos,
+}
+REDUCED: dict[str, Along] = {
+    "ReduceSum": exact.total,
+    "ReduceMean": exact.mean,
+    "ReduceSumSquare": exact.sum_of_squares,
+    "ReduceL2": exact.length,
+    "ReduceLogSumExp": exact.log_sum_exp,
+}
+
 
 def rewrite(graph: onnx.GraphProto, inexact: frozenset[str] = frozenset()) -> None:
     """Rewrite a graph in place.
@@ -40,39 +60,28 @@ def rewrite(graph: onnx.GraphProto, inexact: frozenset[str] = frozenset()) -> No
     Raises:
         InputError: an operator has no exact form.
     """
-    _Rewriter(graph, inexact).run()
+    _Exact(graph, inexact).run()
 
 
-class _Rewriter(exact.Arithmetic[str]):
+class _Exact(Rewriter, exact.Arithmetic[str]):
     """Writes nodes; itself an `exact.Arithmetic` on names of values."""
 
     def __init__(self, graph: onnx.GraphProto, inexact: frozenset[str]) -> None:
-        self.graph = graph
-        self.kinds, self.shapes = _types(graph)
-        self.weights = {weight.name: weight for weight in graph.initializer}
+        super().__init__(graph)
+        self.kinds, self.shapes = known_types(graph)
         self.made = {output: node for node in graph.node for output in node.output}
-        self.needed = ancestors(graph, {output.name for output in graph.output} - inexact)
-        self.nodes: list[onnx.NodeProto] = []
+        self.needed = ancestors(graph, self.public - inexact)
         self.name = ""
         self.rules: dict[str, Callable[[onnx.NodeProto], str]] = {
-            "Tanh": self._of_one(exact.tanh),
-            "Sigmoid": self._of_one(exact.sigmoid),
-            "Exp": self._of_one(exact.exp),
-            "Softplus": self._of_one(exact.softplus),
-            "Sin": self._of_one(exact.sin),
-            "Cos": self._of_one(exact.cos),
+            **{kind: partial(self._pointwise, function) for kind, function in POINTWISE.items()},
+            **{kind: partial(self._reduced, function) for kind, function in REDUCED.items()},
             "Div": lambda node: self.div(*node.input),
             "Reciprocal": lambda node: self.div(1.0, node.input[0]),
             "Log": self._log,
             "Pow": self._pow,
-            "Softmax": self._along(exact.softmax),
-            "LogSoftmax": self._along(exact.log_softmax),
+            "Softmax": partial(self._along, exact.softmax),
+            "LogSoftmax": partial(self._along, exact.log_softmax),
             "CumSum": self._running_total,
-            "ReduceSum": self._reduce(exact.total),
-            "ReduceMean": self._reduce(exact.mean),
-            "ReduceSumSquare": self._reduce(exact.sum_of_squares),
-            "ReduceL2": self._reduce(exact.length),
-            "ReduceLogSumExp": self._reduce(exact.log_sum_exp),
             "LayerNormalization": self._layer_norm,
             "InstanceNormalization": self._instance_norm,
             "MatMul": lambda node: self._matmul(node.input[0], node.input[1]),
@@ -85,11 +94,7 @@ class _Rewriter(exact.Arithmetic[str]):
                 self._rewrite(node)
             else:
                 self.nodes.append(node)
-        read = {value for node in self.nodes for value in node.input}
-        nodes, weights = list(self.nodes), [weight for name, weight in self.weights.items() if name in read]
-        del self.graph.node[:], self.graph.initializer[:]
-        self.graph.node.extend(nodes)
-        self.graph.initializer.extend(weights)
+        self.finish()
 
     def _stays(self, node: onnx.NodeProto) -> bool:
         if node.op_type == "LogSoftmax" and self.needed.isdisjoint(node.output):
@@ -110,51 +115,38 @@ class _Rewriter(exact.Arithmetic[str]):
 
     # The operators.
 
-    def _of_one(self, function: Callable[[exact.Arithmetic[str], str], str]) -> Callable[[onnx.NodeProto], str]:
-        return lambda node: function(self, node.input[0])
+    def _pointwise(self, function: Pointwise, node: onnx.NodeProto) -> str:
+        return function(self, node.input[0])
 
-    def _along(
-        self, function: Callable[[exact.Arithmetic[str], str, int, int], str]
-    ) -> Callable[[onnx.NodeProto], str]:
-        def along(node: onnx.NodeProto) -> str:
-            x = node.input[0]
-            axis = self._axis(x, _attribute(node, "axis", -1))
-            result: str = function(self, x, axis, self._size(x, axis))
-            return result
+    def _along(self, function: Along, node: onnx.NodeProto) -> str:
+        x = node.input[0]
+        axis = self._axis(x, attribute(node, "axis", -1))
+        return function(self, x, axis, self._size(x, axis))
 
-        return along
-
-    def _reduce(
-        self, function: Callable[[exact.Arithmetic[str], str, int, int], str]
-    ) -> Callable[[onnx.NodeProto], str]:
-        def reduce(node: onnx.NodeProto) -> str:
-            x = node.input[0]
-            axes = self._constant(node.input[1]).tolist() if len(node.input) > 1 and node.input[1] else []
-            if len(axes) != 1:
-                raise exact.refusal(f"{node.op_type} over {len(axes)} axes")
-            axis = self._axis(x, axes[0])
-            result = function(self, x, axis, self._size(x, axis))
-            return result if _attribute(node, "keepdims", 1) else self._op("Squeeze", result, self._integers([axis]))
-
-        return reduce
+    def _reduced(self, function: Along, node: onnx.NodeProto) -> str:
+        x = node.input[0]
+        axes = self.weights[node.input[1]].tolist() if len(node.input) > 1 and node.input[1] else []
+        if len(axes) != 1:
+            raise exact.refusal(f"{node.op_type} over {len(axes)} axes")
+        axis = self._axis(x, axes[0])
+        result = function(self, x, axis, self._size(x, axis))
+        return result if attribute(node, "keepdims", 1) else self._op("Squeeze", result, self._integers([axis]))
 
     def _running_total(self, node: onnx.NodeProto) -> str:
         x: str = node.input[0]
-        axis = self._axis(x, int(self._constant(node.input[1]).item()))
-        if _attribute(node, "exclusive", 0) or _attribute(node, "reverse", 0):
+        axis = self._axis(x, int(self.weights[node.input[1]].item()))
+        if attribute(node, "exclusive", 0) or attribute(node, "reverse", 0):
             raise exact.refusal("a CumSum that is exclusive or reversed")
         return exact.running_total(self, x, axis, self._size(x, axis))
 
     def _log(self, node: onnx.NodeProto) -> str:
-        x: str = node.input[0]
-        before = self.made.get(x)
+        before = self.made.get(node.input[0])
         if before is not None and before.op_type == "Sigmoid":  # as torch's exporter writes logsigmoid
-            x = before.input[0]
-            return exact.log_sigmoid(self, x)
-        return exact.log(self, x)
+            return exact.log_sigmoid(self, str(before.input[0]))
+        return exact.log(self, str(node.input[0]))
 
     def _pow(self, node: onnx.NodeProto) -> str:
-        exponent = self._constant(node.input[1]) if node.input[1] in self.weights else np.zeros(2)
+        exponent = self.weights[node.input[1]] if node.input[1] in self.weights else np.zeros(2)
         if exponent.size != 1 or float(exponent.item()) not in exact.POWERS:
             raise exact.refusal(exact.OTHER_POWERS)
         x: str = node.input[0]
@@ -162,9 +154,9 @@ class _Rewriter(exact.Arithmetic[str]):
 
     def _layer_norm(self, node: onnx.NodeProto) -> str:
         x = node.input[0]
-        if self._axis(x, _attribute(node, "axis", -1)) != -1:
+        if self._axis(x, attribute(node, "axis", -1)) != -1:
             raise exact.refusal("LayerNormalization over several axes")
-        y = exact.normalize(self, x, -1, self._size(x, -1), _attribute(node, "epsilon", 1e-5))
+        y = exact.normalize(self, x, -1, self._size(x, -1), attribute(node, "epsilon", 1e-5))
         y = self.mul(y, node.input[1])
         return self.add(y, node.input[2]) if len(node.input) > 2 and node.input[2] else y
 
@@ -172,7 +164,7 @@ class _Rewriter(exact.Arithmetic[str]):
         x, scale, bias = node.input
         if len(self._shape(x)) != 3:
             raise exact.refusal(f"InstanceNormalization with {len(self._shape(x))} axes")
-        y = exact.normalize(self, x, -1, self._size(x, -1), _attribute(node, "epsilon", 1e-5))
+        y = exact.normalize(self, x, -1, self._size(x, -1), attribute(node, "epsilon", 1e-5))
         last = self._integers([-1])
         return self.add(self.mul(y, self._op("Unsqueeze", scale, last)), self._op("Unsqueeze", bias, last))
 
@@ -187,7 +179,7 @@ class _Rewriter(exact.Arithmetic[str]):
 
     def _einsum(self, node: onnx.NodeProto) -> str:
         """Of two operands, summed over at most one index that both have."""
-        equation = _attribute(node, "equation", b"").decode().replace(" ", "")
+        equation = attribute(node, "equation", b"").decode().replace(" ", "")
         terms, _, result = equation.partition("->")
         operands = terms.split(",")
         summed = sorted(set(terms) - set(result) - {","})
@@ -212,85 +204,42 @@ class _Rewriter(exact.Arithmetic[str]):
         missing = [place for place, index in enumerate(order) if index not in term]
         return self._op("Unsqueeze", value, self._integers(missing)) if missing else value
 
-    # `exact.Arithmetic`
+    # `exact.Arithmetic`, and nodes, constants and shapes.
 
-    def add(self, a: str, b: str | float) -> str:
-        return self._op("Add", a, self._number(b))
-
-    def sub(self, a: str | float, b: str) -> str:
-        return self._op("Sub", self._number(a), b)
-
-    def mul(self, a: str, b: str | float) -> str:
-        return self._op("Mul", a, self._number(b))
+    def op(self, kind: str, *operands: str | float) -> str:
+        return self._op(kind, *map(self._number, operands))
 
     def div(self, a: str | float, b: str | float) -> str:
         """1 / b becomes −(−1 / b): where c · (1 / b) stands, onnxruntime would put c / b, which is rounded once."""
         one, divisor = self._number(a), self._number(b)
-        if one not in self.weights or self.weights[one].data_type != TensorProto.FLOAT or self._constant(one).size != 1:
+        constant = self.weights.get(one)
+        if constant is None or constant.dtype != np.float32 or constant.size != 1:
             return self._op("Div", one, divisor)
-        negative = self._weight(f"{one}.negative", -self._constant(one))
-        return self._op("Neg", self._op("Div", negative, divisor))
+        return self._op("Neg", self._op("Div", self.weight(f"{one}.negative", -constant), divisor))
 
-    def clip(self, x: str, low: float, high: float) -> str:
-        return self._op("Clip", x, self._number(low), self._number(high))
-
-    def maximum(self, a: str, b: str | float) -> str:
-        return self._op("Max", a, self._number(b))
-
-    def abs(self, x: str) -> str:
-        return self._op("Abs", x)
-
-    def neg(self, x: str) -> str:
-        return self._op("Neg", x)
-
-    def round(self, x: str) -> str:
-        return self._op("Round", x)
-
-    def floor(self, x: str) -> str:
-        return self._op("Floor", x)
-
-    def sqrt(self, x: str) -> str:
-        return self._op("Sqrt", x)
-
-    def at_least(self, x: str, limit: float, then: str | float, otherwise: str | float) -> str:
-        reaches = self._op("GreaterOrEqual", x, self._number(limit))
-        return self._op("Where", reaches, self._number(then), self._number(otherwise))
-
-    def greatest(self, x: str, axis: int) -> str:
-        return self._op("ReduceMax", x, self._integers([axis]), keepdims=1)
-
-    def pad(self, x: str, axis: int, before: int, after: int) -> str:
-        return self._op("Pad", x, self._integers([before, after]), self._number(0.0), self._integers([axis]))
+    def along(self, kind: str, x: str, axis: int, *sizes: int) -> str:
+        if kind == "Pad":
+            return self._op(kind, x, self._integers([*sizes]), self._number(0.0), self._integers([axis]))
+        return self._op(kind, x, self._integers([axis]), keepdims=1)
 
     def cut(self, x: str, axis: int, sizes: list[int]) -> list[str]:
         outputs = [self._new(f"cut{part}.") for part in range(len(sizes))]
         self.nodes.append(helper.make_node("Split", [x, self._integers(sizes)], outputs, axis=axis))
         return outputs
 
-    # Nodes, constants and shapes.
-
     def _op(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        result = self._new(kind.lower())
-        self.nodes.append(helper.make_node(kind, list(inputs), [result], **attributes))
-        return result
+        return self.node(kind, inputs, self._new(kind.lower()), **attributes)
 
     def _new(self, kind: str) -> str:
         return f"{self.name}.{kind}{len(self.nodes)}"
 
     def _number(self, value: str | float) -> str:
-        return value if isinstance(value, str) else self._weight(f"exact.{np.float32(value)}", np.float32(value))
+        return value if isinstance(value, str) else self.weight(f"exact.{np.float32(value)}", np.float32(value))
 
     def _integers(self, values: list[int]) -> str:
-        return self._weight(f"exact.{'_'.join(map(str, values))}", np.array(values, np.int64))
+        return self.weight(f"exact.{'_'.join(map(str, values))}", np.array(values, np.int64))
 
-    def _weight(self, name: str, value: Any) -> str:
-        self.weights.setdefault(name, numpy_helper.from_array(np.asarray(value), name))
-        return name
-
-    def _constant(self, name: str) -> np.ndarray[Any, Any]:
-        return numpy_helper.to_array(self.weights[name])
-
-    def _shape(self, value: str) -> list[int | str]:
+    def _shape(self, value: str) -> Shape:
         if value not in self.shapes:
             raise InputError(f"int8 and int4: the shape of {value} is not known, and a sum over an axis needs it")
         return self.shapes[value]
@@ -304,32 +253,3 @@ class _Rewriter(exact.Arithmetic[str]):
         if not isinstance(size, int):
             raise exact.refusal(f"a sum of {value} over axis {axis}, whose size is not fixed")
         return size
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    return next((helper.get_attribute_value(value) for value in node.attribute if value.name == name), default)
-
-
-def _types(graph: onnx.GraphProto) -> tuple[dict[str, int], dict[str, list[int | str]]]:
-    """The element types and shapes that are known of a graph's values; what is free in a shape is a string."""
-    opset = [helper.make_opsetid("", 18)]
-    model = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=opset), data_prop=True)
-    kinds: dict[str, int] = {weight.name: weight.data_type for weight in graph.initializer}
-    shapes: dict[str, list[int | str]] = {weight.name: list(weight.dims) for weight in graph.initializer}
-    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
-        tensor = value.type.tensor_type
-        kinds[value.name] = tensor.elem_type
-        if tensor.HasField("shape"):
-            shapes[value.name] = [
-                dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in tensor.shape.dim
-            ]
-    return kinds, shapes
-
-
-def ancestors(graph: onnx.GraphProto, outputs: set[str]) -> set[str]:
-    """The values that some outputs are computed from, these among them."""
-    needed = set(outputs)
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-    return needed

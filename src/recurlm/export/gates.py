@@ -9,13 +9,13 @@ so the first a goes into the scales and the row or bias that x is made of. No bi
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
-Array = np.ndarray[Any, Any]
+from recurlm.export.rewriter import Array, Rewriter
+
 GATES = ("Sigmoid", "Tanh")
 
 
@@ -24,31 +24,22 @@ def join_gates(graph: onnx.GraphProto) -> None:
     _Joiner(graph).run()
 
 
-class _Joiner:
+class _Joiner(Rewriter):
     def __init__(self, graph: onnx.GraphProto) -> None:
-        self.graph = graph
-        self.weights = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
+        super().__init__(graph)
         self.made = {output: node for node in graph.node for output in node.output}
         self.readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in graph.node:
             for value in node.input:
                 self.readers[value].append(node)
-        self.public = {output.name for output in graph.output}
         self.instead: dict[str, list[onnx.NodeProto]] = {}  # of a node, by its first output
 
     def run(self) -> None:
         for node in self.graph.node:
             if node.op_type == "Split":
                 self._join(node)
-        nodes = [new for node in self.graph.node for new in self.instead.get(node.output[0], [node])]
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del self.graph.node[:]
-        self.graph.node.extend(copies)
-        read = {value for node in copies for value in node.input}
-        del self.graph.initializer[:]
-        self.graph.initializer.extend(
-            numpy_helper.from_array(value, name) for name, value in self.weights.items() if name in read
-        )
+        self.nodes = [new for node in self.graph.node for new in self.instead.get(node.output[0], [node])]
+        self.finish()
 
     def _join(self, split: onnx.NodeProto) -> None:
         gates = [self.readers[value] for value in split.output]
@@ -63,7 +54,7 @@ class _Joiner:
         half = [0.5 if gate.op_type == "Sigmoid" else 1.0 for (gate,) in gates]
         a = np.repeat(np.array(half, np.float32), width)
         b = np.where(a == 1, np.float32(-0.0), a)
-        factor = self._weight(f"{name}.halves", a)
+        factor = self.weight(f"{name}.halves", a)
         halved = [] if self._halve(x, a) else [helper.make_node("Mul", [x, factor], [f"{name}.halved"])]
         joined = helper.make_node("Split", [f"{name}.gates", *split.input[1:]], [gate.output[0] for (gate,) in gates])
         joined.attribute.extend(split.attribute)
@@ -71,7 +62,7 @@ class _Joiner:
             *halved,
             helper.make_node("Tanh", [halved[0].output[0] if halved else x], [f"{name}.tanh"]),
             helper.make_node("Mul", [f"{name}.tanh", factor], [f"{name}.scaled"]),
-            helper.make_node("Add", [f"{name}.scaled", self._weight(f"{name}.shift", b)], [f"{name}.gates"]),
+            helper.make_node("Add", [f"{name}.scaled", self.weight(f"{name}.shift", b)], [f"{name}.gates"]),
             joined,
         ]
         for (gate,) in gates:
@@ -105,14 +96,10 @@ class _Joiner:
             else:
                 return False
         for node, index, values in halved:
-            node.input[index] = self._weight(f"{node.output[0]}.halved", values)
+            node.input[index] = self.weight(f"{node.output[0]}.halved", values)
         return True
 
     def _is_row(self, name: str, a: Array) -> bool:
         """Whether a value is constant rows of floats as long as `a`."""
         value = self.weights.get(name)
         return value is not None and value.dtype == np.float32 and value.shape[-1:] == a.shape
-
-    def _weight(self, name: str, value: Array) -> str:
-        self.weights[name] = np.asarray(value, np.float32)
-        return name

@@ -116,7 +116,7 @@ class GeneratorGraph:
     def _draw(self, first: Values, trips: str) -> tuple[Values, str]:
         """The plain loop: what is carried on from it, and the drawn tokens [time, batch]."""
         graph = self.graph
-        step = self.builder.step()
+        step = self.builder.step
 
         def draw_one(body: Graph, trip: str, values: Values) -> Trip:
             token = values.pop("token")
@@ -131,7 +131,7 @@ class GeneratorGraph:
     def _draw_with(self, first: Values, trips: str, penalizes: str, stops: str) -> tuple[Values, str]:
         """The loop with all that a call may ask for; its values are those of the plain one."""
         graph = self.graph
-        step = self.builder.step()
+        step = self.builder.step
         no = graph.op("Expand", graph.constant([False], np.bool_), graph.op("Shape", self.length))
         more: Carried = {
             "seen": (first["seen"], BOOL, ["batch", self.size]),

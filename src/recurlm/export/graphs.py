@@ -5,7 +5,7 @@ No variant has export code of its own: everything rests on `Recurrence.step` and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,13 +16,14 @@ from onnx import TensorProto
 from torch import Tensor
 
 from recurlm.config import Export
+from recurlm.export import steps
 from recurlm.export.assemble import Carried, Graph, Trip
-from recurlm.export.calibrate import Inputs
-from recurlm.export.exact_graph import ancestors, rewrite
+from recurlm.export.exact_graph import rewrite
 from recurlm.export.gates import join_gates
+from recurlm.export.quantization import Inputs
 from recurlm.export.quantize import Quantizer
+from recurlm.export.rewriter import ancestors
 from recurlm.export.sampler import Parts, Sampler, traced_parts
-from recurlm.export.steps import Decode, FunctionModule, GatedStep, Read, Score, SideStep, log_prob
 from recurlm.export.sums import simplify
 from recurlm.export.trace import trace
 from recurlm.model import LanguageModel
@@ -58,12 +59,14 @@ class Builder:
     cache: ExportCache = field(default_factory=ExportCache)
 
     @property
-    def opset(self) -> int:
-        return self.settings.opset
+    def names(self) -> list[str]:
+        """Of the states."""
+        return list(self.model.recurrence.state_spec)
 
-    def _trace(self, module: torch.nn.Module, before: dict[str, Tensor], outputs: list[str]) -> onnx.GraphProto:
-        """Trace one token's work of a module that takes `before` and then the states that it names."""
-        names: list[str] = getattr(module, "names", [])
+    def _trace(
+        self, module: torch.nn.Module, before: dict[str, Tensor], outputs: list[str], names: Iterable[str] = ()
+    ) -> onnx.GraphProto:
+        """Trace one token's work of a module that takes `before` and then the states of these names."""
         state = self.model.initial_state(2)
         inputs = before | {f"state.{name}": state[name] for name in names}
         graph = onnx.GraphProto()
@@ -76,49 +79,49 @@ class Builder:
         return graph
 
     def _traced(self, module: torch.nn.Module, inputs: dict[str, Tensor], outputs: list[str]) -> onnx.GraphProto:
-        name = f"{type(module).__name__} {' '.join(outputs)}"
-        traces = self.cache.traces
+        """The outputs' names tell one module of a model from another."""
+        name, traces = " ".join(outputs), self.cache.traces
         if name not in traces:
-            traces[name] = trace(module, inputs, outputs, self.opset)
+            traces[name] = trace(module, inputs, outputs, self.settings.opset)
         return traces[name]
 
     def sampler(self) -> Sampler:
         size = self.model.vocab_size
         elsewhere = self.cache.sampler
-        return Sampler(size, elsewhere() if elsewhere else traced_parts(size, tuple(self.suppressed), self.opset))
+        return Sampler(
+            size, elsewhere() if elsewhere else traced_parts(size, tuple(self.suppressed), self.settings.opset)
+        )
 
     def _log_prob(self) -> onnx.GraphProto:
         rows = _rows(self.model.vocab_size)
-        return self._traced(FunctionModule(log_prob), {"logits": rows, "token": _TOKEN}, ["log_prob"])
-
-    def step(self) -> onnx.GraphProto:
-        """One token: the logits of the next one, and the next states."""
-        return self._step
+        return self._traced(steps.FunctionModule(steps.log_prob), {"logits": rows, "token": _TOKEN}, ["log_prob"])
 
     @cached_property
-    def _step(self) -> onnx.GraphProto:
+    def step(self) -> onnx.GraphProto:
+        """One token: the logits of the next one, and the next states."""
         graph = self.gated_step
         return with_outputs(graph, [output.name for output in graph.output if not output.name.startswith(GATE)])
 
     @cached_property
     def gated_step(self) -> onnx.GraphProto:
         """step.onnx: one token, and what its gates were."""
-        module = GatedStep(self.model)
-        return self._trace(module, {"token": _TOKEN}, ["logits", *(f"{GATE}{name}" for name in module.gates)])
+        module, gates = steps.gated_step(self.model)
+        return self._trace(module, {"token": _TOKEN}, ["logits", *(f"{GATE}{name}" for name in gates)], self.names)
 
     def side(self, side: str) -> onnx.GraphProto:
         """One token on one side of a cloze model."""
-        return self._trace(SideStep(self.model, side), {"token": _TOKEN}, [])
+        names = bidirectional(self.model.recurrence).states_of(side)
+        return self._trace(steps.side_step(self.model, side), {"token": _TOKEN}, [], names)
 
     def decode(self) -> onnx.GraphProto:
         """The outputs of both sides of a cloze model → logits."""
         sides = bidirectional(self.model.recurrence).directions
         outputs = {side: _rows(recurrence.output_size) for side, recurrence in sides.items()}
-        return self._trace(Decode(self.model), outputs, ["logits"])
+        return self._trace(steps.decode(self.model), outputs, ["logits"])
 
     def read(self) -> onnx.GraphProto:
         """One token of a prompt, in the rows that are active."""
-        return self._trace(Read(self.model), {"token": _TOKEN, "active": _ACTIVE}, [])
+        return self._trace(steps.read(self.model), {"token": _TOKEN, "active": _ACTIVE}, [], self.names)
 
     def scorer(self) -> onnx.GraphProto:
         """scorer.onnx: the log-probability of every token but the first, given those before it."""
@@ -128,7 +131,8 @@ class Builder:
         state = self.state_inputs(graph, length)
         one = graph.constant(1)
         time = graph.op("Gather", graph.op("Shape", tokens), one)
-        score = self._trace(Score(self.model), {"token": _TOKEN, "target": _TOKEN, "active": _ACTIVE}, ["log_prob"])
+        before = {"token": _TOKEN, "target": _TOKEN, "active": _ACTIVE}
+        score = self._trace(steps.score(self.model), before, ["log_prob"], self.names)
 
         def score_one(body: Graph, trip: str, values: dict[str, str]) -> Trip:
             following = body.op("Add", trip, one)
@@ -148,7 +152,7 @@ class Builder:
     def filler(self) -> onnx.GraphProto:
         """filler.onnx: for every position, a token drawn from its distribution given all others."""
         graph = Graph()
-        tokens, length = self._text_inputs(graph)
+        tokens, length = graph.input("tokens", INT, ["batch", "time"]), graph.input("length", INT, ["batch"])
         temperature = graph.input("temperature", FLOAT, ["batch"])
         top_k = graph.input("top_k", INT, ["batch"])
         top_p = graph.input("top_p", FLOAT, ["batch"])
@@ -175,7 +179,7 @@ class Builder:
     def cloze_scorer(self) -> onnx.GraphProto:
         """scorer.onnx of a model that reads both sides: each token's log-probability given all others."""
         graph = Graph()
-        tokens, length = self._text_inputs(graph)
+        tokens, length = graph.input("tokens", INT, ["batch", "time"]), graph.input("length", INT, ["batch"])
         shape = graph.op("Shape", tokens)
         flat = graph.op("Reshape", tokens, graph.constant([-1]))
         logits = self._cloze_logits(graph, tokens, length)
@@ -192,33 +196,28 @@ class Builder:
         """Logits for every position, as rows [batch × time, vocabulary]."""
         backwards = graph.op("ReverseSequence", tokens, length, batch_axis=0, time_axis=1)
         time = graph.op("Gather", graph.op("Shape", tokens), graph.constant(1))
-        outputs = {}
-        for side, recurrence in bidirectional(self.model.recurrence).directions.items():
-            text = backwards if side == "right" else tokens
-            step, output, width = self.side(side), f"{side}.output", recurrence.output_size
-
-            def read_one(
-                body: Graph,
-                trip: str,
-                values: dict[str, str],
-                step: onnx.GraphProto = step,
-                text: str = text,
-                collected: tuple[str, int] = (output, width),
-            ) -> Trip:
-                token = body.op("Gather", text, trip, axis=1)
-                results = body.inline(step, {"token": token} | prefixed(values))
-                # What predicts a token is the output before it was read.
-                return next_state(results), [(values[collected[0]], FLOAT, ["batch", collected[1]])]
-
-            _, (known,) = graph.loop(time, self._zero_state(graph, length, side), read_one)
-            outputs[side] = (graph.op("Transpose", known, perm=[1, 0, 2]), width)
-        right, width = outputs["right"]
-        outputs["right"] = (graph.op("ReverseSequence", right, length, batch_axis=0, time_axis=1), width)
-        rows = {side: graph.op("Reshape", y, graph.constant([-1, width])) for side, (y, width) in outputs.items()}
+        left = self._outputs(graph, "left", tokens, length, time)
+        right = self._outputs(graph, "right", backwards, length, time)
+        right = graph.op("ReverseSequence", right, length, batch_axis=0, time_axis=1)
+        sides = bidirectional(self.model.recurrence).directions
+        rows = {
+            side: graph.op("Reshape", y, graph.constant([-1, sides[side].output_size]))
+            for side, y in (("left", left), ("right", right))
+        }
         return graph.inline(self.decode(), rows)["logits"]
 
-    def _text_inputs(self, graph: Graph) -> tuple[str, str]:
-        return graph.input("tokens", INT, ["batch", "time"]), graph.input("length", INT, ["batch"])
+    def _outputs(self, graph: Graph, side: str, text: str, length: str, time: str) -> str:
+        """A side's outputs before each token was read, which predict it: [batch, time, width]."""
+        step, output = self.side(side), f"{side}.output"
+        width = bidirectional(self.model.recurrence).directions[side].output_size
+
+        def read_one(body: Graph, trip: str, values: Values) -> Trip:
+            token = body.op("Gather", text, trip, axis=1)
+            results = body.inline(step, {"token": token} | prefixed(values))
+            return next_state(results), [(values[output], FLOAT, ["batch", width])]
+
+        _, (known,) = graph.loop(time, self._zero_state(graph, length, side), read_one)
+        return graph.op("Transpose", known, perm=[1, 0, 2])
 
     def state_inputs(self, graph: Graph, like: str) -> Carried:
         """One input a state: a row for each sequence, or one row for all."""

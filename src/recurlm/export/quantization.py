@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Int8, UInt8
@@ -14,16 +14,42 @@ MAX_GROUP_SCALE = 8  # 8 · −8 is −64, and twice that −128
 DAMPING = 0.01  # of the mean of the inputs' second moments, added to each: Frantar et al. use the same
 
 
+@dataclass
+class Inputs:
+    """Statistics of the inputs x of one product, while a model reads text."""
+
+    weights: Weights
+    moments: Float[np.ndarray, "inputs inputs"] = field(init=False)  # the sum of x xᵀ
+    count: int = 0
+    largest: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.moments = np.zeros((len(self.weights), len(self.weights)))
+
+    def add(self, x: Float[np.ndarray, "*batch inputs"]) -> None:
+        x = x.reshape(-1, x.shape[-1])
+        self.moments += x.T @ x
+        self.count += len(x)
+        self.largest = max(self.largest, float(np.abs(x).max()))
+
+    def mean(self) -> Float[np.ndarray, "inputs inputs"]:
+        return self.moments / self.count
+
+
 @dataclass(frozen=True)
 class Int8Weights:
     """Int8 weights with one scale an output channel; int8 inputs with one scale for the whole tensor."""
 
-    weights: Int8[np.ndarray, "inputs outputs"]
+    weights: Int8[np.ndarray, "inputs outputs"]  # of 4 bits −8 … 7
     scale: Float[np.ndarray, "outputs"]
     input_scale: np.float32
 
+    def to_int8(self) -> Int8Weights:
+        return self
+
     def dequantized(self) -> Weights:
-        return np.asarray(self.weights * self.scale, np.float32)
+        int8 = self.to_int8()
+        return np.asarray(int8.weights * int8.scale, np.float32)
 
     @property
     def back(self) -> Float[np.ndarray, "outputs"]:
@@ -32,22 +58,14 @@ class Int8Weights:
 
 
 @dataclass(frozen=True)
-class Int4Weights:
+class Int4Weights(Int8Weights):
     """Int4 weights; a group of inputs of an output channel shares a scale, a whole multiple of the channel's scale.
 
     Weight times group scale is an int8, so the conversion to int8 weights is exact, and so are their products.
     """
 
-    weights: Int8[np.ndarray, "inputs outputs"]  # −8 … 7
     group_scales: Int8[np.ndarray, "groups outputs"]  # −8 … 8; the last group may be smaller
-    scale: Float[np.ndarray, "outputs"]
-    input_scale: np.float32
     group_size: int
-
-    @property
-    def back(self) -> Float[np.ndarray, "outputs"]:
-        """What a sum of whole numbers is multiplied with."""
-        return np.asarray(self.scale * self.input_scale, np.float32)
 
     def to_int8(self) -> Int8Weights:
         spread = np.repeat(self.group_scales, self.group_size, axis=0)[: len(self.weights)]
@@ -128,7 +146,7 @@ def quantize_int4(
             errors[k - begin] = (remaining[k] - quantized[k] * scale) / spread[k, k]
             remaining[k + 1 : end] -= spread[k, k + 1 : end, None] * errors[k - begin]
         remaining[end:] -= spread[begin:end, end:].T @ errors
-    return Int4Weights(quantized, group_scales, channel_scale, _input_scale(largest_input), group_size)
+    return Int4Weights(quantized, channel_scale, _input_scale(largest_input), group_scales, group_size)
 
 
 def _best_group_scale(

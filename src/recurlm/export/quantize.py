@@ -10,17 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
-from recurlm.export.calibrate import key_of, product_weights
 from recurlm.export.quantization import Int4Weights, Int8Table, Int8Weights, quantize_table
+from recurlm.export.rewriter import Array, Rewriter, key_of, product_weights, subgraphs
 from recurlm.export.sums import Origin, Origins
 
-Array = np.ndarray[Any, Any]
 PRODUCTS = ("MatMul", "Gemm", "Einsum", "Conv")
 ACTIVATIONS = "fp32_activations"  # products of two activations, which have no weights to quantize
 Product = Int8Weights | Int4Weights
@@ -52,9 +50,9 @@ class Quantizer:
         Raises:
             ValueError: a product with weights was not calibrated, or its weights are no constant matrix on the right.
         """
-        weights = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
+        writer = _Writer(graph)
+        weights = writer.weights
         constant = constants(graph.node, frozenset(weights))
-        writer = _Writer(weights)
         for node in graph.node:
             product, table = product_weights(node, weights), _table(node, weights)
             if product is not None:
@@ -78,11 +76,10 @@ class Quantizer:
                 raise ValueError(f"the product {node.output[0]} has weights that cannot be quantized where they stand")
             else:
                 writer.nodes.append(node)
-        writer.finish(graph)
+        writer.finish()
 
     def _note_product(self, whole: Array, quantized: Product, parts: list[Array]) -> None:
-        int8 = quantized.to_int8() if isinstance(quantized, Int4Weights) else quantized
-        begin, group = 0, np.array(int(key_of(whole)[:15], 16))
+        int8, begin, group = quantized.to_int8(), 0, np.array(int(key_of(whole)[:15], 16))
         for part in parts:
             key = key_of(part)
             self._note(f"weights.{key}", np.ascontiguousarray(int8.weights[begin : begin + len(part)]))
@@ -104,71 +101,48 @@ def _table(node: onnx.NodeProto, weights: Mapping[str, Array]) -> Array | None:
     return table if table is not None and table.ndim == 2 else None
 
 
-class _Writer:
-    def __init__(self, weights: dict[str, Array]) -> None:
-        self.weights = weights
-        self.nodes: list[onnx.NodeProto] = []
-
+class _Writer(Rewriter):
     def product(self, node: onnx.NodeProto, quantized: Product) -> None:
         name = node.output[0]
         bias = node.input[2] if len(node.input) > 2 else None
-        scale = self._weight(f"{name}.input_scale", quantized.input_scale)
-        zero = self._weight(f"{name}.input_zero", np.uint8(128))
-        input_ = self._node("QuantizeLinear", [node.input[0], scale, zero], f"{name}.rounded")
+        scale = self.weight(f"{name}.input_scale", quantized.input_scale)
+        zero = self.weight(f"{name}.input_zero", np.uint8(128))
+        input_ = self.node("QuantizeLinear", [node.input[0], scale, zero], f"{name}.rounded")
         if isinstance(quantized, Int4Weights):
             weight = self._unpacked(f"{name}.weight4", quantized)
         else:
-            weight = self._weight(f"{name}.weight8", quantized.weights)
-        total = self._node("MatMulInteger", [input_, weight, zero], f"{name}.total")
-        back = self._weight(f"{name}.scale", quantized.back)
+            weight = self.weight(f"{name}.weight8", quantized.weights)
+        total = self.node("MatMulInteger", [input_, weight, zero], f"{name}.total")
+        back = self.weight(f"{name}.scale", quantized.back)
         result = f"{name}.product" if bias else name
-        self._node("Mul", [self._node("Cast", [total], f"{name}.float", to=TensorProto.FLOAT), back], result)
+        self.node("Mul", [self.node("Cast", [total], f"{name}.float", to=TensorProto.FLOAT), back], result)
         if bias:
-            self._node("Add", [result, bias], name)
+            self.node("Add", [result, bias], name)
 
     def _unpacked(self, name: str, quantized: Int4Weights) -> str:
         """Add the nodes that unpack int4 weights and their group scales to 8-bit weights."""
         (inputs, outputs), groups = quantized.weights.shape, len(quantized.group_scales)
-        packed = self._weight(name, quantized.packed())
-        bytes_ = self._node("Cast", [packed], f"{name}.bytes", to=TensorProto.INT32)
-        sixteen = self._weight(f"{name}.sixteen", np.int32(16))
-        first = self._node("Mod", [bytes_, sixteen], f"{name}.first")
-        second = self._node("Div", [bytes_, sixteen], f"{name}.second")
-        both = self._node("Concat", [first, second], f"{name}.both", axis=0)
-        signed = self._node("Sub", [both, self._weight(f"{name}.eight", np.int32(8))], f"{name}.signed")
-        group_scales = self._weight(f"{name}.multiples", quantized.group_scales[:, None])
-        shape = self._weight(f"{name}.blocks", np.array([groups, quantized.group_size, outputs]))
-        flat = self._weight(f"{name}.rows", np.array([groups * quantized.group_size, outputs]))
-        spread = self._node("Cast", [group_scales], f"{name}.whole", to=TensorProto.INT32)
-        spread = self._node("Reshape", [self._node("Expand", [spread, shape], f"{name}.spread"), flat], f"{name}.each")
-        begin, end = self._weight(f"{name}.begin", np.array([0])), self._weight(f"{name}.end", np.array([inputs]))
-        factors = [self._node("Slice", [value, begin, end], f"{value}.cut") for value in (signed, spread)]
-        return self._node("Cast", [self._node("Mul", factors, f"{name}.product")], f"{name}.out", to=TensorProto.INT8)
+        packed = self.weight(name, quantized.packed())
+        bytes_ = self.node("Cast", [packed], f"{name}.bytes", to=TensorProto.INT32)
+        sixteen = self.weight(f"{name}.sixteen", np.int32(16))
+        first = self.node("Mod", [bytes_, sixteen], f"{name}.first")
+        second = self.node("Div", [bytes_, sixteen], f"{name}.second")
+        both = self.node("Concat", [first, second], f"{name}.both", axis=0)
+        signed = self.node("Sub", [both, self.weight(f"{name}.eight", np.int32(8))], f"{name}.signed")
+        group_scales = self.weight(f"{name}.multiples", quantized.group_scales[:, None])
+        shape = self.weight(f"{name}.blocks", np.array([groups, quantized.group_size, outputs]))
+        flat = self.weight(f"{name}.rows", np.array([groups * quantized.group_size, outputs]))
+        spread = self.node("Cast", [group_scales], f"{name}.whole", to=TensorProto.INT32)
+        spread = self.node("Reshape", [self.node("Expand", [spread, shape], f"{name}.spread"), flat], f"{name}.each")
+        begin, end = self.weight(f"{name}.begin", np.array([0])), self.weight(f"{name}.end", np.array([inputs]))
+        factors = [self.node("Slice", [value, begin, end], f"{value}.cut") for value in (signed, spread)]
+        return self.node("Cast", [self.node("Mul", factors, f"{name}.product")], f"{name}.out", to=TensorProto.INT8)
 
     def table(self, node: onnx.NodeProto, quantized: Int8Table) -> None:
         name = node.output[0]
-        row = self._node("Gather", [self._weight(f"{name}.table8", quantized.rows), "token"], f"{name}.row", axis=0)
-        scale = self._node(
-            "Gather", [self._weight(f"{name}.scale", quantized.scale), "token"], f"{name}.scaled", axis=0
-        )
-        self._node("Mul", [self._node("Cast", [row], f"{name}.float", to=TensorProto.FLOAT), scale], name)
-
-    def _weight(self, name: str, value: Any) -> str:
-        self.weights[name] = np.ascontiguousarray(value) if np.ndim(value) else np.asarray(value)
-        return name
-
-    def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
-        return output
-
-    def finish(self, graph: onnx.GraphProto) -> None:
-        nodes = list(self.nodes)
-        read = {value for node in nodes for value in node.input}
-        del graph.node[:], graph.initializer[:]
-        graph.node.extend(nodes)
-        graph.initializer.extend(
-            numpy_helper.from_array(value, name) for name, value in self.weights.items() if name in read
-        )
+        row = self.node("Gather", [self.weight(f"{name}.table8", quantized.rows), "token"], f"{name}.row", axis=0)
+        scale = self.node("Gather", [self.weight(f"{name}.scale", quantized.scale), "token"], f"{name}.scaled", axis=0)
+        self.node("Mul", [self.node("Cast", [row], f"{name}.float", to=TensorProto.FLOAT), scale], name)
 
 
 def factors(node: onnx.NodeProto) -> list[str]:
@@ -196,8 +170,7 @@ def count_products(
         weights: of the graphs around this one; what MatMulInteger reads beside them was unpacked from 4 bits.
         around: values of those graphs that are computed from weights alone.
     """
-    inputs = {value.name for value in graph.input}
-    weights |= {weight.name for weight in graph.initializer} - inputs
+    weights |= {weight.name for weight in graph.initializer}
     constant = constants(graph.node, weights | around)
     counts = dict.fromkeys(("fp32", "int8", "int4", ACTIVATIONS), 0)
     for node in graph.node:
@@ -205,8 +178,7 @@ def count_products(
             counts[ACTIVATIONS if constant.isdisjoint(factors(node)) else "fp32"] += 1
         elif node.op_type == "MatMulInteger":
             counts["int8" if node.input[1] in weights else "int4"] += 1
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                for kind, count in count_products(attribute.g, weights, constant).items():
-                    counts[kind] += count
+        for inner in subgraphs(node):
+            for kind, count in count_products(inner, weights, constant).items():
+                counts[kind] += count
     return counts

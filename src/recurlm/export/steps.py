@@ -1,4 +1,4 @@
-"""Modules to be traced: one token in plain tensor operations, without a loop over time."""
+"""Modules to be traced: one token in plain tensor operations, without a loop over time. States come last, in order."""
 
 from __future__ import annotations
 
@@ -13,114 +13,98 @@ from recurlm.objective import bidirectional
 from recurlm.variants.base import State, part_of, prefixed
 
 
+class FunctionModule(nn.Module):
+    """A function of tensors with the modules and buffers that it reads; buffers are given to it by name."""
+
+    def __init__(self, function: Callable[..., Any], **parts: Tensor | nn.Module) -> None:
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            if isinstance(part, nn.Module):
+                self.add_module(name, part)
+            else:
+                self.register_buffer(name, part)
+
+    def forward(self, *inputs: Tensor) -> Any:
+        results = self.function(*inputs, **dict(self.named_buffers(recurse=False)))
+        return tuple(results) if isinstance(results, tuple) else results
+
+
 def keep_inactive(active: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """The new state of the active rows, and the old one of the others; states of any rank."""
     return torch.where(active[(slice(None), *[None] * (new.ndim - 1))], new, old)
 
 
-class Step(nn.Module):
+def step(model: LanguageModel) -> FunctionModule:
     """Read a token; logits of the next one, and the next state."""
+    names = list(model.recurrence.state_spec)
 
-    def __init__(self, model: LanguageModel) -> None:
-        super().__init__()
-        self.model = model
-        self.names = list(model.recurrence.state_spec)
+    def function(token: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        logits, after = model.step(token, dict(zip(names, state, strict=True)))
+        return (logits, *(after[name] for name in names))
 
-    def forward(self, token: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        logits, after = self.model.step(token, dict(zip(self.names, state, strict=True)))
-        return (logits, *(after[name] for name in self.names))
+    return FunctionModule(function, model=model)
 
 
-class GatedStep(nn.Module):
-    """Read a token, as `Step`; what its gates were when they read it comes after the logits."""
+def gated_step(model: LanguageModel) -> tuple[FunctionModule, list[str]]:
+    """As `step`, with what each gate was when the token was read, after the logits; and the gates' names."""
+    inner, names = step(model), list(model.recurrence.state_spec)
 
-    def __init__(self, model: LanguageModel) -> None:
-        super().__init__()
-        self.model = model
-        self.step = Step(model)
-        self.names = self.step.names
-        one = torch.zeros(1, dtype=torch.int64)
-        self.gates = list(self._gates(one, model.initial_state(1)))
+    def gates_of(token: Tensor, state: State) -> State:
+        return model.recurrence.gate_activations(model.embed(token), state)
 
-    def forward(self, token: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        logits, *after = self.step(token, *state)
-        gates = self._gates(token, dict(zip(self.names, state, strict=True)))
-        return (logits, *(gates[name] for name in self.gates), *after)
+    gates = list(gates_of(torch.zeros(1, dtype=torch.int64), model.initial_state(1)))
 
-    def _gates(self, token: Tensor, state: State) -> State:
-        return self.model.recurrence.gate_activations(self.model.embed(token), state)
+    def function(token: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        logits, *after = inner(token, *state)
+        values = gates_of(token, dict(zip(names, state, strict=True)))
+        return (logits, *(values[name] for name in gates), *after)
+
+    return FunctionModule(function, model=model, step=inner), gates
 
 
-class Read(nn.Module):
-    """Read a token in the rows that are `active`; the others keep their state."""
+def read(model: LanguageModel) -> FunctionModule:
+    """Read a token in the rows that are active; the others keep their state."""
+    inner = step(model)
 
-    def __init__(self, model: LanguageModel) -> None:
-        super().__init__()
-        self.step = Step(model)
-        self.names = self.step.names
-
-    def forward(self, token: Tensor, active: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        _, *after = self.step(token, *state)
+    def function(token: Tensor, active: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        _, *after = inner(token, *state)
         return tuple(keep_inactive(active, new, old) for new, old in zip(after, state, strict=True))
 
+    return FunctionModule(function, step=inner)
 
-class Score(nn.Module):
+
+def score(model: LanguageModel) -> FunctionModule:
     """Read a token; the log-probability of the one after it. An inactive row scores 0 and keeps its state."""
+    inner = step(model)
 
-    def __init__(self, model: LanguageModel) -> None:
-        super().__init__()
-        self.step = Step(model)
-        self.names = self.step.names
-
-    def forward(self, token: Tensor, target: Tensor, active: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        logits, *after = self.step(token, *state)
+    def function(token: Tensor, target: Tensor, active: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        logits, *after = inner(token, *state)
         scored = log_prob(logits, target)
         states = (keep_inactive(active, new, old) for new, old in zip(after, state, strict=True))
         return (torch.where(active, scored, torch.zeros_like(scored)), *states)
 
+    return FunctionModule(function, step=inner)
 
-class SideStep(nn.Module):
+
+def side_step(model: LanguageModel, side: str) -> FunctionModule:
     """Read a token on one side of a cloze model: that side's next states, its output among them."""
+    recurrence = bidirectional(model.recurrence)
+    names, cell = recurrence.states_of(side), recurrence.directions[side]
 
-    def __init__(self, model: LanguageModel, side: str) -> None:
-        super().__init__()
-        self.model = model
-        self.side = side
-        recurrence = bidirectional(model.recurrence)
-        self.recurrence = recurrence.directions[side]
-        self.names = recurrence.states_of(side)
-
-    def forward(self, token: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        before = part_of(self.side, dict(zip(self.names, state, strict=True)))
+    def function(token: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        before = part_of(side, dict(zip(names, state, strict=True)))
         before.pop("output")
-        y, after = self.recurrence.step(self.model.embed(token), before)
-        after = prefixed(self.side, after | {"output": y})
-        return tuple(after[name] for name in self.names)
+        y, after = cell.step(model.embed(token), before)
+        after = prefixed(side, after | {"output": y})
+        return tuple(after[name] for name in names)
+
+    return FunctionModule(function, model=model)
 
 
-class Decode(nn.Module):
+def decode(model: LanguageModel) -> FunctionModule:
     """The outputs of both sides → logits."""
-
-    def __init__(self, model: LanguageModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, left: Tensor, right: Tensor) -> Tensor:
-        return self.model.decode(torch.cat([left, right], dim=-1))
-
-
-class FunctionModule(nn.Module):
-    """A function of tensors; `constants` are given to it by name, and traced under those names."""
-
-    def __init__(self, function: Callable[..., Any], **constants: Tensor) -> None:
-        super().__init__()
-        self.function = function
-        for name, value in constants.items():
-            self.register_buffer(name, value)
-
-    def forward(self, *inputs: Tensor) -> Any:
-        results = self.function(*inputs, **dict(self.named_buffers()))
-        return tuple(results) if isinstance(results, tuple) else results
+    return FunctionModule(lambda left, right: model.decode(torch.cat([left, right], dim=-1)), model=model)
 
 
 def log_prob(logits: Tensor, token: Tensor) -> Tensor:

@@ -18,17 +18,12 @@ sum is of products, one row and one bias; whatever else is added to it is an add
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
 
-from recurlm.export.calibrate import product_weights
-
-Array = np.ndarray[Any, Any]
+from recurlm.export.rewriter import Array, Rewriter, known_types, product_weights
 
 
 @dataclass(frozen=True)
@@ -71,21 +66,19 @@ def simplify(graph: onnx.GraphProto, largest_table: int) -> Origins:
         graph: its weights are initializers, and its input `token` holds the tokens.
         largest_table: in bytes; a table that would be larger stays a product.
     """
-    return _Rewriter(graph, largest_table).run()
+    return _Sums(graph, largest_table).run()
 
 
-class _Rewriter:
+class _Sums(Rewriter):
     def __init__(self, graph: onnx.GraphProto, largest_table: int) -> None:
-        self.graph = graph
+        super().__init__(graph)
         self.largest_table = largest_table
-        self.weights = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
         self.uses = Counter(value for node in graph.node for value in node.input)
         self.uses.update(output.name for output in graph.output)
-        self.shapes = _shapes(graph)
+        _, self.shapes = known_types(graph)
         self.rows: dict[str, Row] = {}
         self.sums: dict[str, Sum] = {}
         self.done: set[str] = set()
-        self.nodes: list[onnx.NodeProto] = []
         self.origins: Origins = {}
 
     def run(self) -> Origins:
@@ -96,20 +89,15 @@ class _Rewriter:
                 self.nodes.append(node)
         for output in self.graph.output:
             self._write(output.name)
-        read = {value for node in self.nodes for value in node.input}
-        initializers = [numpy_helper.from_array(value, name) for name, value in self.weights.items() if name in read]
-        nodes = list(self.nodes)
-        del self.graph.node[:], self.graph.initializer[:]
-        self.graph.node.extend(nodes)
-        self.graph.initializer.extend(initializers)
+        self.finish()
         return self.origins
 
     def _understood(self, node: onnx.NodeProto) -> bool:
         """Note what a node computes, to be written when it is needed; False for a node to be copied as it is."""
         result = node.output[0] if node.output else ""
-        if node.op_type == "Gather" and node.input[1] == "token" and self._axes(node.input[0]) == 2:
+        if node.op_type == "Gather" and node.input[1] == "token" and self.axes(node.input[0]) == 2:
             self.rows[result] = Row(self.weights[node.input[0]], node)
-        elif node.op_type == "MatMul" and self._axes(node.input[1]) == 2:
+        elif node.op_type == "MatMul" and self.axes(node.input[1]) == 2:
             self._product(node, self.weights[node.input[1]])
         elif node.op_type == "Mul" and (row := self._row_and_constant(node)):
             name, constant = row
@@ -136,7 +124,7 @@ class _Rewriter:
     def _gemm(self, node: onnx.NodeProto) -> bool:
         """torch's form of a linear layer with a bias."""
         weights = product_weights(node, self.weights)
-        if weights is None or len(node.input) < 3 or self._axes(node.input[2]) != 1:
+        if weights is None or len(node.input) < 3 or self.axes(node.input[2]) != 1:
             return False
         self._product(node, weights, self.weights[node.input[2]])
         return True
@@ -173,7 +161,7 @@ class _Rewriter:
             return self.sums[value]
         if value in self.rows and self.rows[value].product is not None and self.uses[value] == 1:
             return Sum(row=self.rows[value])
-        return Sum(bias=self.weights[value]) if self._axes(value) == 1 else None
+        return Sum(bias=self.weights[value]) if self.axes(value) == 1 else None
 
     def _row_and_constant(self, node: onnx.NodeProto) -> tuple[str, Array] | None:
         """The operands of a node that joins a row with a constant that is the same for each token.
@@ -182,12 +170,9 @@ class _Rewriter:
         """
         for row, constant in (tuple(node.input), tuple(reversed(node.input))):
             joined = row in self.rows and (self.rows[row].product is None or self.uses[row] == 1)
-            if joined and self._axes(constant) in (0, 1):
+            if joined and self.axes(constant) in (0, 1):
                 return row, self.weights[constant]
         return None
-
-    def _axes(self, value: str) -> int | None:
-        return self.weights[value].ndim if value in self.weights else None
 
     def _write(self, value: str) -> None:
         """Write the nodes of a value that was deferred."""
@@ -201,7 +186,7 @@ class _Rewriter:
 
     def _write_row(self, value: str, row: Row) -> None:
         if row.product is not None:
-            self._node("Gather", [self._table(value, row), "token"], value, axis=0)
+            self.node("Gather", [self._table(value, row), "token"], value, axis=0)
         else:
             for before in row.node.input:
                 self._write(before)
@@ -213,42 +198,26 @@ class _Rewriter:
             row = total.row
             if total.bias is not None:
                 row = Row(row.table + total.bias, row.node, row.product, row.steps + 1)
-            terms.append(self._node("Gather", [self._table(value, row), "token"], f"{value}.row", axis=0))
+            terms.append(self.node("Gather", [self._table(value, row), "token"], f"{value}.row", axis=0))
         elif total.bias is not None:
             terms.append(self._weight(f"{value}.bias", total.bias, Origin([])))
         if len(terms) > 1:
-            self._node("Add", terms, f"{value}.sum")
+            self.node("Add", terms, f"{value}.sum")
         self.nodes[-1].output[0] = value
 
     def _write_product(self, name: str, products: list[tuple[str, Array]]) -> str:
         values, parts = [value for value, _ in products], [weights for _, weights in products]
-        value = values[0] if len(values) == 1 else self._node("Concat", values, f"{name}.joined", axis=-1)
+        value = values[0] if len(values) == 1 else self.node("Concat", values, f"{name}.joined", axis=-1)
         weight = self._weight(f"{name}.weight", np.concatenate(parts), Origin(parts))
-        return self._node("MatMul", [value, weight], f"{name}.product")
+        return self.node("MatMul", [value, weight], f"{name}.product")
 
     def _table(self, name: str, row: Row) -> str:
         assert row.product is not None
         return self._weight(f"{name}.table", row.table, Origin([row.product], row.steps))
 
     def _weight(self, name: str, value: Array, origin: Origin) -> str:
-        self.weights[name] = np.ascontiguousarray(value, np.float32)
         self.origins[name] = origin
-        return name
-
-    def _node(self, kind: str, inputs: Iterable[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
-        return output
-
-
-def _shapes(graph: onnx.GraphProto) -> dict[str, list[int | str]]:
-    """The shapes that are known of a graph's values; what is free in them is a string."""
-    model = onnx.shape_inference.infer_shapes(helper.make_model(graph))
-    values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
-    return {
-        value.name: [dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in tensor.shape.dim]
-        for value in values
-        if (tensor := value.type.tensor_type).HasField("shape")
-    }
+        return self.weight(name, np.asarray(value, np.float32))
 
 
 def _plus(a: Array | None, b: Array | None) -> Array | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache, partial
-from typing import Any
 from unittest.mock import patch
 
 import onnx
@@ -34,7 +33,7 @@ def trace(
     """Export `module`, whose first dimension of every input of rank one or more is the batch.
 
     Args:
-        module: called with the tensors of `inputs` in their order; returns as many tensors as `outputs` has names.
+        module: its `forward(*inputs)` takes these tensors in their order, and returns one for each name of `outputs`.
         inputs: name → example; the example's batch must not be 0 or 1, which torch would freeze.
         outputs: names of the outputs.
         opset: version of the default operator set.
@@ -46,14 +45,18 @@ def trace(
     batch = torch.export.Dim("batch")
     second = {name: {1: torch.export.Dim(dimension)} for name, dimension in (wide or {}).items()}
     shapes = tuple(({0: batch} if value.ndim else {}) | second.get(name, {}) for name, value in inputs.items())
-    with warnings.catch_warnings(), _Quiet("torch.onnx"), patch.object(ONNXRegistry, "from_torchlib", _operators):
+    with (
+        warnings.catch_warnings(),
+        _quiet(logging.getLogger("torch.onnx")),
+        patch.object(ONNXRegistry, "from_torchlib", _operators),
+    ):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module,
             # One tensor given twice would be taken for one input, without a word.
             tuple(value.clone() for value in inputs.values()),
             input_names=list(inputs),
-            dynamic_shapes=_as_arguments(module, shapes),
+            dynamic_shapes=(shapes,),
             opset_version=opset,
             dynamo=True,
             external_data=False,
@@ -76,14 +79,6 @@ def trace(
     return graph
 
 
-def _as_arguments(module: nn.Module, shapes: tuple[dict[int, Any], ...]) -> tuple[Any, ...]:
-    """One entry an argument of `forward`, where `*state` is a single argument."""
-    code = module.forward.__code__
-    named = code.co_argcount - 1
-    takes_more = bool(code.co_flags & inspect.CO_VARARGS)
-    return (*shapes[:named], shapes[named:]) if takes_more else shapes
-
-
 def _clean(graph: onnx.GraphProto) -> None:
     """Drop what names this machine (stack traces with paths) or would differ between two exports."""
     graph.name = "traced"
@@ -98,15 +93,12 @@ def _clean(graph: onnx.GraphProto) -> None:
         part.doc_string = ""
 
 
-class _Quiet:
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
     """Hold a logger's warnings back for a while: torch's exporter reports missing torchvision operators."""
-
-    def __init__(self, name: str) -> None:
-        self.logger = logging.getLogger(name)
-
-    def __enter__(self) -> None:
-        self.level = self.logger.level
-        self.logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        self.logger.setLevel(self.level)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

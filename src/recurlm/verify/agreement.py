@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Set
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from recurlm.model import LanguageModel
 from recurlm.objective import objective_of
 from recurlm.storage import read_json
 from recurlm.tokens.files import TokenFile
-from recurlm.verify import calls, edges
+from recurlm.verify import checks, edges
 from recurlm.verify.checks import (
     FREE,
     GREEDY,
@@ -34,14 +34,13 @@ from recurlm.verify.checks import (
     few_near_ties,
     onnx_scorer,
 )
-from recurlm.verify.prompts import prompts_of, texts_of
 from recurlm.verify.quantized import QuantizedArithmetic
 from recurlm.verify.reference import Extra, Reference
-from recurlm.verify.sessions import Graphs
+from recurlm.verify.sessions import Graphs, prompts_of, texts_of
 
 EDGE_TOKENS = 20  # a row, beside edges and with settings of its own
 EXTRA_TOKENS = 40  # a row, with min_p and a repetition penalty
-CALL_TOKENS = sum(calls.CHUNKS) + calls.CHUNKS[-1]
+CALL_TOKENS = sum(checks.CHUNKS) + checks.CHUNKS[-1]
 
 
 def verify(
@@ -63,12 +62,9 @@ def verify(
         held_out: the test split.
         metrics: of the evaluate stage, of this model on that split, with the settings `scoring`.
         line: of the terminal that shows the progress bar: several verifications may run in parallel.
-
-    Raises:
-        VerificationError: something differs, in fp32 by more than float error.
     """
     reference = reference_of(model, folder, held_out.manifest)
-    verification = Verification(reference, folder, held_out, metrics, settings, scoring, variant, line)
+    verification = Verification(reference, folder, held_out, metrics, settings, scoring, label=variant, line=line)
     verification.run()
     return verification.summary()
 
@@ -80,51 +76,42 @@ def reference_of(model: LanguageModel, folder: Path, tokens: dict[str, Any]) -> 
     return Reference(model, never_drawn(tokens["special"], objective_of(model)), arithmetic)
 
 
+@dataclass
 class Verification:
-    """The checks of the graphs in one folder."""
+    """The checks of the graphs in one folder; the arguments are those of `verify`."""
 
-    def __init__(
-        self,
-        reference: Reference,
-        folder: Path,
-        held_out: TokenFile,
-        metrics: dict[str, Any],
-        settings: Verify,
-        scoring: Evaluate,
-        label: str = "",
-        line: int = 0,
-        error: float | None = None,
-    ) -> None:
-        """`error` of the logits is measured by the first check, for all that follow: give it where that does not run.
+    reference: Reference
+    folder: Path
+    held_out: TokenFile
+    metrics: dict[str, Any]
+    settings: Verify
+    scoring: Evaluate
+    error: float | None = None
+    """Of the logits, by which all is judged: the first check measures it. Give it where that check does not run."""
+    label: str = ""
+    line: int = 0
+    agreements: list[Agreement] = field(default_factory=list)  # one for each sampling setting
+    further: list[Agreement] = field(default_factory=list)
+    results: dict[str, Any] = field(default_factory=dict)
+    chunked: list[bool] = field(default_factory=list)  # one for each sampling setting
+    verified: bool = field(default=False, init=False)
 
-        The other arguments are those of `verify`.
-        """
-        self.description = read_json(folder / "graphs.json")
-        graphs = Graphs(folder, torch.get_num_threads())
-        self.comparison = Comparison(reference, graphs, settings.logit_tolerance, error)
-        self.held_out, self.metrics, self.settings, self.scoring = held_out, metrics, settings, scoring
-        self.label, self.line = label, line
-        self.text = np.asarray(held_out.ids, np.int64)
+    def __post_init__(self) -> None:
+        self.description = read_json(self.folder / "graphs.json")
+        graphs = Graphs(self.folder, torch.get_num_threads())
+        self.comparison = Comparison(self.reference, graphs, self.settings.logit_tolerance, self.error)
+        self.text = np.asarray(self.held_out.ids, np.int64)
         self.prompts = prompts_of(self.text)
-        self.agreements: list[Agreement] = []  # one for each sampling setting
-        self.further: list[Agreement] = []
-        self.chunked: list[bool] = []  # one for each sampling setting
-        self.results: dict[str, Any] = {}
-        self.verified = False
 
     def run(self, graphs: Set[str] | None = None) -> None:
-        """Run all checks, or those that read one of some graphs; what is quick and sees much comes first.
-
-        Raises:
-            VerificationError: one fails.
-        """
+        """Run all checks, or those that read one of some graphs; what is quick and sees much comes first."""
         for reads, check in self.checks():
             if graphs is None or graphs & set(reads.split()):
                 result = check()
                 if isinstance(result, Agreement):
                     self.further.append(result)
         few_near_ties([*self.agreements, *self.further])
-        arithmetic = self.comparison.reference.arithmetic
+        arithmetic = self.reference.arithmetic
         if arithmetic is not None and arithmetic.met != {key.split(".")[1] for key in arithmetic.arithmetic}:
             raise VerificationError("a matrix was quantized that PyTorch never read")
         self.verified = graphs is None
@@ -132,46 +119,46 @@ class Verification:
     def checks(self) -> list[tuple[str, Callable[[], object]]]:
         """Each with the graphs that it reads."""
         comparison, rows = self.comparison, self.prompts
-        model = comparison.reference.model
+        model = self.reference.model
         texts = (rows, edges.every_token(model), edges.short_texts(model))
         in_fp32, below = ("step scorer" if comparison.cloze else "step", self._logits), ("step", self._steps)
+        drawing = self._of_the_filler() if comparison.cloze else self._of_the_generator()
         return [
             below if comparison.exact else in_fp32,
             ("step", partial(edges.every_token_steps, comparison)),
             *([("step scorer generator filler", partial(edges.halves, comparison))] if comparison.exact else []),
             *(("scorer", partial(comparison.scored, text)) for text in texts),
-            *(self._of_the_filler() if comparison.cloze else self._of_the_generator()),
+            *(("filler" if comparison.cloze else "generator", check) for check in drawing),
+            *([] if comparison.cloze else [("scorer", partial(comparison.scored_in_parts, rows))]),
             ("scorer", self._perplexity),
         ]
 
-    def _of_the_filler(self) -> list[tuple[str, Callable[[], object]]]:
-        checks = (
+    def _of_the_filler(self) -> list[Callable[[], object]]:
+        return [
             partial(edges.drawn_beside_edges, self.comparison, self.prompts, 0),
             partial(edges.mixed_settings, self.comparison, self.prompts, 0),
             partial(edges.short_texts_filled, self.comparison),
             self._filled,
-        )
-        return [("filler", check) for check in checks]
+        ]
 
-    def _of_the_generator(self) -> list[tuple[str, Callable[[], object]]]:
+    def _of_the_generator(self) -> list[Callable[[], object]]:
         comparison, rows = self.comparison, self.prompts
         numbers = np.random.default_rng(2).random((len(rows), CALL_TOKENS), np.float32)
-        checks: tuple[Callable[[], object], ...] = (
+        return [
             # The states right after the prompts: what differs in them is forgotten after many tokens.
             partial(comparison.generated, rows, np.zeros((len(rows), 1), np.float32), GREEDY),
             partial(edges.mixed_settings, comparison, rows, EDGE_TOKENS),
             partial(edges.drawn_beside_edges, comparison, rows, EDGE_TOKENS),
             self._extra,
             partial(edges.every_token_generates, comparison),
-            partial(calls.in_parts, comparison.graphs, rows, numbers[:, :EXTRA_TOKENS]),
-            partial(calls.stopped, comparison.graphs, rows, numbers),
+            partial(checks.in_parts, comparison.graphs, rows, numbers[:, :EXTRA_TOKENS]),
+            partial(checks.stopped, comparison.graphs, rows, numbers),
             *(partial(self._chunked, rows[-1], numbers[0], each) for each in self._settings()),
             self._generated,
-        )
-        return [*(("generator", check) for check in checks), ("scorer", partial(comparison.scored_in_parts, rows))]
+        ]
 
     def _chunked(self, *arguments: Any) -> None:
-        self.chunked.append(calls.chunked(self.comparison.graphs, *arguments))
+        self.chunked.append(checks.chunked(self.comparison.graphs, *arguments))
 
     def _logits(self) -> None:
         """fp32: the error by which all that follows is judged."""
@@ -217,13 +204,9 @@ class Verification:
             self.agreements.append(self.comparison.filled(rows, uniform, sampling))
 
     def _perplexity(self) -> None:
-        """scorer.onnx on the test split against PyTorch in fp32: the same, or no more perplexity than allowed.
-
-        Raises:
-            VerificationError: it is not.
-        """
+        """scorer.onnx on the test split against PyTorch in fp32: the same, or no more perplexity than allowed."""
         precision, nats = self.description["precision"], self._nats_per_token()
-        expected = self.metrics[f"{self.comparison.reference.objective.metric_prefix}nats_per_token"]
+        expected = self.metrics[f"{self.reference.objective.metric_prefix}nats_per_token"]
         self.results["scorer_nats_per_token"] = nats
         if precision == "fp32":
             self.results["scorer_nats_difference"] = abs(nats - expected)
@@ -254,7 +237,7 @@ class Verification:
             mininterval=0.1 if terminal else 10,
             position=self.line if terminal else None,
         ) as bar:
-            scorer = onnx_scorer(self.comparison.graphs, self.comparison.reference.objective)
+            scorer = onnx_scorer(self.comparison.graphs, self.reference.objective)
             score = total(batches(self.held_out.ids, windows, scoring.batch_size), scorer, bar.update)
         return score.nats / score.tokens
 

@@ -17,9 +17,8 @@ from recurlm.evaluation.perplexity import Scorer
 from recurlm.evaluation.windows import Batch
 from recurlm.objective import Objective
 from recurlm.variants.base import State
-from recurlm.verify.prompts import padded
 from recurlm.verify.reference import Choose, Extra, Generated, Reference, Rows
-from recurlm.verify.sessions import Graphs
+from recurlm.verify.sessions import Graphs, padded
 
 BATCHES = (1, 3)
 TIMES = (1, 7, 64)
@@ -28,6 +27,8 @@ STEPS = ((8, 120), (1, 40))  # (rows, steps in each) that are compared bit for b
 FILLER = 3  # what stands behind a shorter row: a token that a graph which read it would count
 EXACT_LOG_PROB = 2e-5  # of a log-probability whose logits are equal: the last bits of log-sum-exp
 MOST_NEAR_TIES = 2e-4  # of all tokens of a verification; a single one is always let through
+CHUNKS = (1, 7, 64)  # new tokens of the first calls; the last call makes the rest
+STOP_TOLERANCE = 1e-4  # of a state in a batch and alone
 GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0)
 FREE = Sampling(temperature=1.0, top_k=0, top_p=1.0)
 
@@ -55,22 +56,14 @@ class Agreement:
 
 
 def few_near_ties(agreements: Sequence[Agreement]) -> None:
-    """Check that near ties are rare among all tokens that were compared.
-
-    Raises:
-        VerificationError: they are more than MOST_NEAR_TIES.
-    """
+    """Check that near ties are rare among all tokens that were compared."""
     tokens, ties = sum(a.tokens for a in agreements), sum(len(a.near_ties) for a in agreements)
     if ties > max(1, tokens * MOST_NEAR_TIES):
         raise VerificationError(f"{ties} of {tokens} tokens are near ties, more than 2 in 10,000")
 
 
 def alike(found: Float[np.ndarray, "..."], expected: Float[Tensor, "..."], tolerance: float, what: str) -> float:
-    """The largest difference.
-
-    Raises:
-        VerificationError: it is more than the tolerance.
-    """
+    """The largest difference."""
     worst = float(np.abs(found - expected.numpy()).max(initial=0.0))
     if not worst <= tolerance:
         raise VerificationError(f"{what} differs from PyTorch's, by {worst:.2e}, more than {tolerance:.0e}")
@@ -181,8 +174,45 @@ class Comparison:
         expected = self.reference.generate(prompts, uniform, each, extra, choose)
         agreement = Agreement(expected.tokens.size)
         for rows in calls or [range(len(prompts))]:
-            _Call(self, prompts, expected, each, extra, agreement).compare(np.array(rows, np.int64))
+            self._compare(expected, np.array(rows, np.int64), agreement)
         return agreement
+
+    def _compare(self, expected: Generated, rows: Int[np.ndarray, "_"], agreement: Agreement) -> None:
+        """One call of generator.onnx for some rows; those that meet a near tie go on in further calls."""
+        time = expected.tokens.shape[1]
+        done = dict.fromkeys(rows.tolist(), 0)  # tokens that were compared
+        while len(rows):
+            tokens, after = self._call(expected, rows, done)
+            differ, whole = [], []
+            for line, row in enumerate(rows.tolist()):
+                wanted = expected.tokens[row, done[row] :]
+                unlike = np.flatnonzero(tokens[line, : len(wanted)] != wanted)
+                if unlike.size:
+                    position = done[row] + int(unlike[0])
+                    tie = NearTie(row, position, int(tokens[line, unlike[0]]), int(wanted[unlike[0]]))
+                    logits = None if self.exact else self.reference.logits_at(expected, row, position)
+                    uniform = float(expected.uniform[row, position])
+                    self.excuse(tie, logits, uniform, expected.each[row], agreement)
+                    done[row] = position + 1
+                    differ += [row] if done[row] < time else []
+                elif len(wanted) == tokens.shape[1]:  # a row of which fewer tokens were left has read more since
+                    whole.append(line)
+            states = {name: value[rows[whole]] for name, value in expected.state.items()}
+            self.states({name: value[whole] for name, value in after.items()}, states, "after the last token")
+            rows = np.array(differ, np.int64)
+
+    def _call(
+        self, expected: Generated, rows: Int[np.ndarray, "_"], done: dict[int, int]
+    ) -> tuple[Int[np.ndarray, "_ new_time"], dict[str, Any]]:
+        prompts, lengths = padded([expected.text(row, done[row]) for row in rows], FILLER)
+        numbers = [expected.uniform[row, done[row] :] for row in rows]
+        uniform = np.zeros((len(rows), max(map(len, numbers))), np.float32)
+        for line, left in zip(uniform, numbers, strict=True):
+            line[: len(left)] = left
+        more = {} if expected.extra is None else expected.extra.feeds(rows)
+        each = [expected.each[row] for row in rows]
+        results, after = self.graphs.generate(prompts, uniform, each, lengths=lengths, more=more)
+        return results["tokens"], after
 
     def filled(
         self,
@@ -199,7 +229,7 @@ class Comparison:
         each = [sampling] * len(texts) if isinstance(sampling, Sampling) else list(sampling)
         tokens, lengths = padded(texts, FILLER)
         uniform = uniform[:, : tokens.shape[1]]
-        filled, log_prob = self.graphs.fill_and_score(tokens, lengths, uniform, each, _arrays(state))
+        filled, log_prob = self.graphs.fill(tokens, lengths, uniform, each, _arrays(state))
         inside = np.arange(tokens.shape[1]) < lengths[:, None]
         found, logits = filled[inside], torch.cat(self.reference.logits(texts, state))
         scored = torch.log_softmax(logits, dim=-1).gather(1, torch.from_numpy(found[:, None]))[:, 0]
@@ -249,59 +279,62 @@ class Comparison:
             raise VerificationError("scorer.onnx scores a text in two parts otherwise than in one")
 
 
-@dataclass(frozen=True)
-class _Call:
-    """What PyTorch made of some prompts, to be compared with calls of generator.onnx."""
+# generator.onnx against itself: in one call and in several, with a stop token, with what it has seen.
 
-    comparison: Comparison
-    prompts: Rows
-    expected: Generated
-    each: list[Sampling]
-    extra: Extra | None
-    agreement: Agreement
 
-    def compare(self, rows: Int[np.ndarray, "_"]) -> None:
-        """One call for some rows; those that meet a near tie go on in further calls."""
-        time = self.expected.tokens.shape[1]
-        done = dict.fromkeys(rows.tolist(), 0)  # tokens that were compared
-        while len(rows):
-            tokens, after = self._generate(rows, done)
-            differ, whole = [], []
-            for line, row in enumerate(rows.tolist()):
-                wanted = self.expected.tokens[row, done[row] :]
-                unlike = np.flatnonzero(tokens[line, : len(wanted)] != wanted)
-                if unlike.size:
-                    self._excuse(row, done[row] + int(unlike[0]), int(tokens[line, unlike[0]]))
-                    done[row] += int(unlike[0]) + 1
-                    differ += [row] if done[row] < time else []
-                elif len(wanted) == tokens.shape[1]:  # a row of which fewer tokens were left has read more since
-                    whole.append(line)
-            states = {name: value[rows[whole]] for name, value in self.expected.state.items()}
-            found = {name: value[whole] for name, value in after.items()}
-            self.comparison.states(found, states, "after the last token")
-            rows = np.array(differ, np.int64)
+def stopped(graphs: Graphs, prompts: Rows, uniform: Float[np.ndarray, "rows new_time"]) -> None:
+    """Check generator.onnx with a stop token in each row, one that it draws: nothing follows it."""
+    tokens, lengths = padded(prompts, FILLER)
+    free = graphs.generate(tokens, uniform, FREE, lengths=lengths)[0]["tokens"]
+    stops = free[np.arange(len(free)), np.arange(len(free)) % free.shape[1]]
+    results, after = graphs.generate(tokens, uniform, FREE, lengths=lengths, more={"stop_token": stops})
+    for row, stop in enumerate(stops):
+        end = int(np.argmax(free[row] == stop)) + 1
+        _, then = graphs.generate(prompts[row][None], uniform[row : row + 1, :end], FREE)
+        for name, value in then.items():
+            if not np.abs(value[0] - after[name][row]).max() <= STOP_TOLERANCE:
+                raise VerificationError(f"the state {name} of generator.onnx moves on after a stop token")
+        found = results["tokens"][row]
+        if not np.array_equal(found[:end], free[row, :end]) or (found[end:] != -1).any():
+            raise VerificationError("generator.onnx does not end where its stop token stands")
 
-    def _generate(
-        self, rows: Int[np.ndarray, "_"], done: dict[int, int]
-    ) -> tuple[Int[np.ndarray, "_ new_time"], dict[str, Any]]:
-        read = [np.concatenate([self.prompts[row], self.expected.tokens[row, : done[row]]]) for row in rows]
-        prompts, lengths = padded(read, FILLER)
-        numbers = [self.expected.uniform[row, done[row] :] for row in rows]
-        uniform = np.zeros((len(rows), max(map(len, numbers))), np.float32)
-        for line, left in zip(uniform, numbers, strict=True):
-            line[: len(left)] = left
-        more = {} if self.extra is None else self.extra.feeds(rows)
-        each = [self.each[row] for row in rows]
-        return self.comparison.graphs.generate(prompts, uniform, each, lengths=lengths, more=more)
 
-    def _excuse(self, row: int, position: int, found: int) -> None:
-        tie, logits = NearTie(row, position, found, int(self.expected.tokens[row, position])), None
-        if not self.comparison.exact:
-            text = np.concatenate([self.prompts[row], self.expected.tokens[row, :position]])
-            logits = self.comparison.reference.logits([text])[0][-1]
-            logits = logits if self.extra is None else self.extra.penalized(logits, text, row)
-        uniform = float(self.expected.uniform[row, position])
-        self.comparison.excuse(tie, logits, uniform, self.each[row], self.agreement)
+def chunked(
+    graphs: Graphs, prompt: Int[np.ndarray, "time"], uniform: Float[np.ndarray, "new_time"], sampling: Sampling
+) -> bool:
+    """Whether several calls of generator.onnx with carried state give the tokens of one call; they must."""
+    whole, _ = graphs.generate(prompt[None], uniform[None], sampling)
+    parts, state, done, read = [], None, 0, prompt[None]
+    for size in (*CHUNKS, len(uniform)):
+        numbers = uniform[None, done : done + size]
+        if not numbers.size:
+            break
+        results, state = graphs.generate(read, numbers, sampling, state)
+        parts.append(results["tokens"])
+        read, done = parts[-1][:, -1:], done + numbers.shape[1]
+    identical = np.array_equal(np.concatenate(parts, axis=1), whole["tokens"])
+    if not identical:
+        raise VerificationError(f"calls of {', '.join(map(str, CHUNKS))} and the rest give other tokens than one call")
+    return identical
+
+
+def in_parts(graphs: Graphs, prompts: Rows, uniform: Float[np.ndarray, "rows new_time"]) -> None:
+    """Check generator.onnx's `length` and `next_seen`, and that a penalty goes on in a call that is given `seen`."""
+    tokens, lengths = padded(prompts, FILLER)
+    penalty, half = {"repetition_penalty": np.full(1, 1.3, np.float32)}, uniform.shape[1] // 2
+    whole, _ = graphs.generate(tokens, uniform, FREE, lengths=lengths, more=penalty)
+    first, state = graphs.generate(tokens, uniform[:, :half], FREE, lengths=lengths, more=penalty)
+    penalty["seen"] = first["next_seen"]
+    second, _ = graphs.generate(first["tokens"][:, -1:], uniform[:, half:], FREE, state, more=penalty)
+    if not np.array_equal(np.concatenate([first["tokens"], second["tokens"]], axis=1), whole["tokens"]):
+        raise VerificationError("a second call that was given the first one's `seen` makes other tokens than one call")
+    for row, prompt in enumerate(prompts):
+        expected = np.zeros(whole["next_seen"].shape[1], bool)
+        expected[prompt] = expected[whole["tokens"][row]] = True
+        if not np.array_equal(whole["next_seen"][row], expected):
+            raise VerificationError("`next_seen` of generator.onnx does not hold the tokens of prompt and text")
+    if (whole["length"] != uniform.shape[1]).any():
+        raise VerificationError("`length` of generator.onnx is not the number of new tokens")
 
 
 def _arrays(state: State | None) -> Any:

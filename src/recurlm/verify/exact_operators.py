@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,12 +34,8 @@ def _sum(x: Tensor, dim: Sequence[int] | None, keepdim: bool = False, *, dtype: 
     return _reduce(exact.total, x, dim, keepdim)
 
 
-def _mean(x: Tensor, dim: Sequence[int] | None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
-    return _reduce(exact.mean, x, dim, keepdim)
-
-
-def _log_sum_exp(x: Tensor, dim: Sequence[int], keepdim: bool = False) -> Tensor:
-    return _reduce(exact.log_sum_exp, x, dim, keepdim)
+def _reduction(function: Callable[[Any, Tensor, int, int], Tensor]) -> Callable[..., Tensor]:
+    return lambda x, dim, keepdim=False, *, dtype=None: _reduce(function, x, dim, keepdim)
 
 
 def _vector_norm(
@@ -95,12 +92,8 @@ def _addcmul(x: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Tensor:
     return x + (a if value == 1 else a * value) * b  # in the order of torch's exporter
 
 
-def _add(x: Any, y: Any, *, alpha: float = 1) -> Tensor:
-    return x + (y if alpha == 1 else y * alpha)  # type: ignore[no-any-return]
-
-
-def _sub(x: Any, y: Any, *, alpha: float = 1) -> Tensor:
-    return x - (y if alpha == 1 else y * alpha)  # type: ignore[no-any-return]
+def _scaled(function: Callable[[Any, Any], Tensor]) -> Callable[..., Tensor]:
+    return lambda x, y, *, alpha=1: function(x, y if alpha == 1 else y * alpha)
 
 
 def _glu(x: Tensor, dim: int = -1) -> Tensor:
@@ -134,13 +127,13 @@ EXACT: dict[str, Callable[..., Any]] = {
     "glu": _glu,
     "lerp": _lerp,
     "addcmul": _addcmul,
-    "add": _add,
-    "sub": _sub,
+    "add": _scaled(operator.add),
+    "sub": _scaled(operator.sub),
     "bmm": _bmm,
     "mm": _bmm,
     "sum": _sum,
-    "mean": _mean,
-    "logsumexp": _log_sum_exp,
+    "mean": _reduction(exact.mean),
+    "logsumexp": _reduction(exact.log_sum_exp),
     "linalg_vector_norm": _vector_norm,
     "cumsum": _running_total,
     "_softmax": lambda x, dim, half_to_float: _along(exact.softmax, x, dim),

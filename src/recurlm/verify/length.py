@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +65,21 @@ def _timings(
         run(min(lengths))
         _synchronize()
     for length in lengths:
-        seconds = []
-        for _ in range(repeats):
-            started = time.perf_counter()
-            run(length)
-            _synchronize()
-            seconds.append(time.perf_counter() - started)
-        median = statistics.median(seconds)
+        median = _seconds(partial(run, length), repeats)
         rate = batch_size * length / median
         rows.append({"tokens": length, "rows": batch_size, "seconds": median, "tokens_per_second": rate})
     return rows
+
+
+def _seconds(run: Callable[[], object], repeats: int) -> float:
+    """The median over some runs, on a GPU until it is done."""
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        run()
+        _synchronize()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
 
 
 def _train(model: LanguageModel, batch_size: int, length: int, kind: str) -> None:
@@ -130,12 +136,7 @@ def generation_speed(folder: Path, objective: Objective) -> dict[str, Any]:
             graphs.generate(text[:, :1], uniform, sampling)
 
     run()  # loads the graph
-    seconds = []
-    for _ in range(RUNS):
-        started = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - started)
-    speed = TOKENS / statistics.median(seconds)
+    speed = TOKENS / _seconds(run, RUNS)
     return {
         "tokens_per_second": None if fills else speed,
         "filled_per_second": speed if fills else None,

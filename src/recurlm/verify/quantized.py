@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recurlm.export import exact
-from recurlm.export.calibrate import key_of
+from recurlm.export.rewriter import key_of
 from recurlm.verify.exact_operators import CONSTANT, EXACT, STANDARD
 
 aten = torch.ops.aten

@@ -20,9 +20,8 @@ from recurlm.export.steps import keep_inactive
 from recurlm.model import LanguageModel
 from recurlm.objective import bidirectional, objective_of
 from recurlm.variants.base import State
-from recurlm.verify.prompts import padded
 from recurlm.verify.quantized import QuantizedArithmetic
-from recurlm.verify.sessions import settings_of
+from recurlm.verify.sessions import padded, settings_of
 
 SHIFTS = (-2.0, 0.0, 2.0)  # of the uniform number, in units of the float error: see `near_tie`
 # (logits, suppressed, uniform) → the numbers to use; equal ones choose alike.
@@ -67,22 +66,21 @@ class Extra:
         """generator.onnx's optional inputs for some of the rows."""
         return {"min_p": self.min_p.numpy()[rows], "repetition_penalty": self.penalty.numpy()[rows]}
 
-    def penalized(
-        self, logits: Float[Tensor, "vocabulary"], text: Int[np.ndarray, "time"], row: int
-    ) -> Float[Tensor, "vocabulary"]:
-        """A row's logits after some text."""
-        seen = torch.zeros(1, len(logits), dtype=torch.bool)
-        seen[0, torch.from_numpy(text)] = True
-        return penalize(logits[None], seen, self.penalty[row : row + 1])[0]
-
 
 @dataclass(frozen=True)
 class Generated:
     """What PyTorch generated from several prompts, side by side."""
 
+    prompts: Rows
+    each: list[Sampling]
+    extra: Extra | None
     tokens: Int[np.ndarray, "rows new_time"]
     state: State  # after the last but one
     uniform: Float[np.ndarray, "rows new_time"]  # that drew them
+
+    def text(self, row: int, position: int) -> Int[np.ndarray, "time"]:
+        """A prompt, and the new tokens before a position."""
+        return np.concatenate([self.prompts[row], self.tokens[row, :position]])
 
 
 class Reference:
@@ -145,7 +143,7 @@ class Reference:
         self,
         prompts: Rows,
         uniform: Float[np.ndarray, "rows new_time"],
-        sampling: Sampling | Sequence[Sampling],
+        each: list[Sampling],
         extra: Extra | None = None,
         choose: Choose | None = None,
     ) -> Generated:
@@ -164,14 +162,10 @@ class Reference:
             logits, state = self._step(token, state)
             if choose is not None:
                 numbers[:] = choose(logits, self.suppressed, numbers)
-            token = self.draw(logits, numbers, sampling, extra, seen)
+            token = self.draw(logits, numbers, each, extra, seen)
             seen[torch.arange(len(token)), token] = True
             tokens.append(token)
-        return Generated(torch.stack(tokens, dim=1).numpy(), state, uniform)
-
-    def tolerance(self, tolerance: float) -> float:
-        """How far a number may be off: int8 and int4 are exact."""
-        return tolerance if self.arithmetic is None else 0.0
+        return Generated(prompts, each, extra, torch.stack(tokens, dim=1).numpy(), state, uniform)
 
     @once
     def after_prompts(self, prompts: Rows) -> tuple[State, Int[Tensor, "rows"]]:
@@ -235,6 +229,16 @@ class Reference:
         with self._computing():
             every = self.model.decode(both)
         return list(every.split([len(text) for text in texts]))  # type: ignore[no-untyped-call]
+
+    def logits_at(self, generated: Generated, row: int, position: int) -> Float[Tensor, "vocabulary"]:
+        """Those that a new token of a row was drawn from."""
+        text = generated.text(row, position)
+        logits = self.logits([text])[0][-1:]
+        if generated.extra is None:
+            return logits[0]
+        seen = torch.zeros(logits.shape, dtype=torch.bool)
+        seen[0, torch.from_numpy(text)] = True
+        return penalize(logits, seen, generated.extra.penalty[row : row + 1])[0]
 
     @once
     def drawn(

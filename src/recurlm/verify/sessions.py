@@ -1,4 +1,4 @@
-"""The graphs of a folder, called with the arguments that a verification needs."""
+"""The graphs of a folder, called with the arguments that a verification needs; and the held-out text they read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from onnx import TensorProto
 from onnx.helper import make_tensor_value_info
 from onnxruntime.capi import onnxruntime_pybind11_state as exceptions
@@ -18,6 +18,9 @@ from recurlm.config import Sampling
 from recurlm.runtime.bundle import STATEFUL
 from recurlm.runtime.session import GraphError, GraphSession, State
 from recurlm.storage import read_json
+
+PROMPTS = 20  # of a verification
+LONGEST = 64  # tokens of a prompt
 
 
 class Graphs:
@@ -80,22 +83,20 @@ class Graphs:
         state: State | None = None,
         lengths: Int[np.ndarray, "batch"] | None = None,
         more: Mapping[str, np.ndarray[Any, Any]] | None = None,
-    ) -> tuple[Int[np.ndarray, "batch new_time"], State]:
-        """As many new tokens as there are uniform numbers a row.
+    ) -> tuple[dict[str, np.ndarray[Any, Any]], State]:
+        """As many new `tokens` as there are uniform numbers a row, among all outputs by name.
 
         Args:
             lengths: of the prompts; left out, they fill their rows.
             more: optional inputs.
         """
-        full = np.full(len(prompt), prompt.shape[1], np.int64)
         feeds = {
             "prompt": prompt,
-            "prompt_length": full if lengths is None else lengths,
-            "max_new_tokens": np.array(uniform.shape[1], np.int64),
+            "prompt_length": np.full(len(prompt), prompt.shape[1]) if lengths is None else lengths,
+            "max_new_tokens": np.array(uniform.shape[1]),
             "uniform": uniform,
         }
-        results, after = self.call("generator", feeds | settings_of(sampling, len(prompt)) | dict(more or {}), state)
-        return results["tokens"], after
+        return self.call("generator", feeds | settings_of(sampling, len(prompt)) | dict(more or {}), state)
 
     def score(
         self, tokens: Int[np.ndarray, "batch time"], length: Int[np.ndarray, "batch"], state: State | None = None
@@ -104,15 +105,6 @@ class Graphs:
         return results["log_prob"], after
 
     def fill(
-        self,
-        tokens: Int[np.ndarray, "batch time"],
-        length: Int[np.ndarray, "batch"],
-        uniform: Float[np.ndarray, "batch time"],
-        sampling: Sampling,
-    ) -> Int[np.ndarray, "batch time"]:
-        return self.fill_and_score(tokens, length, uniform, sampling)[0]
-
-    def fill_and_score(
         self,
         tokens: Int[np.ndarray, "batch time"],
         length: Int[np.ndarray, "batch"],
@@ -134,3 +126,35 @@ def settings_of(sampling: Sampling | Sequence[Sampling], batch: int) -> dict[str
         "top_k": np.array([row.top_k for row in rows], np.int64),
         "top_p": np.array([row.top_p for row in rows], np.float32),
     }
+
+
+def prompts_of(text: Integer[np.ndarray, "time"]) -> list[Int[np.ndarray, "_"]]:
+    """PROMPTS prompts of 1 to LONGEST tokens, no two of one length. Text that is too short is read again."""
+    lengths = np.linspace(1, LONGEST, PROMPTS).astype(np.int64)
+    return pieces(text, lengths.tolist())
+
+
+def texts_of(text: Integer[np.ndarray, "time"], tokens: int) -> list[Int[np.ndarray, "_"]]:
+    """PROMPTS texts of different lengths, `tokens` in all, or a few more: for models that fill masks."""
+    lengths = np.ceil(np.linspace(0.5, 1.5, PROMPTS) * tokens / PROMPTS).astype(np.int64)
+    return pieces(text, lengths.tolist())
+
+
+def pieces(text: Integer[np.ndarray, "time"], lengths: list[int]) -> list[Int[np.ndarray, "_"]]:
+    """Pieces of such lengths that begin at equal distances."""
+    begins = np.linspace(0, max(len(text) - max(lengths), 0), len(lengths)).astype(np.int64)
+    return [
+        np.resize(text[begin : begin + length], length).astype(np.int64)
+        for begin, length in zip(begins, lengths, strict=True)
+    ]
+
+
+def padded(
+    rows: list[Int[np.ndarray, "_"]], filler: int = 0
+) -> tuple[Int[np.ndarray, "rows time"], Int[np.ndarray, "rows"]]:
+    """Rows of different lengths as one array, `filler` behind their ends, and the lengths."""
+    lengths = np.array([len(row) for row in rows], np.int64)
+    tokens = np.full((len(rows), int(lengths.max())), filler, np.int64)
+    for row, ids in zip(tokens, rows, strict=True):
+        row[: len(ids)] = ids
+    return tokens, lengths

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableSequence
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, helper, numpy_helper
+
+from recurlm.export.rewriter import subgraphs
 
 Test = Callable[[NodeProto], bool]
 
@@ -50,11 +52,8 @@ class Part:
 
     def constant(self, name: str) -> np.ndarray[Any, Any] | None:
         """The value of an initializer that the part sees."""
-        for graph in (self.graph, self.model.graph):
-            for weight in graph.initializer:
-                if weight.name == name:
-                    return numpy_helper.to_array(weight)
-        return None
+        weights = (*self.graph.initializer, *self.model.graph.initializer)
+        return next((numpy_helper.to_array(weight) for weight in weights if weight.name == name), None)
 
     def rank(self, name: str) -> int | None:
         """The rank of an initializer; None for what is none."""
@@ -105,19 +104,18 @@ class Part:
         """Put nodes between a node and one of its inputs; the last one's output is read in its place."""
         node.input[index] = nodes[-1].output[0]
         owner, place = self._place(node)
-        _insert(owner, place, list(nodes))
+        for new in reversed(nodes):
+            owner.node.insert(place, new)
 
     def after(self, node: NodeProto, kind: str, *others: str) -> None:
         """Put a node, which may read more values, behind a node's first output: all that read it read the new one."""
         owner, place = self._place(node)
         value, new = node.output[0], f"planted.{node.output[0]}"
+        if any(result.name == value for result in owner.output):
+            raise NotHereError("an output of the graph")
         for _, reader in _walk(owner):
-            for index, name in enumerate(reader.input):
-                reader.input[index] = new if name == value else name
-        for result in owner.output:
-            if result.name == value:
-                raise NotHereError("an output of the graph")
-        _insert(owner, place + 1, [helper.make_node(kind, [value, *others], [new])])
+            _rename(reader.input, value, new)
+        owner.node.insert(place + 1, helper.make_node(kind, [value, *others], [new]))
 
     def output_is(self, index: int, value: str) -> None:
         """Let an output of the part be another of its values."""
@@ -126,16 +124,15 @@ class Part:
             self.graph.output[index].name = new
         else:  # where names are public, what made the old value gets the new name
             for _, node in _walk(self.graph):
-                for values in (node.input, node.output):
-                    for place, name in enumerate(values):
-                        values[place] = new if name == old else name
+                _rename(node.input, old, new)
+                _rename(node.output, old, new)
             old, new = new, old
         self.graph.node.append(helper.make_node("Identity", [value], [new]))
 
     def _place(self, node: NodeProto) -> tuple[GraphProto, int]:
         for owner, other in _walk(self.graph):
             if other.output[0] == node.output[0]:
-                return owner, [each.output[0] for each in owner.node].index(node.output[0])
+                return owner, list(owner.node).index(other)
         raise NotHereError(node.output[0])
 
 
@@ -147,18 +144,12 @@ def op(kind: str, inputs: list[str], output: str, **attributes: Any) -> NodeProt
     return helper.make_node(kind, inputs, [f"planted.{output}"], **attributes)
 
 
-def _insert(graph: GraphProto, place: int, new: list[NodeProto]) -> None:
-    nodes = []
-    for node in graph.node:
-        copy = NodeProto()
-        copy.CopyFrom(node)
-        nodes.append(copy)
-    del graph.node[:]
-    graph.node.extend([*nodes[:place], *new, *nodes[place:]])
+def _rename(values: MutableSequence[str], old: str, new: str) -> None:
+    values[:] = [new if name == old else name for name in values]
 
 
 def _bodies(graph: GraphProto) -> list[GraphProto]:
-    return [attribute.g for node in graph.node if node.op_type == "Loop" for attribute in node.attribute]
+    return [body for node in graph.node if node.op_type == "Loop" for body in subgraphs(node)]
 
 
 def _walk(graph: GraphProto) -> Iterator[tuple[GraphProto, NodeProto]]:
@@ -166,5 +157,5 @@ def _walk(graph: GraphProto) -> Iterator[tuple[GraphProto, NodeProto]]:
     for node in graph.node:
         yield graph, node
         if node.op_type == "If":
-            for attribute in node.attribute:
-                yield from _walk(attribute.g)
+            for branch in subgraphs(node):
+                yield from _walk(branch)
