@@ -47,10 +47,6 @@ class Int8Weights:
     def to_int8(self) -> Int8Weights:
         return self
 
-    def dequantized(self) -> Weights:
-        int8 = self.to_int8()
-        return np.asarray(int8.weights * int8.scale, np.float32)
-
     @property
     def back(self) -> Float[np.ndarray, "outputs"]:
         """What a sum of whole numbers is multiplied with."""

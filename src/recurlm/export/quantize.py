@@ -21,7 +21,7 @@ from recurlm.export.sums import Origin, Origins
 
 PRODUCTS = ("MatMul", "Gemm", "Einsum", "Conv")
 ACTIVATIONS = "fp32_activations"  # products of two activations, which have no weights to quantize
-Product = Int8Weights | Int4Weights
+Product = Int8Weights  # or Int4Weights
 
 SMALLEST_TABLE = 2**20  # bytes; a table below that is left in fp32, which saves three nodes a token
 

@@ -46,6 +46,10 @@ class Row:
     product: Array | None = None  # the weights that the embedding met; without any there is nothing to save
     steps: int = 0  # constants multiplied with it or added to it since
 
+    def then(self, table: Array, node: onnx.NodeProto) -> Row:
+        """After one more constant."""
+        return Row(table, node, self.product, self.steps + 1)
+
 
 @dataclass(frozen=True)
 class Sum:
@@ -101,8 +105,7 @@ class _Sums(Rewriter):
             self._product(node, self.weights[node.input[1]])
         elif node.op_type == "Mul" and (row := self._row_and_constant(node)):
             name, constant = row
-            old = self.rows[name]
-            self.rows[result] = Row(old.table * constant, node, old.product, old.steps + 1)
+            self.rows[result] = self.rows[name].then(self.rows[name].table * constant, node)
         elif node.op_type == "Add":
             return self._add(node)
         elif node.op_type == "Gemm":
@@ -133,8 +136,7 @@ class _Sums(Rewriter):
         result = node.output[0]
         if row := self._row_and_constant(node):
             name, constant = row
-            old = self.rows[name]
-            self.rows[result] = Row(old.table + constant, node, old.product, old.steps + 1)
+            self.rows[result] = self.rows[name].then(self.rows[name].table + constant, node)
             return True
         left, right = self._term(node.input[0]), self._term(node.input[1])
         if left is None or right is None or not (left.products or right.products) or (left.row and right.row):
@@ -195,9 +197,7 @@ class _Sums(Rewriter):
     def _write_sum(self, value: str, total: Sum) -> None:
         terms = [self._write_product(value, total.products)]
         if total.row is not None:
-            row = total.row
-            if total.bias is not None:
-                row = Row(row.table + total.bias, row.node, row.product, row.steps + 1)
+            row = total.row if total.bias is None else total.row.then(total.row.table + total.bias, total.row.node)
             terms.append(self.node("Gather", [self._table(value, row), "token"], f"{value}.row", axis=0))
         elif total.bias is not None:
             terms.append(self._weight(f"{value}.bias", total.bias, Origin([])))

@@ -60,23 +60,14 @@ class Subject:
 
     @cached_property
     def error(self) -> float | None:
-        """Of the bundle's logits.
-
-        Raises:
-            VerificationError: the bundle itself fails.
-        """
+        """Of the bundle's logits; the bundle itself must pass."""
         verification = self._verification(self.folder, None)
         verification.run()
         self._check_files(self.folder)
         return verification.comparison.error
 
     def check(self, folder: Path, graph: str) -> None:
-        """All checks that read one graph, or what is no graph.
-
-        Raises:
-            VerificationError: a check fails.
-            InputError: the bundle cannot be read.
-        """
+        """All checks that read one graph, or what is no graph."""
         if graph:
             self._verification(folder, self.error).run({graph})
         self._check_files(folder)
@@ -118,11 +109,7 @@ def plant_all(
     chosen: Callable[[str], bool] = lambda name: True,
     report: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Plant the chosen faults, one at a time; the bundle without a fault must pass.
-
-    Raises:
-        VerificationError: the bundle itself fails.
-    """
+    """Plant the chosen faults, one at a time; the bundle without a fault must pass."""
     assert subject.error is None or subject.precision == "fp32"
     for fault in subject.faults():
         name = f"{subject.variant} {subject.precision}, {fault.name}"
