@@ -26,7 +26,7 @@ STANDARD = """Abs Add And ArgMax ArgMin Cast CastLike Ceil Clip Concat Constant 
     LessOrEqual MatMulInteger Max Min Mod Mul Neg Not OneHot Or Pad QuantizeLinear Range ReduceMax ReduceMin
     Relu Reshape Round ScatterElements ScatterND Shape Sign Size Slice Split Sqrt Squeeze Sub Tile TopK
     Transpose Trilu Unsqueeze Where Xor"""
-APPROXIMATED = """Cos CumSum Einsum Exp Gemm InstanceNormalization LayerNormalization Log LogSoftmax MatMul Pow
+APPROXIMATED = """Cos CumSum Exp Gemm InstanceNormalization LayerNormalization Log LogSoftmax MatMul Pow
     Reciprocal ReduceL2 ReduceLogSumExp ReduceMean ReduceSum ReduceSumSquare Sigmoid Sin Softmax Softplus Tanh"""
 EXACT = frozenset(STANDARD.split())
 # Not folded by the exporter, which would compute them by numpy: weights pass through the exact functions as well.
@@ -85,7 +85,6 @@ class _Exact(Rewriter, exact.Arithmetic[str]):
             "LayerNormalization": self._layer_norm,
             "InstanceNormalization": self._instance_norm,
             "MatMul": lambda node: self._matmul(node.input[0], node.input[1]),
-            "Einsum": self._einsum,
         }
 
     def run(self) -> None:
@@ -176,33 +175,6 @@ class _Exact(Rewriter, exact.Arithmetic[str]):
             return self.mul(x, y)
         pairs = self.mul(self._op("Unsqueeze", x, self._integers([-1])), self._op("Unsqueeze", y, self._integers([-3])))
         return self._op("Squeeze", exact.total(self, pairs, -2, size), self._integers([-2]))
-
-    def _einsum(self, node: onnx.NodeProto) -> str:
-        """Of two operands, summed over at most one index that both have."""
-        equation = attribute(node, "equation", b"").decode().replace(" ", "")
-        terms, _, result = equation.partition("->")
-        operands = terms.split(",")
-        summed = sorted(set(terms) - set(result) - {","})
-        plain = len(operands) == 2 and all(
-            len(set(term)) == len(term) and term.isalpha() for term in (*operands, result)
-        )
-        if not plain or len(summed) > 1 or any(index not in term for index in summed for term in operands):
-            raise exact.refusal(f"the einsum {equation}")
-        order = [*result, *summed]
-        parts = [self._arranged(value, term, order) for value, term in zip(node.input, operands, strict=True)]
-        y = self.mul(*parts)
-        if not summed:
-            return y
-        size = self._size(node.input[0], operands[0].index(summed[0]) - len(operands[0]))
-        return self._op("Squeeze", exact.total(self, y, -1, size), self._integers([-1]))
-
-    def _arranged(self, value: str, term: str, order: list[str]) -> str:
-        """An operand with its axes in an order, and axes of size 1 for those that it lacks."""
-        own = [index for index in order if index in term]
-        if own != list(term):
-            value = self._op("Transpose", value, perm=[term.index(index) for index in own])
-        missing = [place for place, index in enumerate(order) if index not in term]
-        return self._op("Unsqueeze", value, self._integers(missing)) if missing else value
 
     # `exact.Arithmetic`, and nodes, constants and shapes.
 

@@ -23,8 +23,18 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from recurlm.export.exact_graph import REWRITTEN
 
-# What torch translates to: the same in each export, for each of which it parses the source of five hundred operators.
-_operators = staticmethod(cache(ONNXRegistry.from_torchlib))
+_from_torchlib = ONNXRegistry.from_torchlib
+
+
+@cache
+def _operators(opset_version: int) -> ONNXRegistry:
+    """What torch translates to: the same in each export, for each of which it parses the source of 500 operators.
+
+    An einsum becomes the products that torch computes it by, which have an exact form.
+    """
+    registry = _from_torchlib(opset_version=opset_version)
+    del registry.functions["aten::einsum"]
+    return registry
 
 
 def trace(
@@ -48,7 +58,7 @@ def trace(
     with (
         warnings.catch_warnings(),
         _quiet(logging.getLogger("torch.onnx")),
-        patch.object(ONNXRegistry, "from_torchlib", _operators),
+        patch.object(ONNXRegistry, "from_torchlib", staticmethod(_operators)),
     ):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
