@@ -13,20 +13,27 @@ from recurlm.objective import bidirectional
 from recurlm.variants.base import State, part_of, prefixed
 
 
-class FunctionModule(nn.Module):
-    """A function of tensors with the modules and buffers that it reads; buffers are given to it by name."""
+class Step(nn.Module):
+    """A function of tensors, and the modules that it reads. The exporter sees the function's own arguments."""
 
-    def __init__(self, function: Callable[..., Any], **parts: Tensor | nn.Module) -> None:
+    def __init__(self, forward: Callable[..., Any], **modules: nn.Module) -> None:
+        super().__init__()
+        self.forward = forward
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+
+class FunctionModule(nn.Module):
+    """A function of tensors; `constants` are given to it by name, and traced under those names."""
+
+    def __init__(self, function: Callable[..., Any], **constants: Tensor) -> None:
         super().__init__()
         self.function = function
-        for name, part in parts.items():
-            if isinstance(part, nn.Module):
-                self.add_module(name, part)
-            else:
-                self.register_buffer(name, part)
+        for name, value in constants.items():
+            self.register_buffer(name, value)
 
     def forward(self, *inputs: Tensor) -> Any:
-        results = self.function(*inputs, **dict(self.named_buffers(recurse=False)))
+        results = self.function(*inputs, **dict(self.named_buffers()))
         return tuple(results) if isinstance(results, tuple) else results
 
 
@@ -35,7 +42,7 @@ def keep_inactive(active: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(active[(slice(None), *[None] * (new.ndim - 1))], new, old)
 
 
-def step(model: LanguageModel) -> FunctionModule:
+def step(model: LanguageModel) -> Step:
     """Read a token; logits of the next one, and the next state."""
     names = list(model.recurrence.state_spec)
 
@@ -43,10 +50,10 @@ def step(model: LanguageModel) -> FunctionModule:
         logits, after = model.step(token, dict(zip(names, state, strict=True)))
         return (logits, *(after[name] for name in names))
 
-    return FunctionModule(function, model=model)
+    return Step(function, model=model)
 
 
-def gated_step(model: LanguageModel) -> tuple[FunctionModule, list[str]]:
+def gated_step(model: LanguageModel) -> tuple[Step, list[str]]:
     """As `step`, with what each gate was when the token was read, after the logits; and the gates' names."""
     inner, names = step(model), list(model.recurrence.state_spec)
 
@@ -60,10 +67,10 @@ def gated_step(model: LanguageModel) -> tuple[FunctionModule, list[str]]:
         values = gates_of(token, dict(zip(names, state, strict=True)))
         return (logits, *(values[name] for name in gates), *after)
 
-    return FunctionModule(function, model=model, step=inner), gates
+    return Step(function, model=model, step=inner), gates
 
 
-def read(model: LanguageModel) -> FunctionModule:
+def read(model: LanguageModel) -> Step:
     """Read a token in the rows that are active; the others keep their state."""
     inner = step(model)
 
@@ -71,10 +78,10 @@ def read(model: LanguageModel) -> FunctionModule:
         _, *after = inner(token, *state)
         return tuple(keep_inactive(active, new, old) for new, old in zip(after, state, strict=True))
 
-    return FunctionModule(function, step=inner)
+    return Step(function, step=inner)
 
 
-def score(model: LanguageModel) -> FunctionModule:
+def score(model: LanguageModel) -> Step:
     """Read a token; the log-probability of the one after it. An inactive row scores 0 and keeps its state."""
     inner = step(model)
 
@@ -84,10 +91,10 @@ def score(model: LanguageModel) -> FunctionModule:
         states = (keep_inactive(active, new, old) for new, old in zip(after, state, strict=True))
         return (torch.where(active, scored, torch.zeros_like(scored)), *states)
 
-    return FunctionModule(function, step=inner)
+    return Step(function, step=inner)
 
 
-def side_step(model: LanguageModel, side: str) -> FunctionModule:
+def side_step(model: LanguageModel, side: str) -> Step:
     """Read a token on one side of a cloze model: that side's next states, its output among them."""
     recurrence = bidirectional(model.recurrence)
     names, cell = recurrence.states_of(side), recurrence.directions[side]
@@ -99,12 +106,12 @@ def side_step(model: LanguageModel, side: str) -> FunctionModule:
         after = prefixed(side, after | {"output": y})
         return tuple(after[name] for name in names)
 
-    return FunctionModule(function, model=model)
+    return Step(function, model=model)
 
 
-def decode(model: LanguageModel) -> FunctionModule:
+def decode(model: LanguageModel) -> Step:
     """The outputs of both sides → logits."""
-    return FunctionModule(lambda left, right: model.decode(torch.cat([left, right], dim=-1)), model=model)
+    return Step(lambda left, right: model.decode(torch.cat([left, right], dim=-1)), model=model)
 
 
 def log_prob(logits: Tensor, token: Tensor) -> Tensor:

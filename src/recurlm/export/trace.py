@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -43,7 +44,7 @@ def trace(
     """Export `module`, whose first dimension of every input of rank one or more is the batch.
 
     Args:
-        module: its `forward(*inputs)` takes these tensors in their order, and returns one for each name of `outputs`.
+        module: called with these tensors in their order, it returns one for each name of `outputs`.
         inputs: name → example; the example's batch must not be 0 or 1, which torch would freeze.
         outputs: names of the outputs.
         opset: version of the default operator set.
@@ -66,7 +67,7 @@ def trace(
             # One tensor given twice would be taken for one input, without a word.
             tuple(value.clone() for value in inputs.values()),
             input_names=list(inputs),
-            dynamic_shapes=(shapes,),
+            dynamic_shapes=_as_arguments(module, shapes),
             opset_version=opset,
             dynamo=True,
             external_data=False,
@@ -87,6 +88,12 @@ def trace(
     graph: onnx.GraphProto = program.model_proto.graph
     _clean(graph)
     return graph
+
+
+def _as_arguments(module: nn.Module, shapes: tuple[dict[int, Any], ...]) -> tuple[Any, ...]:
+    """One entry an argument of `forward`, where `*state` is a single argument."""
+    *named, last = inspect.signature(module.forward).parameters.values()
+    return (*shapes[: len(named)], shapes[len(named) :]) if last.kind is last.VAR_POSITIONAL else shapes
 
 
 def _clean(graph: onnx.GraphProto) -> None:
