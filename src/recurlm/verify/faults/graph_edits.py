@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableSequence
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,8 +104,7 @@ class Part:
         """Put nodes between a node and one of its inputs; the last one's output is read in its place."""
         node.input[index] = nodes[-1].output[0]
         owner, place = self._place(node)
-        for new in reversed(nodes):
-            owner.node.insert(place, new)
+        _insert(owner, place, nodes)
 
     def after(self, node: NodeProto, kind: str, *others: str) -> None:
         """Put a node, which may read more values, behind a node's first output: all that read it read the new one."""
@@ -115,7 +114,7 @@ class Part:
             raise NotHereError("an output of the graph")
         for _, reader in _walk(owner):
             _rename(reader.input, value, new)
-        owner.node.insert(place + 1, helper.make_node(kind, [value, *others], [new]))
+        _insert(owner, place + 1, [helper.make_node(kind, [value, *others], [new])])
 
     def output_is(self, index: int, value: str) -> None:
         """Let an output of the part be another of its values."""
@@ -142,6 +141,11 @@ Edit = Callable[[Part], None]
 def op(kind: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
     """A node with one output."""
     return helper.make_node(kind, inputs, [f"planted.{output}"], **attributes)
+
+
+def _insert(graph: GraphProto, place: int, new: Sequence[NodeProto]) -> None:
+    for node in reversed(new):
+        graph.node.insert(place, node)
 
 
 def _rename(values: MutableSequence[str], old: str, new: str) -> None:
