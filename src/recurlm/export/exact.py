@@ -68,6 +68,9 @@ class Arithmetic(ABC, Generic[V]):
     def div(self, a: V | float, b: V | float) -> V:
         return self.op("Div", a, b)
 
+    def clip(self, x: V, low: float, high: float) -> V:
+        return self.op("Clip", x, low, high)
+
     def maximum(self, a: V, b: V | float) -> V:
         return self.op("Max", a, b)
 
@@ -80,7 +83,7 @@ class Arithmetic(ABC, Generic[V]):
 
 
 def tanh(a: Arithmetic[V], x: V) -> V:
-    x = a.op("Clip", x, -TANH_END, TANH_END)
+    x = a.clip(x, -TANH_END, TANH_END)
     u = a.mul(x, x)
     p = a.add(a.mul(a.add(u, TANH_P[1]), u), TANH_P[0])
     q = a.add(a.mul(a.add(a.mul(u, TANH_Q[2]), TANH_Q[1]), u), TANH_Q[0])
@@ -98,7 +101,7 @@ def silu(a: Arithmetic[V], x: V) -> V:
 
 def exp(a: Arithmetic[V], x: V) -> V:
     """(e^z)^64 with z = x / 64, e^z ≈ (E + O) / (E − O): Padé's quotient of degree 4, E and O its even and odd part."""
-    z = a.mul(a.op("Clip", x, SMALLEST, LARGEST), 0.5**SQUARINGS)
+    z = a.mul(a.clip(x, SMALLEST, LARGEST), 0.5**SQUARINGS)
     u = a.mul(z, z)
     even = a.add(a.mul(a.add(u, 180.0), u), 1680.0)
     odd = a.mul(z, a.add(a.mul(u, 20.0), 840.0))
