@@ -121,8 +121,8 @@ class GeneratorGraph:
         def draw_one(body: Graph, trip: str, values: Values) -> Trip:
             token = values.pop("token")
             results = body.inline(step, {"token": token} | prefixed(values))
-            scaled = self.sampler.scale(body, results["logits"], self.settings)
-            drawn = self.sampler.draw(body, scaled, body.op("Gather", self.thresholds, trip, axis=0))
+            weight = self.sampler.weights(body, results["logits"], self.settings)
+            drawn = self.sampler.draw(body, weight, body.op("Gather", self.thresholds, trip, axis=0))
             return {"token": drawn} | next_state(results), [(drawn, INT, ["batch"])]
 
         final, (drawn,) = graph.loop(trips, self._carried(first, {}), draw_one)
@@ -148,8 +148,8 @@ class GeneratorGraph:
                 lambda branch: [results["logits"], seen],
                 [(FLOAT, self.sampler.shape), (BOOL, ["batch", self.size])],
             )
-            scaled = self.sampler.cut(body, self.sampler.scale(body, logits, self.settings), self.settings)
-            drawn = self.sampler.draw(body, scaled, body.op("Gather", self.thresholds, trip, axis=0))
+            kept = self.sampler.cut(body, self.sampler.weights(body, logits, self.settings), self.settings)
+            drawn = self.sampler.draw(body, kept, body.op("Gather", self.thresholds, trip, axis=0))
             after = next_state(results)
             kinds: list[tuple[int, Shape]] = [(INT, ["batch"]), (INT, ["batch"]), (BOOL, ["batch"]), (BOOL, [])]
             kinds += [(FLOAT, shape) for _, _, shape in self.state.values()]

@@ -20,7 +20,7 @@ from recurlm.export.steps import FunctionModule
 from recurlm.export.trace import trace
 from recurlm.stage import end_with_parent
 
-FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
+DOUBLE, INT = TensorProto.DOUBLE, TensorProto.INT64
 NUCLEUS = 256  # tokens ranked at first where top-p alone is asked for; all are, if these don't hold enough
 
 
@@ -66,44 +66,45 @@ class Sampler:
         return Settings(divisor, greedy, limits, cuts, graph.op("Unsqueeze", width, graph.constant([0])), certain)
 
     def thresholds(self, graph: Graph, uniform: str, settings: Settings) -> str:
-        """Uniform numbers [rows, time] as what `sampling.draw` compares with."""
+        """Uniform numbers [rows, time] as `sampling.draw` reads them."""
         below = graph.op("Min", uniform, graph.constant(sampling.LARGEST_UNIFORM, np.float32))
         numbers = graph.op("Where", settings.greedy, graph.constant(0.0, np.float32), below)
-        return graph.op("Cast", graph.op("Mul", numbers, graph.constant(sampling.ONE, np.float32)), to=INT)
+        return graph.op("Cast", numbers, to=DOUBLE)
 
-    def scale(self, graph: Graph, logits: str, settings: Settings) -> str:
-        return graph.inline(self._parts["scale"], {"logits": logits, "divisor": settings.divisor})["scaled"]
+    def weights(self, graph: Graph, logits: str, settings: Settings) -> str:
+        scaled = graph.inline(self._parts["scale"], {"logits": logits, "divisor": settings.divisor})["scaled"]
+        return graph.inline(self._parts["weights"], {"scaled": scaled})["weight"]
 
-    def cut(self, graph: Graph, scaled: str, settings: Settings) -> str:
+    def cut(self, graph: Graph, weight: str, settings: Settings) -> str:
         """Top-k, top-p and min-p, where some row asks for them."""
-        kinds: list[tuple[int, Shape]] = [(FLOAT, ["rows", "width"]), (INT, ["weighed", 1])]
+        kinds: list[tuple[int, Shape]] = [(INT, ["rows", "width"]), (DOUBLE, ["weighed", 1])]
 
         def ranked_by_nucleus(branch: Graph, some: str) -> list[str]:
-            whole = branch.inline(self._parts["weigh"], {"scaled": scaled, "ranked": some})["whole"]
-            asks = {name: settings.limits[name] for name in ("limited", "nucleus", "ranks")}
+            whole = branch.inline(self._parts["weigh"], {"weight": weight})["whole"]
+            asks = {name: settings.limits[name] for name in ("limited", "nucleus")}
             enough = branch.inline(self._parts["covered"], {"ranked": some, "whole": whole, **asks})["covered"]
             everything = branch.constant([self.vocab_size])
             ranked = branch.choose(
-                branch.all(enough), lambda _: [some], lambda inner: [inner.top(scaled, everything)], kinds[:1]
+                branch.all(enough), lambda _: [some], lambda inner: [inner.top(weight, everything)], kinds[:1]
             )
             return [*ranked, whole]
 
         def kept(branch: Graph) -> list[str]:
-            some = branch.top(scaled, settings.width)
+            some = branch.top(weight, settings.width)
             ranked, whole = branch.choose(
                 settings.certain,
-                lambda inner: [some, inner.constant([[1]])],  # not looked at
+                lambda inner: [some, inner.constant([[1.0]], np.float64)],  # not looked at
                 lambda inner: ranked_by_nucleus(inner, some),
                 kinds,
             )
-            values = {"scaled": scaled, "ranked": ranked, "whole": whole, **settings.limits}
+            values = {"weight": weight, "ranked": ranked, "whole": whole, **settings.limits}
             return [branch.inline(self._parts["cut"], values)["kept"]]
 
-        return graph.choose(settings.cuts, kept, lambda branch: [scaled], [(FLOAT, self.shape)])[0]
+        return graph.choose(settings.cuts, kept, lambda branch: [weight], [(INT, self.shape)])[0]
 
-    def draw(self, graph: Graph, scaled: str, threshold: str) -> str:
+    def draw(self, graph: Graph, weight: str, threshold: str) -> str:
         """A token for each row; `threshold` is [rows, 1]."""
-        return graph.inline(self._parts["draw"], {"scaled": scaled, "threshold": threshold})["token"]
+        return graph.inline(self._parts["draw"], {"weight": weight, "threshold": threshold})["token"]
 
     def penalize(self, graph: Graph, logits: str, seen: str, penalty: str) -> str:
         return graph.inline(self._parts["penalize"], {"logits": logits, "seen": seen, "penalty": penalty})["penalized"]
@@ -133,26 +134,24 @@ def traced_parts(vocab_size: int, suppressed: tuple[int, ...], opset: int) -> Pa
     token = torch.zeros(2, dtype=torch.int64)
     seen = torch.zeros(2, vocab_size, dtype=torch.bool)
     mask = sampling.suppression(vocab_size, list(suppressed))
-    ranked, whole = torch.zeros(2, 3), torch.ones(2, 1, dtype=torch.int64)
+    weight = torch.ones(2, vocab_size, dtype=torch.int64)
+    ranked, whole = torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 1, dtype=torch.float64)
     asked = sampling.limits(token, one, one, vocab_size)._asdict()
-    some = {name: asked[name] for name in ("limited", "nucleus", "ranks")}
+    some = {name: asked[name] for name in ("limited", "nucleus")}
 
     def limits(top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor) -> sampling.Limits:
         return sampling.limits(top_k, top_p, min_p, vocab_size)
-
-    def covered(ranked: torch.Tensor, whole: torch.Tensor, *asked: torch.Tensor) -> torch.Tensor:
-        limited, nucleus, ranks = asked
-        return sampling.covered(ranked, whole, limited, nucleus, ranks, vocab_size)
 
     functions: list[tuple[Callable[..., object], dict[str, torch.Tensor], list[str]]] = [
         (sampling.penalize, {"logits": rows, "seen": seen, "penalty": one}, ["penalized"]),
         (sampling.remember, {"seen": seen, "token": token}, ["remembered"]),
         (sampling.scale, {"logits": rows, "divisor": one[:, None]}, ["scaled"]),
+        (sampling.weights, {"scaled": rows}, ["weight"]),
         (limits, {"top_k": token, "top_p": one, "min_p": one}, list(asked)),
-        (sampling.weigh, {"scaled": rows, "ranked": ranked}, ["whole"]),
-        (covered, {"ranked": ranked, "whole": whole, **some}, ["covered"]),
-        (sampling.cut, {"scaled": rows, "ranked": ranked, "whole": whole, **asked}, ["kept"]),
-        (sampling.draw, {"scaled": rows, "threshold": whole}, ["token"]),
+        (sampling.weigh, {"weight": weight}, ["whole"]),
+        (sampling.covered, {"ranked": ranked, "whole": whole, **some}, ["covered"]),
+        (sampling.cut, {"weight": weight, "ranked": ranked, "whole": whole, **asked}, ["kept"]),
+        (sampling.draw, {"weight": weight, "threshold": whole}, ["token"]),
     ]
     parts = {}
     for function, inputs, outputs in functions:

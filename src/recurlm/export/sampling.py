@@ -1,13 +1,13 @@
 """How a token is drawn, in plain tensor operations: the reference for PyTorch, and the graph that ONNX gets.
 
 Randomness comes in as one uniform number a draw, and the inverse of the cumulative distribution turns it into a token.
-So PyTorch and ONNX draw the very same tokens from the same numbers, which is how they are verified equal. What is cut
-away is found by a threshold on the logits, never by an index into a sorted list, so that no order of equal logits
-matters.
+So PyTorch and ONNX draw the very same tokens from the same numbers, which is how they are verified equal.
 
-Probabilities are whole numbers: e^(logit − largest) by exact.py, times a power of two, cut off. Their sums are exact in
-any order, so that one uniform number and one row of logits give one token in every runtime. What is less likely than a
-hundred-millionth of the likeliest token counts as 0.
+Probabilities are whole numbers, the weights: e^(logit − largest) by operations that IEEE 754 rounds in one way, times
+LARGEST, cut off. Their sums are exact in any order, so that one uniform number and one row of logits give one token in
+every runtime. They are computed once a token; top-k, top-p and min-p are thresholds on them, never an index into a
+sorted list, so that no order of equal weights matters. What is less likely than 2^−32 of the likeliest token has weight
+0, and is never drawn.
 
 The order is that of most libraries: repetition penalty, temperature, top-k, top-p, min-p.
 """
@@ -18,16 +18,17 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from recurlm.export import exact
 from recurlm.export.exact import TORCH
 
-ONE = 2**24  # uniform numbers and shares of a probability are whole multiples of 1 / ONE
 LARGEST_UNIFORM = 1 - 2**-24  # the float32 next to 1
-LEAST, SQUARINGS = -24.0, 7  # of `weights`: e^−24 of 2^30 parts is none
+LEAST = -24.0  # of `weights`: e^−24 of LARGEST parts is none
+SQUARINGS = 5
+LARGEST = 2**2**SQUARINGS  # the weight of the likeliest token; the sum of two million of them is exact in float64
 GREEDY = 2.0**-60  # the temperature that stands for 0: a power of two, so that no two logits become one
+NUCLEUS_OF_ALL, NUCLEUS_OF_ONE = 2.0, 2.0**-24  # shares that no sum reaches, and that the first token does
 
 
 def penalize(
@@ -51,11 +52,11 @@ def divisor(temperature: Float[Tensor, "batch"]) -> Float[Tensor, "batch 1"]:
     return torch.where(temperature > 0, temperature, torch.full_like(temperature, GREEDY))[:, None]
 
 
-def threshold(uniform: Float[Tensor, "batch"], temperature: Float[Tensor, "batch"]) -> Int[Tensor, "batch 1"]:
-    """Uniform numbers as `draw` reads them: in parts of ONE, less than all, so that some token passes them, and at
-    temperature 0, where the first of the likeliest tokens is taken, 0."""
+def threshold(uniform: Float[Tensor, "batch"], temperature: Float[Tensor, "batch"]) -> Float64[Tensor, "batch 1"]:
+    """Uniform numbers as `draw` reads them: less than 1, so that some token passes them; and 0 at temperature 0, where
+    the first of the likeliest tokens is taken."""
     number = torch.where(temperature > 0, uniform, torch.zeros_like(uniform))
-    return (number.clamp(max=LARGEST_UNIFORM) * ONE).long()[:, None]
+    return number.clamp(max=LARGEST_UNIFORM).double()[:, None]
 
 
 def scale(
@@ -67,14 +68,35 @@ def scale(
     return (logits + suppressed) / divisor
 
 
+def weights(scaled: Float[Tensor, "batch vocabulary"]) -> Int[Tensor, "batch vocabulary"]:
+    """Each token's probability over that of the likeliest one, in parts of LARGEST.
+
+    e^x = (e^z)^32 with z = x / 32, by Padé's e^z ≈ 1 + 12 / (z + 12 / z − 6) of degree 2: within 1e-5 of e^x down to
+    e^−5 and 2e-4 down to e^−10, with fewer operations than `exact.exp`, which is nearer. The fraction is cut off.
+    """
+    power, unit = 2**SQUARINGS, 2.0  # LARGEST is unit^power
+    # Nothing is divided by 0: e^−tiny is 1.
+    x = TORCH.clip(scaled - scaled.amax(dim=-1, keepdim=True), LEAST, -(2.0**-64))
+    y = TORCH.add(TORCH.add(TORCH.div(12.0 * power**2, x), x), -6.0 * power)
+    y = TORCH.add(TORCH.div(12.0 * power * unit, y), unit)
+    for _ in range(SQUARINGS):
+        y = TORCH.mul(y, y)
+    return y.long()
+
+
+def weigh(weight: Int[Tensor, "batch width"]) -> Float64[Tensor, "batch 1"]:
+    """The sum of weights: a whole number, and exact. In float64, which onnxruntime adds up quicker than integers."""
+    return weight.double().sum(dim=-1, keepdim=True)
+
+
 class Limits(NamedTuple):
     """What a row may draw: what follows from its top_k, top_p and min_p before any logit is known."""
 
     limited: Bool[Tensor, "batch 1"]  # top_k is asked for;
-    place: Int[Tensor, "batch 1"]  # then the place of the last of the likeliest tokens
-    nucleus: Int[Tensor, "batch 1"]  # the share of the probability to keep, in parts of ONE; 2 · ONE where all of it is
+    place: Int[Tensor, "batch 1"]  # then the place of the last of the likeliest tokens, otherwise 0
+    nucleus: Float64[Tensor, "batch 1"]  # the share of the weight to keep
     ranks: Bool[Tensor, "batch 1"]  # top_k or top_p is asked for
-    log_min_p: Float[Tensor, "batch 1"]
+    least: Int[Tensor, "batch 1"]  # the least weight that min_p keeps
 
 
 def limits(
@@ -83,94 +105,63 @@ def limits(
     """top_k 0, top_p 1 and min_p 0 keep every token."""
     limited = top_k > 0
     place = top_k.clamp(1, vocab_size) - 1
-    nucleus = (torch.where(top_p < 1, top_p, 2.0) * ONE).long().clamp(min=1)
     ranks = limited | (top_p < 1)
-    log_min_p = torch.where(min_p > 0, exact.log(TORCH, min_p), -torch.inf)
-    return Limits(limited[:, None], place[:, None], nucleus[:, None], ranks[:, None], log_min_p[:, None])
-
-
-def weights(
-    scaled: Float[Tensor, "batch width"], largest: Float[Tensor, "batch 1"], vocab_size: int
-) -> Int[Tensor, "batch width"]:
-    """Each token's probability over that of the likeliest one, in parts of a power of two.
-
-    A power of a cubic, before the fraction is cut off: within 3e-5 of e^x down to e^−5 and 3e-4 down to e^−10, with
-    fewer operations than `exact.exp`, which is nearer. Times 2 · ONE, the sum over the vocabulary fits 63 bits.
-    """
-    bits = min(30, 37 - (vocab_size - 1).bit_length())
-    power, unit = 2**SQUARINGS, 2.0 ** (bits / 2**SQUARINGS)
-    x = TORCH.maximum(scaled - largest, LEAST)
-    y = TORCH.mul(x, unit / 6 / power**3)
-    for degree in (2, 1):
-        y = TORCH.mul(TORCH.add(y, unit / degree / power**degree), x)
-    y = TORCH.add(y, unit)
-    for _ in range(SQUARINGS):
-        y = TORCH.mul(y, y)
-    return y.long()
-
-
-def weigh(scaled: Float[Tensor, "batch vocabulary"], ranked: Float[Tensor, "batch width"]) -> Int[Tensor, "batch 1"]:
-    """The weight of the whole vocabulary."""
-    return weights(scaled, ranked[:, :1], scaled.shape[1]).sum(dim=-1, keepdim=True)
+    everything = torch.where(limited, NUCLEUS_OF_ALL, NUCLEUS_OF_ONE)
+    nucleus = torch.where(top_p < 1, top_p.clamp(min=NUCLEUS_OF_ONE), everything).double()
+    least = torch.ceil(min_p.clamp(max=1).double() * LARGEST).long()
+    return Limits(limited[:, None], place[:, None], nucleus[:, None], ranks[:, None], least[:, None])
 
 
 def covered(
-    ranked: Float[Tensor, "batch width"],
-    whole: Int[Tensor, "batch 1"],
+    ranked: Int[Tensor, "batch width"],
+    whole: Float64[Tensor, "batch 1"],
     limited: Bool[Tensor, "batch 1"],
-    nucleus: Int[Tensor, "batch 1"],
-    ranks: Bool[Tensor, "batch 1"],
-    vocab_size: int,
+    nucleus: Float64[Tensor, "batch 1"],
 ) -> Bool[Tensor, "batch 1"]:
-    """Whether the `width` likeliest tokens, at least as many as any top_k, are all that `cut` needs to look at."""
-    weight = weights(ranked, ranked[:, :1], vocab_size).sum(dim=-1, keepdim=True)
-    return limited | ~ranks | (weight * ONE >= nucleus * whole)
+    """Whether the `width` largest weights, at least as many as any top_k, are all that `cut` needs to look at."""
+    return limited | (weigh(ranked) >= nucleus * whole)
 
 
 def cut(
-    scaled: Float[Tensor, "batch vocabulary"],
-    ranked: Float[Tensor, "batch width"],
-    whole: Int[Tensor, "batch 1"],
+    weight: Int[Tensor, "batch vocabulary"],
+    ranked: Int[Tensor, "batch width"],
+    whole: Float64[Tensor, "batch 1"],
     limited: Bool[Tensor, "batch 1"],
     place: Int[Tensor, "batch 1"],
-    nucleus: Int[Tensor, "batch 1"],
+    nucleus: Float64[Tensor, "batch 1"],
     ranks: Bool[Tensor, "batch 1"],
-    log_min_p: Float[Tensor, "batch 1"],
-) -> Float[Tensor, "batch vocabulary"]:
-    """Put −inf where a token is not among the `top_k` likeliest, not in the nucleus, or too rare beside the likeliest.
+    least: Int[Tensor, "batch 1"],
+) -> Int[Tensor, "batch vocabulary"]:
+    """Put 0 where a token is not among the `top_k` likeliest, not in the nucleus, or too rare beside the likeliest.
 
-    The nucleus is the smallest set of the likeliest tokens that together hold at least `top_p` of the probability that
-    top_k left (Holtzman et al. 2020). `min_p` keeps tokens of at least that share of the likeliest one's probability
-    (Nguyen et al. 2024, arXiv:2407.01082). Tokens as likely as the last one kept are kept too.
+    The nucleus is the smallest set of the likeliest tokens that together hold at least `top_p` of the weight that top_k
+    left (Holtzman et al. 2020). `min_p` keeps tokens of at least that share of the likeliest one's weight (Nguyen et
+    al. 2024, arXiv:2407.01082). Tokens whose weight is that of the last one kept are kept too.
 
     Args:
-        ranked: the likeliest logits, largest first: all of them, or as many as are `covered`.
-        whole: what `weigh` says; it is not looked at in rows that are limited.
+        ranked: the largest weights, in descending order: all of them, or as many as are `covered`.
+        whole: what `weigh` says of the vocabulary; it is not looked at in rows that are limited.
         limited: with all that follows, see `Limits`.
     """
-    largest = ranked[:, :1]
-    # By their places: of equal logits at the end of top_k, some may lie beyond what is ranked.
-    among = ~limited | (torch.arange(ranked.shape[1]) <= place)
-    weight = torch.where(among, weights(ranked, largest, scaled.shape[1]), 0)
-    whole = torch.where(limited, weight.sum(dim=-1, keepdim=True), whole)
-    before = torch.cumsum(weight, dim=-1) - weight
-    inside = among & (before * ONE < nucleus * whole)
-    lowest = torch.where(inside, ranked, torch.inf).amin(dim=-1, keepdim=True)
+    cumulative = torch.cumsum(ranked, dim=-1)
+    # By places: of equal weights at the end of top_k, some may lie beyond what is ranked.
+    whole = torch.where(limited, cumulative.gather(1, place).double(), whole)
+    # The place of the token that fills the nucleus.
+    last = (cumulative.double() < nucleus * whole).float().sum(dim=-1, keepdim=True).long()
+    last = torch.where(limited, torch.minimum(last, place), last)
     # What is ranked may end before a row that asks for neither does.
-    lowest = torch.where(ranks, lowest, -torch.inf)
-    lowest = torch.maximum(lowest, largest + log_min_p)
-    return torch.where(scaled >= lowest, scaled, -torch.inf)
+    lowest = torch.where(ranks, ranked.gather(1, last), 0)
+    return weight * (weight >= torch.maximum(lowest, least))
 
 
 def draw(
-    scaled: Float[Tensor, "batch vocabulary"],
-    threshold: Int[Tensor, "batch 1"],
+    weight: Int[Tensor, "batch vocabulary"],
+    threshold: Float64[Tensor, "batch 1"],
 ) -> Int[Tensor, "batch"]:
     """The first token at which the cumulative weight passes the threshold's share of the whole."""
-    weight = weights(scaled, scaled.amax(dim=-1, keepdim=True), scaled.shape[1])
     cumulative = torch.cumsum(weight, dim=-1)
-    total = cumulative.index_select(1, torch.tensor([scaled.shape[1] - 1]))
-    before = cumulative * ONE <= threshold * total
+    total = cumulative.index_select(1, torch.tensor([weight.shape[1] - 1]))
+    before = cumulative <= (threshold * total.double()).long()
     # Counted in float32, which is exact up to 2^24 tokens and quicker in onnxruntime than integers.
     return before.float().sum(dim=-1).long()
 
@@ -189,13 +180,13 @@ def sample(
     """One token a row."""
     if penalty is not None and seen is not None:
         logits = penalize(logits, seen, penalty)
-    scaled = scale(logits, divisor(temperature), suppressed)
+    weight = weights(scale(logits, divisor(temperature), suppressed))
     min_p = torch.zeros_like(top_p) if min_p is None else min_p
     if not ((top_k > 0) | (top_p < 1) | (min_p > 0)).any():
-        return draw(scaled, threshold(uniform, temperature))
-    ranked = torch.from_numpy(-np.sort(-scaled.numpy(), axis=-1))  # ten times as fast as torch's
-    asked = limits(top_k, top_p, min_p, scaled.shape[1])
-    kept = cut(scaled, ranked, weigh(scaled, ranked), **asked._asdict())
+        return draw(weight, threshold(uniform, temperature))
+    ranked = torch.from_numpy(-np.sort(-weight.numpy(), axis=-1))  # ten times as fast as torch's
+    asked = limits(top_k, top_p, min_p, weight.shape[1])
+    kept = cut(weight, ranked, weigh(weight), **asked._asdict())
     return draw(kept, threshold(uniform, temperature))
 
 

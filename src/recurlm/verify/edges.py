@@ -15,12 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from recurlm.config import Sampling
-from recurlm.export.sampling import ONE, weights
+from recurlm.export.sampling import weights
 from recurlm.model import LanguageModel
 from recurlm.variants.base import State
 from recurlm.verify.checks import FREE, Agreement, Comparison
 from recurlm.verify.reference import Rows
 
+ONE = 2**24  # uniform numbers are whole multiples of 1 / ONE
 MARGIN = 16  # of the float error, on which side of an edge a number must stay
 ROWS_OF_HALVES = 8
 SHORT = 16  # tokens of a text, of those that are scored side by side
@@ -52,11 +53,10 @@ class BesideEdges:
         suppressed: Float[Tensor, "vocabulary"],
         uniform: Float[np.ndarray, "rows"],
     ) -> Float[np.ndarray, "rows"]:
-        scaled = logits + suppressed
-        cumulative = weights(scaled, scaled.amax(dim=-1, keepdim=True), scaled.shape[1]).cumsum(dim=-1)
+        cumulative = weights(logits + suppressed).cumsum(dim=-1)
         share = cumulative.double() / cumulative[:, -1:]
         drawn = (share <= torch.from_numpy(uniform.astype(np.float64))[:, None]).sum(dim=-1, keepdim=True)
-        end = (share.gather(1, drawn.clamp(max=scaled.shape[1] - 1))[:, 0] * ONE).long().numpy()
+        end = (share.gather(1, drawn.clamp(max=logits.shape[1] - 1))[:, 0] * ONE).long().numpy()
         away = 0 if self.error is None else int(np.ceil(MARGIN * self.error * ONE))
         above = (uniform * 1000).astype(np.int64) % 2 == 0
         numbers = np.where(above, end + 1 + away, end - away).clip(0, ONE - 1)

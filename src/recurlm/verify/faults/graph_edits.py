@@ -116,6 +116,21 @@ class Part:
             _rename(reader.input, value, new)
         _insert(owner, place + 1, [helper.make_node(kind, [value, *others], [new])])
 
+    def again(self, first: NodeProto, last: NodeProto) -> dict[str, str]:
+        """Repeat the nodes of a graph from one to another, behind the other: the outputs → those of the repetition."""
+        (owner, begin), (_, end) = self._place(first), self._place(last)
+        copies, names = [], dict[str, str]()
+        for node in owner.node[begin : end + 1]:
+            copy = NodeProto()
+            copy.CopyFrom(node)
+            names |= {value: f"planted.{value}" for value in node.output}
+            for values in (copy.input, copy.output):
+                for place, name in enumerate(values):
+                    values[place] = names.get(name, name)
+            copies.append(copy)
+        _insert(owner, end + 1, copies)
+        return names
+
     def output_is(self, index: int, value: str) -> None:
         """Let an output of the part be another of its values."""
         old, new = self.graph.output[index].name, f"planted.{self.graph.output[index].name}"

@@ -33,39 +33,40 @@ def suppression_dropped(part: Part) -> None:
 def coefficient_of_exp(part: Part) -> None:
     largest = part.find("ReduceMax", lambda node: node.output[0].startswith("amax"))
     difference = part.reader(largest.output[0], "Sub")
-    part.scale(part.reader(part.reader(difference.output[0], "Clip").output[0], "Mul"), 1, 1.001)
+    part.scale(part.reader(part.reader(difference.output[0], "Clip").output[0], "Div"), 0, 1.001)
 
 
-def draws(node: NodeProto) -> bool:
-    """Whether a comparison is that of the draw, and not that of places with top_k's."""
-    return not node.input[1].startswith("place")
+def last_of_top_k(part: Part) -> NodeProto:
+    """What takes the place where top-k ends, if that comes before the one where the nucleus does."""
+    return part.find("Min", lambda node: node.input[1].startswith("place"))
 
 
-def among_top_k(part: Part) -> NodeProto:
-    """The comparison of the places of ranked logits with the last of top-k."""
-    return part.find("LessOrEqual", lambda node: not draws(node))
+def top_k_excludes_its_last(part: Part) -> None:
+    """But never its first."""
+    before, none = part.weight(np.array(1)), part.weight(np.array(0))
+    nodes = [op("Sub", [last_of_top_k(part).input[1], before], "place"), op("Max", ["planted.place", none], "shorter")]
+    part.before(last_of_top_k(part), 1, *nodes)
 
 
 def top_p_before_top_k(part: Part) -> None:
     """Shares are of all that is ranked, not of what top-k left."""
-    either = part.reader(among_top_k(part).output[0], "Or")
-    passed_through(part, part.reader(either.output[0], "Where"), 1)
+    gather = part.find("GatherElements", lambda node: node.input[1].startswith("place"))
+    part.become(gather, "ReduceMax", [gather.input[0], part.weight(np.array([1]))])
 
 
 def kept(part: Part) -> NodeProto:
-    """The comparison of logits with the lowest that is kept."""
-    return part.makes(part.makes("kept").input[0])
+    """The comparison of weights with the lowest that is kept."""
+    return part.makes(part.makes(part.makes("kept").input[1]).input[0])
 
 
 def temperature_after_the_cuts(part: Part) -> None:
-    scaled = part.makes("scaled")
-    raw, divisor = scaled.input
-    part.become(scaled, "Identity", [raw])
-
-    def cuts(node: NodeProto) -> bool:
-        return any("kept" in result.name for branch in node.attribute for result in branch.g.output)
-
-    part.after(part.find("If", cuts), "Div", divisor)
+    """What is cut follows from weights at temperature 1."""
+    scaled, weight = part.makes("scaled"), part.makes("weight").output[0]
+    raw, again = scaled.input[0], part.again(scaled, part.makes("weight"))
+    part.become(part.makes(again[scaled.output[0]]), "Identity", [raw])
+    for kind in ("TopK", "Cast", "GreaterOrEqual"):
+        for node in part.all(kind, lambda node: weight in node.input):
+            node.input[0] = again[weight]
 
 
 def first_row_s_temperature(part: Part) -> None:
@@ -164,8 +165,8 @@ def greedy_draws(part: Part) -> None:
 
 
 def top_p_too_large(part: Part) -> None:
-    share = part.find("Where", lambda node: "top_p" in node.input[1] or node.input[1].startswith("reshape"))
-    part.scale(part.reader(share.output[0], "Mul"), 1, LARGER)
+    share = part.makes(part.makes("nucleus").input[0])
+    part.before(share, 0, op("Mul", [share.input[0], part.weight(LARGER)], "larger"))
 
 
 def left_and_right_exchanged(part: Part) -> None:
@@ -204,11 +205,11 @@ ZERO_STATE: dict[str, Edit] = {"state begins not at zero": state_begins_not_at_z
 PLAIN_SAMPLER: dict[str, Edit] = {
     "wrong token suppressed": wrong_token_suppressed,
     "suppression dropped": suppression_dropped,
-    "strict comparison in the draw": lambda part: part.become(part.find("LessOrEqual", draws), "Less"),
+    "strict comparison in the draw": lambda part: part.become(part.find("LessOrEqual"), "Less"),
     "coefficient of the sampler's exp": coefficient_of_exp,
 }
 SAMPLER = PLAIN_SAMPLER | {
-    "top k excludes its last": lambda part: part.become(among_top_k(part), "Less"),
+    "top k excludes its last": top_k_excludes_its_last,
     "top p before top k": top_p_before_top_k,
     "the last kept is dropped": lambda part: part.become(kept(part), "Greater"),
     "temperature after the cuts": temperature_after_the_cuts,
