@@ -19,7 +19,7 @@ from torch import Tensor
 from recurlm import config
 from recurlm.diagnostics.texts import CopyFinder, distinct, repetition, words
 from recurlm.evaluation.perplexity import exact
-from recurlm.export.sampling import divisor, draw, scale, suppression, threshold
+from recurlm.export.sampling import divisor, draw, scale, suppression, threshold, weights
 from recurlm.model import LanguageModel
 from recurlm.objective import objective_of
 
@@ -77,7 +77,7 @@ def _draw(
 ) -> Int[Tensor, "samples"]:
     temperatures = torch.full((len(logits),), temperature)
     scaled = scale(logits.cpu(), divisor(temperatures), suppression(logits.shape[1], suppressed))
-    return draw(scaled, threshold(uniform, temperatures))
+    return draw(weights(scaled), threshold(uniform, temperatures))
 
 
 def measure(
