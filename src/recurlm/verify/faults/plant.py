@@ -215,5 +215,5 @@ def random_model(variant: str, config: ModelConfig) -> LanguageModel:
     torch.manual_seed(2)
     small = build(variant, config.model_copy(update=SIZES), len(LETTERS) + 3).eval().requires_grad_(False)
     for parameter in small.parameters():
-        parameter.normal_(std=0.5)
+        parameter.normal_(std=0.4)
     return small
