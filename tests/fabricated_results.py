@@ -40,7 +40,8 @@ def write_results(root: Path, variants: Sequence[str] = VARIANTS) -> None:
         }
         for split in ("train", "validation", "test")
     }
-    corpus = {"source": "packaged", "name": "two <plays>", "revision": None, "licence": "MIT", "splits": splits}
+    named = {split: sizes | {"names": ["one", "other"]} for split, sizes in splits.items()}
+    corpus = {"source": "packaged", "name": "two <plays>", "revision": None, "licence": "MIT", "splits": named}
     tokens = {"kind": "bpe", "vocab_size": 300, "tokenizer_sha256": sha(b"tokenizer"), "splits": splits}
     write(root / "data/corpus/manifest.json", corpus)
     write(root / "data/tokens/manifest.json", tokens)

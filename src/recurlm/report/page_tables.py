@@ -181,4 +181,5 @@ def _corpus(results: Results) -> pd.DataFrame:
     """The sizes of the splits."""
     texts, tokens = (each.get("splits", {}) for each in (results.corpus, results.tokens))
     splits = [split for split in ("train", "validation", "test") if split in texts or split in tokens]
-    return pd.DataFrame([texts.get(split, {}) | tokens.get(split, {}) for split in splits], index=splits).map(show)
+    rows = [texts.get(split, {}) | tokens.get(split, {}) for split in splits]
+    return pd.DataFrame(rows, index=splits, columns=["documents", "bytes", "characters", "words", "tokens"]).map(show)
