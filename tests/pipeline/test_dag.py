@@ -128,26 +128,34 @@ def test_an_experiment_runs_the_stages_of_the_edited_block_alone_and_is_a_run_of
 
 
 def test_a_new_cell_is_one_file_one_line_in_the_registry_and_one_block(project: Project) -> None:
-    add_minimal_gated_unit(project)
+    """One whose state is a row, and one whose state is a matrix a head, [heads, key, value]."""
+    add_cell(project, "mgu", "MGU", Path(__file__).with_name("minimal_gated_unit.py"))
+    add_cell(project, "matrix", "LinearAttention", CHECKOUT / "tests/cells/linear_attention.py", heads=2)
     changed = {line[3:] for line in project.git("status", "--porcelain").splitlines()}
-    assert changed == {"params.yaml", "src/recurlm/variants/__init__.py", "src/recurlm/variants/mgu.py"}
+    files = {f"src/recurlm/variants/{name}.py" for name in ("__init__", "mgu", "matrix")}
+    assert changed == {"params.yaml", *files}
 
-    assert project.repro() == {"report", "track", *stages_of("mgu")}
-    results = json.loads((project.folder / "data/metrics/verification/mgu.json").read_bytes())
-    assert all(results[precision]["verified"] is True for precision in ("fp32", "int8", "int4"))
-    assert json.loads((project.folder / "data/metrics/mgu.json").read_bytes())["test"]["bits_per_byte"] > 0
-    for page in (project.folder / "data/report").glob("*.*"):
-        if page.suffix in {".md", ".html"}:
-            assert "mgu" in page.read_text(encoding="utf-8"), page
+    assert project.repro() == {"report", "track", *stages_of("mgu", "matrix")}
+    for name in ("mgu", "matrix"):
+        results = json.loads((project.folder / f"data/metrics/verification/{name}.json").read_bytes())
+        assert all(results[precision]["verified"] is True for precision in ("fp32", "int8", "int4"))
+        assert json.loads((project.folder / f"data/metrics/{name}.json").read_bytes())["test"]["bits_per_byte"] > 0
+        for page in (project.folder / "data/report").glob("*.*"):
+            if page.suffix in {".md", ".html"}:
+                assert name in page.read_text(encoding="utf-8"), page
+    # Those of the matrix state's products whose both sides are activations stay in fp32, and are counted as such.
+    assert results["int8"]["products"].keys() == {"int8", "fp32_activations"}
+    bundle = json.loads((project.folder / "data/onnx/matrix/int8/bundle.json").read_bytes())
+    assert list(bundle["state_spec"].values()) == [[2, 5, 8]]
 
 
-def add_minimal_gated_unit(project: Project) -> None:
+def add_cell(project: Project, name: str, cell: str, source: Path, **options: Any) -> None:
     variants = project.folder / "src/recurlm/variants"
-    shutil.copy(Path(__file__).with_name("minimal_gated_unit.py"), variants / "mgu.py")
+    shutil.copy(source, variants / f"{name}.py")
     registry = (variants / "__init__.py").read_text(encoding="utf-8")
-    registry = registry.replace("\n\nREGISTRY", "\nfrom recurlm.variants.mgu import MGU\n\nREGISTRY", 1)
-    (variants / "__init__.py").write_text(registry.replace("\n}", '\n    "mgu": MGU,\n}'), encoding="utf-8")
-    block = {"mgu": {"cell": "mgu", **TINY_VARIANT, "muon_lr": 0.01, "adamw_lr": 0.004}}
+    registry = registry.replace("\n\nREGISTRY", f"\nfrom recurlm.variants.{name} import {cell}\n\nREGISTRY", 1)
+    (variants / "__init__.py").write_text(registry.replace("\n}", f'\n    "{name}": {cell},\n}}'), encoding="utf-8")
+    block = {name: {"cell": name, **TINY_VARIANT, "muon_lr": 0.01, "adamw_lr": 0.004, **options}}
     with (project.folder / "params.yaml").open("a", encoding="utf-8") as params:
         params.write("".join(f"  {line}\n" for line in yaml.safe_dump(block).splitlines()))
 
