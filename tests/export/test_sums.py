@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -28,11 +30,19 @@ def random_model(name: str, hidden_size: int = 9) -> LanguageModel:
     return model
 
 
-def traced(model: LanguageModel) -> onnx.GraphProto:
+@cache
+def _traced(name: str, hidden_size: int) -> onnx.GraphProto:
     cache = ExportCache()
-    assert Builder(model, [], export_settings(), cache=cache).gated_step.node
+    assert Builder(random_model(name, hidden_size), [], export_settings(), cache=cache).gated_step.node
     (graph,) = cache.traces.values()
     return graph
+
+
+def traced(name: str, hidden_size: int = 9) -> onnx.GraphProto:
+    """A copy of a random model's step, for a test to change: tracing takes long."""
+    copy = onnx.GraphProto()
+    copy.CopyFrom(_traced(name, hidden_size))
+    return copy
 
 
 def run(graph: onnx.GraphProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -47,11 +57,9 @@ def products(graph: onnx.GraphProto) -> int:
 @pytest.mark.parametrize("name", CAUSAL)
 @pytest.mark.parametrize("largest_table", [10**6, 0], ids=["folded", "not folded"])
 def test_a_step_stays_what_it_was(name: str, largest_table: int) -> None:
-    model = random_model(name)
-    before, after = traced(model), onnx.GraphProto()
-    after.CopyFrom(before)
+    before, after = traced(name), traced(name)
     simplify(after, largest_table)
-    spec = model.recurrence.state_spec
+    spec = random_model(name).recurrence.state_spec
     random = np.random.default_rng(0)
     feeds = {f"state.{key}": random.standard_normal((3, *shape)).astype(np.float32) for key, shape in spec.items()}
     feeds["token"] = np.array([0, 5, 12])
@@ -65,8 +73,7 @@ def test_a_step_stays_what_it_was(name: str, largest_table: int) -> None:
 
 
 def test_a_folded_step_reads_no_embedding_and_an_unfolded_one_still_shares_it_with_the_decoder() -> None:
-    folded, unfolded = traced(random_model("lstm")), onnx.GraphProto()
-    unfolded.CopyFrom(folded)
+    folded, unfolded = traced("lstm"), traced("lstm")
     simplify(folded, 10**6)
     simplify(unfolded, 0)
     tables = [weight for weight in folded.initializer if list(weight.dims) == [VOCABULARY, 4 * 9]]
@@ -78,15 +85,14 @@ def test_a_folded_step_reads_no_embedding_and_an_unfolded_one_still_shares_it_wi
 @pytest.mark.parametrize("name", ["gru", "lstm"])
 def test_weights_that_a_step_and_its_gates_both_read_are_transposed_once_for_all_whatever_their_size(name: str) -> None:
     """torch's exporter has a size above which it folds no weight that is read in two places."""
-    model = random_model(name, hidden_size=96)
-    assert max(matrix.numel() for matrix in model.recurrence.recurrent_matrices()) > 8192
-    graph = traced(model)
+    assert max(matrix.numel() for matrix in random_model(name, 96).recurrence.recurrent_matrices()) > 8192
+    graph = traced(name, hidden_size=96)
     assert any(output.name.startswith("gate.") for output in graph.output)
     assert "Transpose" not in {node.op_type for node in graph.node}
 
 
 def test_the_products_of_a_sum_become_one_and_say_what_it_was_made_of() -> None:
-    origins = simplify(traced(random_model("lstm")), 10**6)
+    origins = simplify(traced("lstm"), 10**6)
     assert max(len(origin.parts) for origin in origins.values()) == 2  # layer 1: its input's and its state's
 
 
