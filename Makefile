@@ -29,8 +29,8 @@ compare: setup  ## tune, train and score variants with equal effort (TEXT="my/*.
 test: setup  ## run the tests, in two processes (TESTERS=…)
 	$(ACTIVATE) && pytest -n $(TESTERS) --dist loadscope
 
-test-fast: setup  ## run those that need no DAG, server or browser
-	$(ACTIVATE) && pytest -n $(TESTERS) --dist loadscope -m "not system and not slow"
+test-fast: setup  ## run those that need no DAG, server or browser, without the long ones
+	$(ACTIVATE) && pytest -n $(TESTERS) --dist loadscope -m "not system and not long and not slow"
 
 lint: setup  ## check format, style and types
 	$(ACTIVATE) && ruff format --check && ruff check && mypy

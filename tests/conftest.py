@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 # Models this small only lose by a second thread, and torch reads this when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 import xdist.scheduler
 from shared import made_once, shared_root
@@ -35,6 +36,9 @@ os.environ["PYTHONPYCACHEPREFIX"] = str(CHECKOUT / ".cache/pycache")
 sys.dont_write_bytecode, sys.pycache_prefix = False, os.environ["PYTHONPYCACHEPREFIX"]
 
 
+# As hypothesis does by itself where it finds a CI: the same examples in every run, and none fails for being slow.
+hypothesis.settings.load_profile("ci")
+
 # A folder whose tests share a server, a built page or browsers: they run in one process.
 TOGETHER = ("playground", "serving")
 # The groups that take longest begin first, so that neither process waits for the other at the end.
@@ -50,9 +54,16 @@ LONGEST = (
     "tests/training/test_checkpoint.py",
 )
 
-# `make test-fast` leaves out the tests with these fixtures, and the files that use these helpers.
+# `make test-fast` leaves out the tests with these fixtures, the files that use these helpers, and those whose tests
+# trace models with torch's exporter or wait for processes of their own, for many seconds.
 SYSTEM_FIXTURES = {"cloned", "npm"}
 SYSTEM_HELPERS = re.compile(r"^from (browser|mlflow_project|node_process|server_process|servers) import", re.MULTILINE)
+LONG = {
+    "cli": ("test_cli",),
+    "export": ("test_exact_graph", "test_generator_settings", "test_graphs", "test_precisions", "test_sums"),
+    "training": ("test_checkpoint", "test_distributed"),
+    "verify": ("test_faults", "test_verify"),
+}
 
 
 def group_of(nodeid: str) -> str:
@@ -84,15 +95,29 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Grouped:
 @cache
 def needs_a_system(file: Path) -> bool:
     """Whether a file's tests run a server, node, a browser or MLflow; of a folder, whether all its files' do."""
-    if file.is_dir():
-        tests = list(file.glob("test_*.py"))
-        return bool(tests) and all(map(needs_a_system, tests))
-    return file.suffix == ".py" and bool(SYSTEM_HELPERS.search(file.read_text(encoding="utf-8")))
+    return _all_files(file, lambda each: bool(SYSTEM_HELPERS.search(each.read_text(encoding="utf-8"))))
+
+
+@cache
+def takes_long(file: Path) -> bool:
+    """Whether a file, or all of a folder, is one of LONG."""
+    return _all_files(file, lambda each: each.stem in LONG.get(each.parent.name, ()))
+
+
+def _all_files(path: Path, test: Callable[[Path], bool]) -> bool:
+    if path.is_dir():
+        files = list(path.glob("test_*.py"))
+        return bool(files) and all(map(test, files))
+    return path.suffix == ".py" and test(path)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """What `make test-fast` leaves out is not even imported, which takes seconds."""
-    return ("not system" in config.option.markexpr and needs_a_system(collection_path)) or None
+    chosen: str = config.option.markexpr
+    left_out = ("not system" in chosen and needs_a_system(collection_path)) or (
+        "not long" in chosen and takes_long(collection_path)
+    )
+    return left_out or None
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
@@ -101,6 +126,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         assert isinstance(item, pytest.Function)
         if SYSTEM_FIXTURES & set(item.fixturenames) or needs_a_system(item.path):
             item.add_marker(pytest.mark.system)
+        if takes_long(item.path):
+            item.add_marker(pytest.mark.long)
     order = {group: number for number, group in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(group_of(item.nodeid), len(order)))
 
