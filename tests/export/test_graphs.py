@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -199,3 +202,21 @@ def test_batch_and_time_are_dynamic(exported, name: str) -> None:
                 assert shape[0].dim_param, f"{file.name}: {value.name} has a fixed batch"
             if value.name in {"prompt", "tokens", "uniform", "filled", "log_prob"}:
                 assert shape[1].dim_param, f"{file.name}: {value.name} has a fixed time"
+
+
+def test_an_export_of_the_same_model_has_the_same_bytes(tmp_path: Path) -> None:
+    """In a process without the tests' checks of shapes, which read some at random and shift the names of values."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    script = (
+        "import sys; from pathlib import Path; from test_graphs import *\n"
+        "for folder in sys.argv[1:]: write_graphs(Path(folder), 'lstm', random_model('lstm'), MANIFEST, SETTINGS)"
+    )
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
+    command = [sys.executable, "-c", script, str(tmp_path / "one"), str(tmp_path / "two")]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    files = sorted((tmp_path / "one").iterdir())
+    assert len(files) == 4
+    for file in files:
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()

@@ -135,8 +135,8 @@ def test_calls_in_parts_give_the_tokens_of_one_call(made: Made) -> None:
 def test_another_machine_comes_to_the_same_bits(made: Made) -> None:
     """Every operator done by numpy, whose tanh and exp are others: the same states after each of many tokens."""
     numpys = ReferenceEvaluator(onnx.load(made.folder / "step.onnx"))
-    state = {name: value.numpy() for name, value in made.model.initial_state(8).items()}
-    for token in text_of(400).reshape(50, 8):  # numpy's time is that of its calls, whatever the batch
+    state = {name: value.numpy() for name, value in made.model.initial_state(2).items()}
+    for token in text_of(400).reshape(200, 2):  # numpy's time is that of its calls, whatever the batch
         feeds = {"token": token} | {f"state.{name}": value for name, value in state.items()}
         logits, state = made.graphs.step(token, state)
         outputs = {"logits": logits} | {f"next_state.{name}": value for name, value in state.items()}
