@@ -273,6 +273,33 @@ def test_speeds_of_generation_are_those_of_their_json(monkeypatch: pytest.Monkey
     assert generation.marked(result("generation")) in BENCHMARKS.text
 
 
+def test_what_the_exact_tanh_costs_is_that_of_its_json() -> None:
+    rows = result("exact_tanh")["variants"]
+    assert BENCHMARKS.table("## Exact tanh").rows == [
+        [
+            name,
+            f"{row['nats']:.5f}",
+            f"{row['nats_with_the_true_tanh']:.5f}",
+            f"{row['perplexity_increase_percent']:+.4f} %",
+            f"{row['standard_error_percent']:.4f} %",
+        ]
+        for name, row in rows.items()
+    ]
+
+
+def test_what_resets_cost_is_that_of_its_json() -> None:
+    rows = result("resets")["variants"]
+    assert BENCHMARKS.table("## Resets").rows == [
+        [
+            name,
+            f"{row['tokens_per_second_with_resets']:,.0f}",
+            f"{row['tokens_per_second_without']:,.0f}",
+            f"{row['ratio']:.3f}",
+        ]
+        for name, row in rows.items()
+    ]
+
+
 def test_scores_of_the_memory_tasks_are_those_of_their_json() -> None:
     table, cells = Page("docs/compare.md").table("at the longest trained length"), result("memory_tasks")["cells"]
     assert list(table.by_first_cell) == list(cells)

@@ -32,8 +32,8 @@ def logistic(x: np.ndarray) -> np.ndarray:
 
 # Function, true function, range, largest absolute error.
 ABSOLUTE = {
-    "tanh": (exact.tanh, np.tanh, EVERYWHERE, 5.8e-5),
-    "sigmoid": (exact.sigmoid, logistic, EVERYWHERE, 2.9e-5),
+    "tanh": (exact.tanh, np.tanh, EVERYWHERE, 2.73e-3),
+    "sigmoid": (exact.sigmoid, logistic, EVERYWHERE, 1.37e-3),
     "softplus": (exact.softplus, lambda x: np.logaddexp(0, x), EVERYWHERE[:400_001], 8e-6),
     "log_sigmoid": (exact.log_sigmoid, lambda x: -np.logaddexp(0, -x), EVERYWHERE[:400_001], 8e-6),
     "log1p": (exact.log1p, np.log1p, np.linspace(0, 1, 100_001), 2e-7),
@@ -45,7 +45,7 @@ RELATIVE = {
     "exp": (exact.exp, np.exp, EXPONENTS, 7e-5),
     "exp near 0": (exact.exp, np.exp, np.linspace(-20, 5, 100_001), 1.2e-5),
     "log": (exact.log, np.log, POSITIVE, 3e-7),
-    "silu": (exact.silu, lambda x: x * logistic(x), np.linspace(0, 100, 100_001), 1e-4),
+    "silu": (exact.silu, lambda x: x * logistic(x), np.linspace(0, 100, 100_001), 2.1e-3),
     "softplus": (exact.softplus, lambda x: np.logaddexp(0, x), np.linspace(-80, 80, 100_001), 7e-5),
 }
 
@@ -68,11 +68,22 @@ def test_the_relative_error_is_at_most_this(name: str) -> None:
 def test_what_is_bounded_stays_within_its_bounds() -> None:
     x = torch.from_numpy(EVERYWHERE.astype(np.float32))
     assert exact.tanh(TORCH, x).abs().max() <= 1
-    assert exact.tanh(TORCH, torch.tensor([0.0, 1e30])).tolist() == pytest.approx([0, 1], abs=6e-5)
+    assert exact.tanh(TORCH, torch.tensor([0.0, 1e30])).tolist() == pytest.approx([0, 1], abs=3e-7)
     gate = exact.sigmoid(TORCH, x)
     assert gate.min() >= 0
     assert gate.max() <= 1
     assert torch.equal(exact.tanh(TORCH, -x), -exact.tanh(TORCH, x))
+
+
+def test_a_sigmoid_is_that_of_tanh_bit_for_bit() -> None:
+    x = torch.from_numpy(EVERYWHERE.astype(np.float32))
+    assert torch.equal(exact.sigmoid(TORCH, x), 0.5 + 0.5 * exact.tanh(TORCH, 0.5 * x))
+
+
+@pytest.mark.parametrize("function", [exact.tanh, exact.sigmoid])
+def test_more_of_x_is_never_less_of_a_gate_but_for_rounding(function: Callable[..., Tensor]) -> None:
+    y = function(TORCH, torch.linspace(-9, 9, 1_000_001)).double()
+    assert torch.diff(y).min() >= -4e-7
 
 
 def test_exp_is_0_where_something_is_masked_and_finite_everywhere() -> None:

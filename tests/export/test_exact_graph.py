@@ -26,6 +26,9 @@ Functions = dict[str, Callable[..., Tensor]]
 # Of x and y, any numbers, and of p > 0.
 POINTWISE: Functions = {
     "tanh": lambda x, y, p: torch.tanh(x),
+    "tanh, halved and moved": lambda x, y, p: torch.tanh(y) * 0.5 + 0.25,
+    "tanh, halved": lambda x, y, p: torch.tanh(-x) * 0.5,
+    "tanh times another number": lambda x, y, p: torch.tanh(-y) * 0.3 + 0.25,
     "sigmoid": lambda x, y, p: torch.sigmoid(x),
     "silu": lambda x, y, p: F.silu(x),
     "exp": lambda x, y, p: torch.exp(x),

@@ -8,6 +8,7 @@ neither list is an error: a bundle never holds arithmetic that differs from mach
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -71,10 +72,12 @@ class _Exact(Rewriter, exact.Arithmetic[str]):
         self.kinds, self.shapes = known_types(graph)
         self.made = {output: node for node in graph.node for output in node.output}
         self.needed = ancestors(graph, self.public - inexact)
+        self.scaled = self._scaled_tanhs()
         self.name = ""
         self.rules: dict[str, Callable[[onnx.NodeProto], str]] = {
             **{kind: partial(self._pointwise, function) for kind, function in POINTWISE.items()},
             **{kind: partial(self._reduced, function) for kind, function in REDUCED.items()},
+            "Mul": self._scaled_tanh,
             "Div": lambda node: self.div(*node.input),
             "Reciprocal": lambda node: self.div(1.0, node.input[0]),
             "Log": self._log,
@@ -89,15 +92,17 @@ class _Exact(Rewriter, exact.Arithmetic[str]):
 
     def run(self) -> None:
         for node in self.graph.node:
-            if not self._stays(node):
-                self._rewrite(node)
-            else:
+            if self._stays(node):
                 self.nodes.append(node)
+            elif node.op_type != "Tanh" or node.output[0] not in self.scaled:
+                self._rewrite(node)
         self.finish()
 
     def _stays(self, node: onnx.NodeProto) -> bool:
         if node.op_type == "LogSoftmax" and self.needed.isdisjoint(node.output):
             return True
+        if node.op_type == "Mul":
+            return node.input[0] not in self.scaled
         if node.op_type in self.rules:
             return self.kinds.get(node.output[0], TensorProto.FLOAT) not in (TensorProto.FLOAT, TensorProto.DOUBLE)
         if node.op_type not in EXACT:
@@ -116,6 +121,39 @@ class _Exact(Rewriter, exact.Arithmetic[str]):
 
     def _pointwise(self, function: Pointwise, node: onnx.NodeProto) -> str:
         return function(self, node.input[0])
+
+    def _scaled_tanhs(self) -> set[str]:
+        """Each tanh in a · tanh(x) + b that is read nowhere else: for powers of two as a, it needs no product.
+
+        Nothing is rounded otherwise: of a sum with ½, or with no factor but 1, no subnormal number is to be seen.
+        """
+        uses, found = Counter(value for node in self.graph.node for value in node.input), set()
+
+        def made(value: str, kind: str) -> onnx.NodeProto | None:
+            node: onnx.NodeProto | None = self.made.get(value)
+            if node is None or node.op_type != kind or uses[value] > 1 or value in self.public:
+                return None
+            return node
+
+        for node in self.graph.node:
+            product = made(node.input[0], "Mul") if node.op_type == "Add" else None
+            if product is None or made(product.input[0], "Tanh") is None:
+                continue
+            a, b = (self.weights.get(values[1]) for values in (product.input, node.input))
+            if a is not None and b is not None:
+                halves = (np.frexp(a)[0] == 0.5) & (np.abs(b) >= 2.0**-20)
+                if ((a == 1) | halves).all():
+                    found.add(product.input[0])
+        return found
+
+    def _scaled_tanh(self, node: onnx.NodeProto) -> str:
+        factor = np.asarray(self.weights[node.input[1]], np.float32)
+        numerator, constant = (
+            self.weight(f"{self.name}.{name}", factor * np.float32(value))
+            for name, value in (("numerator", exact.TANH_A), ("constant", exact.TANH_C))
+        )
+        x: str = self.made[node.input[0]].input[0]
+        return exact.scaled_tanh(self, x, numerator, constant)
 
     def _along(self, function: Along, node: onnx.NodeProto) -> str:
         x = node.input[0]
@@ -185,7 +223,7 @@ class _Exact(Rewriter, exact.Arithmetic[str]):
         """1 / b becomes −(−1 / b): where c · (1 / b) stands, onnxruntime would put c / b, which is rounded once."""
         one, divisor = self._number(a), self._number(b)
         constant = self.weights.get(one)
-        if constant is None or constant.dtype != np.float32 or constant.size != 1:
+        if constant is None or constant.dtype != np.float32 or (constant != 1).any():
             return self._op("Div", one, divisor)
         return self._op("Neg", self._op("Div", self.weight(f"{one}.negative", -constant), divisor))
 

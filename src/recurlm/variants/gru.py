@@ -59,12 +59,12 @@ class GRU(Recurrence):
         self, Wx: Float[Tensor, "batch gates"], h: Float[Tensor, "batch hidden"]
     ) -> tuple[Tensor, Tensor, Tensor]:
         _, U, _, d = self.gru.parameters()
-        Wr, Wz, Wn = Wx.chunk(3, dim=-1)
-        if self.reset_after:
-            Ur, Uz, Un = (product(h, U) + d).chunk(3, dim=-1)
-            r, z = torch.sigmoid(Wr + Ur), torch.sigmoid(Wz + Uz)
-            return r, z, torch.tanh(Wn + r * Un)
         sizes = [2 * self.output_size, self.output_size]
+        W_rz, W_n = torch.split(Wx, sizes, dim=-1)
+        if self.reset_after:
+            U_rz, U_n = torch.split(product(h, U) + d, sizes, dim=-1)
+            r, z = torch.sigmoid(W_rz + U_rz).chunk(2, dim=-1)  # one evaluation for both
+            return r, z, torch.tanh(W_n + r * U_n)
         (U_rz, U_n), (d_rz, d_n) = torch.split(U, sizes), torch.split(d, sizes)
-        r, z = torch.sigmoid(Wx[..., : sizes[0]] + product(h, U_rz) + d_rz).chunk(2, dim=-1)
-        return r, z, torch.tanh(Wn + product(r * h, U_n) + d_n)
+        r, z = torch.sigmoid(W_rz + product(h, U_rz) + d_rz).chunk(2, dim=-1)
+        return r, z, torch.tanh(W_n + product(r * h, U_n) + d_n)

@@ -59,8 +59,25 @@ def scale_of_one_column(part: Part) -> None:
 
 def two_gates_swapped(part: Part) -> None:
     added = [set(node.input) for node in part.graph.node if node.op_type == "Add"]  # halves of a sum have no order
-    split = part.find("Split", lambda node: len(node.output) > 1 and set(node.output[:2]) not in added)
+
+    def of_gates(split: NodeProto) -> bool:
+        sizes = part.constant(split.input[1]) if len(split.input) > 1 else None
+        alike = sizes is None or (len(sizes) > 1 and sizes[0] == sizes[1])
+        return alike and len(split.output) > 1 and set(split.output[:2]) not in added
+
+    split = part.find("Split", of_gates)
     split.output[0], split.output[1] = split.output[1], split.output[0]
+
+
+def bias_dropped(part: Part) -> None:
+    """Of the first product that has one: in whole numbers, after the scale."""
+    values = [product.output[0] for product in products(part)]
+    values += [
+        part.reader(part.reader(product.output[0], "Cast").output[0], "Mul").output[0]
+        for product in products(part)
+        if product.op_type == "MatMulInteger"
+    ]
+    part.scale(part.find("Add", lambda node: node.input[0] in values and part.rank(node.input[1]) == 1), 1, 0)
 
 
 def table_row(part: Part, token: int) -> None:
@@ -118,7 +135,7 @@ ARITHMETIC: dict[str, Edit] = {
     "one weight of the last product": lambda part: weight_of(part, products(part)[-1]),
     "scale of one column": scale_of_one_column,
     "two gates swapped": two_gates_swapped,
-    "bias dropped": lambda part: part.scale(part.find("Add", lambda node: part.rank(node.input[1]) == 1), 1, 0),
+    "bias dropped": bias_dropped,
 }
 QUANTIZED: dict[str, Edit] = {
     "zero point": lambda part: part.set(products(part)[0], 2, np.array(127, np.uint8)),
