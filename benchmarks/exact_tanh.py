@@ -34,6 +34,11 @@ def true_tanh(_: exact.Arithmetic[Tensor], x: Tensor) -> Tensor:
     return torch.tanh(x.double()).float()
 
 
+def true_sigmoid(_: exact.Arithmetic[Tensor], x: Tensor) -> Tensor:
+    """The same of the sigmoid."""
+    return torch.sigmoid(x.double()).float()
+
+
 @torch.no_grad()
 def nats(language_model: model.LanguageModel, arithmetic: dict[str, Tensor], windows: Tensor) -> Tensor:
     """The mean loss of each lane of `windows` [lanes, time] in the bundle's arithmetic."""
@@ -55,7 +60,7 @@ def measure(data: Path, variant: str, lanes: int) -> dict[str, Any]:
     windows = torch.from_numpy(text[: len(text) // lanes * lanes].reshape(lanes, -1))
     arithmetic = load_file(graphs)
     found = nats(language_model, arithmetic, windows)
-    with patch.object(exact, "tanh", true_tanh):
+    with patch.multiple(exact, tanh=true_tanh, sigmoid=true_sigmoid):
         true = nats(language_model, arithmetic, windows)
     difference = found - true
     return {

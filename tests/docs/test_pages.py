@@ -300,6 +300,19 @@ def test_what_resets_cost_is_that_of_its_json() -> None:
     ]
 
 
+def test_where_a_bundle_runs_is_that_of_its_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(CHECKOUT / "benchmarks"))
+    runtimes = importlib.import_module("runtimes")
+    table = runtimes.table(result("runtimes")["runtimes"])
+    assert f"<!-- runtimes.py -->\n{table}\n<!-- /runtimes.py -->" in Page("docs/deploying.md").text
+
+
+def test_how_many_faults_were_caught_is_what_their_json_says() -> None:
+    faults = result("faults")
+    assert f"it caught {faults['caught']:,} of {faults['planted']:,}:" in Page("docs/reproducibility.md").text
+    assert len(faults["missed"]) == faults["planted"] - faults["caught"]
+
+
 def test_scores_of_the_memory_tasks_are_those_of_their_json() -> None:
     table, cells = Page("docs/compare.md").table("at the longest trained length"), result("memory_tasks")["cells"]
     assert list(table.by_first_cell) == list(cells)
