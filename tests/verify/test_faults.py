@@ -6,12 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from configs import PARAMS
+from configs import CHECKOUT, PARAMS
 
 from recurlm.config import override
 from recurlm.verify import edges
 from recurlm.verify.checks import Comparison, VerificationError
 from recurlm.verify.faults import plant
+from recurlm.verify.faults.__main__ import read_params
 from recurlm.verify.faults.catalogue import Fault
 from recurlm.verify.faults.plant import Outcome, Subject, plant_all, tiny_subjects
 from recurlm.verify.sessions import Graphs
@@ -76,3 +77,17 @@ def test_a_half_is_rounded_to_even_in_every_loop_of_graphs_that_take_no_state(tm
         fault.plant(folder)
         with pytest.raises(VerificationError):
             edges.halves(Comparison(sound.reference, Graphs(folder)))
+
+
+def test_a_half_is_found_where_the_state_reaches_a_rounding_through_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(CHECKOUT)
+    params = read_params(["mamba2"], small=True).model_copy(update={"verify": QUICK.verify})
+    (sound,) = tiny_subjects("mamba2", ["int8"], params, tmp_path)
+    (fault,) = (each for each in sound.faults() if each.name == "step.onnx: rounding half up")
+    folder = tmp_path / "planted"
+    shutil.copytree(sound.folder, folder)
+    fault.plant(folder)
+    with pytest.raises(VerificationError):
+        edges.halves(Comparison(sound.reference, Graphs(folder)))

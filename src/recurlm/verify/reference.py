@@ -23,6 +23,10 @@ from recurlm.variants.base import State
 from recurlm.verify.quantized import QuantizedArithmetic
 from recurlm.verify.sessions import padded, settings_of
 
+MOST_NEIGHBOURS = 256  # of a state, among which one is looked for that makes a half;
+NEIGHBOURS_NUMBERS = 2**22  # fewer where states are large
+ROUNDS = 3  # of looking for it,
+REFINED = 4  # for so many of a product
 SHIFTS = (-2.0, 0.0, 2.0)  # of the uniform number, in units of the float error: see `near_tie`
 # (logits, suppressed, uniform) → the numbers to use; equal ones choose alike.
 Choose = Callable[[Tensor, Tensor, np.ndarray[Any, Any]], Float[np.ndarray, "rows"]]
@@ -180,22 +184,15 @@ class Reference:
 
     @once
     def beside_halves(self, tokens: Int[Tensor, "rows time"], count: int) -> tuple[Int[Tensor, "found"], State]:
-        """Tokens of some rows and the states before them, where an input of a product lies nearest to half a step.
+        """Tokens and states before them, where an input of a product lies at half a step of its scale, or nearest.
 
-        `count` for each product: there rounding itself shows, and the last bits of what is rounded.
+        `count` for each product: there rounding itself shows, and the last bits of what is rounded. The states are
+        those of the texts, but for last bits.
         """
-        assert self.arithmetic is not None
-        distances: dict[str, Tensor] = {}
         nearest: dict[str, list[tuple[float, Tensor, State]]] = {}
-
-        def watch(key: str, quotient: Tensor) -> None:
-            distance = torch.where(quotient.abs() < 127, (quotient - quotient.floor() - 0.5).abs(), 1.0)
-            distances[key] = distance.reshape(len(tokens), -1).amin(dim=1)
-
         state = self.model.initial_state(len(tokens))
-        self.arithmetic.watch = watch
         for column in tokens.unbind(1):
-            _, after = self._step(column, state)
+            after, distances = self._distances_to_half(column, state)
             for key, distance in distances.items():
                 found = nearest.setdefault(key, [])
                 for row in distance.topk(count, largest=False).indices.tolist():
@@ -203,10 +200,42 @@ class Reference:
                 found.sort(key=lambda each: each[0])
                 del found[count:]
             state = after
+        every = [each[1:] for found in nearest.values() for each in found[REFINED:]]
+        every += [self._nearer(key, *each) for key, found in nearest.items() for each in found[:REFINED]]
+        states = {name: torch.stack([before[name] for _, before in every]) for name in state}
+        return torch.stack([token for token, _ in every]), states
+
+    def _distances_to_half(self, token: Int[Tensor, "rows"], state: State) -> tuple[State, dict[str, Tensor]]:
+        """The states after a step; and by product, how near each row's inputs come to half a step of their scale."""
+        assert self.arithmetic is not None
+        distances: dict[str, Tensor] = {}
+
+        def watch(key: str, quotient: Tensor) -> None:
+            distance = torch.where(quotient.abs() < 127, (quotient - quotient.floor() - 0.5).abs(), 1.0)
+            distances[key] = distance.reshape(len(token), -1).amin(dim=1)
+
+        self.arithmetic.watch = watch
+        _, after = self._step(token, state)
         self.arithmetic.watch = None
-        every = [each for found in nearest.values() for each in found]
-        states = {name: torch.stack([before[name] for _, _, before in every]) for name in state}
-        return torch.stack([token for _, token, _ in every]), states
+        return after, distances
+
+    def _nearer(self, key: str, distance: float, token: Tensor, state: State) -> tuple[Tensor, State]:
+        """The token, and of states that differ in their last bits the one from which a product's input lies nearest."""
+        numbers = sum(value.numel() for value in state.values())
+        count = max(8, min(MOST_NEIGHBOURS, NEIGHBOURS_NUMBERS // numbers))
+        draw, sizes = torch.Generator().manual_seed(round(distance * 2**24)), torch.logspace(-7.5, -4, count)
+        sizes[0] = 0  # the state itself
+        for _ in range(ROUNDS):
+            near = {}
+            for name, value in state.items():
+                noise = torch.randn(count, *value.shape, generator=draw)
+                near[name] = value * (1 + sizes.view(-1, *[1] * value.ndim) * noise)
+            _, distances = self._distances_to_half(token.expand(count), near)
+            best = int(distances[key].argmin())
+            if best == 0:  # where no state is read, or a half is found
+                break
+            state = {name: value[best] for name, value in near.items()}
+        return token, state
 
     @once
     def logits(self, texts: Rows, state: State | None = None) -> list[Float[Tensor, "time vocabulary"]]:

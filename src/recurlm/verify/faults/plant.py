@@ -211,9 +211,10 @@ def text(root: Path) -> tuple[TokenFile, Path]:
 
 
 def random_model(variant: str, config: ModelConfig) -> LanguageModel:
-    """Large weights, so that what is changed shows."""
+    """Large weights, so that what is changed shows. What scales a norm, or is added to a gate, moves from its start."""
     torch.manual_seed(2)
     small = build(variant, config.model_copy(update=SIZES), len(LETTERS) + 3).eval().requires_grad_(False)
     for parameter in small.parameters():
-        parameter.normal_(std=0.4)
+        noise = torch.randn_like(parameter) * 0.4
+        parameter.copy_(noise if parameter.ndim > 1 else parameter + noise)
     return small
