@@ -23,7 +23,7 @@ from recurlm.verify.reference import Rows
 
 ONE = 2**24  # uniform numbers are whole multiples of 1 / ONE
 MARGIN = 16  # of the float error, on which side of an edge a number must stay
-ROWS_OF_HALVES = 8
+ROWS_OF_HALVES = 16
 SHORT = 16  # tokens of a text, of those that are scored side by side
 MOST_LOGITS = 2**23  # in memory at once
 NUMBERS = 2**24  # of states, by so many texts: about one in 2^18 lies at half a step of its scale

@@ -24,9 +24,8 @@ from recurlm.verify.quantized import QuantizedArithmetic
 from recurlm.verify.sessions import padded, settings_of
 
 MOST_NEIGHBOURS = 256  # of a state, among which one is looked for that makes a half;
-NEIGHBOURS_NUMBERS = 2**22  # fewer where states are large
-ROUNDS = 3  # of looking for it,
-REFINED = 4  # for so many of a product
+NEIGHBOURS_NUMBERS = 2**21  # fewer where states are large
+ROUNDS = 3  # of looking for it
 SHIFTS = (-2.0, 0.0, 2.0)  # of the uniform number, in units of the float error: see `near_tie`
 # (logits, suppressed, uniform) → the numbers to use; equal ones choose alike.
 Choose = Callable[[Tensor, Tensor, np.ndarray[Any, Any]], Float[np.ndarray, "rows"]]
@@ -200,8 +199,7 @@ class Reference:
                 found.sort(key=lambda each: each[0])
                 del found[count:]
             state = after
-        every = [each[1:] for found in nearest.values() for each in found[REFINED:]]
-        every += [self._nearer(key, *each) for key, found in nearest.items() for each in found[:REFINED]]
+        every = [self._nearer(key, *each) for key, found in nearest.items() for each in found]
         states = {name: torch.stack([before[name] for _, before in every]) for name in state}
         return torch.stack([token for token, _ in every]), states
 
@@ -221,6 +219,8 @@ class Reference:
 
     def _nearer(self, key: str, distance: float, token: Tensor, state: State) -> tuple[Tensor, State]:
         """The token, and of states that differ in their last bits the one from which a product's input lies nearest."""
+        if not distance:
+            return token, state
         numbers = sum(value.numel() for value in state.values())
         count = max(8, min(MOST_NEIGHBOURS, NEIGHBOURS_NUMBERS // numbers))
         draw, sizes = torch.Generator().manual_seed(round(distance * 2**24)), torch.logspace(-7.5, -4, count)
