@@ -6,17 +6,19 @@ import re
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from subprocess import CompletedProcess, run
-from threading import Event, Thread
+from threading import Barrier, Event, Lock, Thread
 from urllib.parse import urlsplit
 
 import pytest
 import yaml
 from fabricated_results import VARIANTS, write_lock, write_results
+from mlflow import MlflowClient
 from mlflow_project import finish, pipelines, runs, serving, start, track
 
 from recurlm.errors import InputError
@@ -236,6 +238,41 @@ def test_a_machine_that_died_while_it_logged_is_not_waited_for_long(
             thread.join()
         assert held in (["a", "a", "b", "b"], ["b", "b", "a", "a"])
         assert lease._tags(client, "lonely.lease") == {}
+
+
+def test_two_machines_that_find_the_same_holder_dead_do_not_both_take_its_place(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.5)
+    monkeypatch.setattr(lease, "EXPIRES_SECONDS", 0.0)
+    both, delete, order, held = Barrier(2), MlflowClient.delete_registered_model, iter((0.0, 0.4)), Lock()
+
+    def together(client: MlflowClient, name: str) -> None:
+        """Both have seen the dead holder; the slower one deletes what the quicker one has made meanwhile."""
+        both.wait(10)
+        time.sleep(next(order))
+        delete(client, name)
+
+    def log(client: MlflowClient, name: str) -> None:
+        lease._take(client, "twice.lease", {lease.MACHINE: name, lease.HOLDER: name, lease.BEAT: "0"})
+        alone.append(held.acquire(blocking=False))
+        time.sleep(2.0)
+        held.release()
+        monkeypatch.setattr(MlflowClient, "delete_registered_model", delete)
+        client.delete_registered_model("twice.lease")
+
+    alone: list[bool] = []
+    with store.Store(server, None).connected() as client:
+        client.create_registered_model("twice.lease", {lease.HOLDER: "dead", lease.BEAT: "7"})
+        monkeypatch.setattr(MlflowClient, "delete_registered_model", together)
+        threads = [Thread(target=log, args=(client, name)) for name in ("a", "b")]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.7)
+        monkeypatch.setattr(lease, "EXPIRES_SECONDS", 60.0)
+        for thread in threads:
+            thread.join()
+    assert alone == [True, True]
 
 
 def test_a_server_that_dies_in_the_middle_gets_the_rest_later_and_nothing_twice(

@@ -51,8 +51,13 @@ def leased(client: MlflowClient, store: Store, experiment: str) -> Iterator[None
 
 
 def _take(client: MlflowClient, name: str, tags: dict[str, str]) -> None:
-    seen, since, told = "", time.monotonic(), False
-    while not _create(client, name, tags):
+    seen, since, told, dead = "", time.monotonic(), False, False
+    while True:
+        if _create(client, name, tags):
+            if not dead:
+                return
+            # Another machine may have found the same holder dead, and then deleted this lease in place of that one's.
+            time.sleep(2 * POLL_SECONDS)
         found = _tags(client, name)
         if found.get(HOLDER) == tags[HOLDER]:  # the answer to a first request was lost
             return
@@ -61,6 +66,7 @@ def _take(client: MlflowClient, name: str, tags: dict[str, str]) -> None:
         # One of this machine is that of a dead process: only one has the lock file.
         if found.get(MACHINE) == tags[MACHINE] or time.monotonic() - since > EXPIRES_SECONDS:
             _release(client, name, found)
+            dead = True
             continue
         if not told:
             say("track: another machine logs into this experiment: waiting for it")
