@@ -273,30 +273,31 @@ def test_speeds_of_generation_are_those_of_their_json(monkeypatch: pytest.Monkey
     assert generation.marked(result("generation")) in BENCHMARKS.text
 
 
-def test_what_the_exact_tanh_costs_is_that_of_its_json() -> None:
-    rows = result("exact_tanh")["variants"]
-    assert BENCHMARKS.table("## Exact tanh").rows == [
-        [
-            name,
-            f"{row['nats']:.5f}",
-            f"{row['nats_with_the_true_tanh']:.5f}",
-            f"{row['perplexity_increase_percent']:+.4f} %",
-            f"{row['standard_error_percent']:.4f} %",
-        ]
-        for name, row in rows.items()
-    ]
+# Heading, JSON, and a row's figures with their formats.
+BY_VARIANT = [
+    (
+        "## Exact tanh",
+        "exact_tanh",
+        {
+            "nats": "{:.5f}",
+            "nats_with_the_true_tanh": "{:.5f}",
+            "perplexity_increase_percent": "{:+.4f} %",
+            "standard_error_percent": "{:.4f} %",
+        },
+    ),
+    (
+        "## Resets",
+        "resets",
+        {"tokens_per_second_with_resets": "{:,.0f}", "tokens_per_second_without": "{:,.0f}", "ratio": "{:.3f}"},
+    ),
+]
 
 
-def test_what_resets_cost_is_that_of_its_json() -> None:
-    rows = result("resets")["variants"]
-    assert BENCHMARKS.table("## Resets").rows == [
-        [
-            name,
-            f"{row['tokens_per_second_with_resets']:,.0f}",
-            f"{row['tokens_per_second_without']:,.0f}",
-            f"{row['ratio']:.3f}",
-        ]
-        for name, row in rows.items()
+@pytest.mark.parametrize(("heading", "name", "formats"), BY_VARIANT, ids=[name for _, name, _ in BY_VARIANT])
+def test_a_table_of_variants_is_that_of_its_json(heading: str, name: str, formats: dict[str, str]) -> None:
+    rows = result(name)["variants"]
+    assert BENCHMARKS.table(heading).rows == [
+        [variant, *(form.format(row[key]) for key, form in formats.items())] for variant, row in rows.items()
     ]
 
 
