@@ -168,7 +168,7 @@ def _deal(
     before: int | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Write each split's share of a text, and where documents begin in it."""
+    """Write each split's part of a text, and where documents begin in it."""
     with np.load(text.with_suffix(".npz")) as found:
         lengths, bytes_ = (np.cumsum(found[name]) for name in ("lengths", "sizes"))
     cuts = _bytes_at(text, ends, lengths, bytes_)
@@ -181,25 +181,25 @@ def _deal(
         starts = np.cumsum(sizes[own]) - sizes[own]
         if own[0] and before == number:
             starts = starts[1:]
-        np.save(_share(text, split).with_suffix(".npy"), starts)
+        np.save(_part_path(text, split).with_suffix(".npy"), starts)
         characters = int(np.diff(ends, prepend=0)[splits == number].sum())
         written[split] = {"characters": characters, "bytes": int(sizes[own].sum())}
     hashes = [hashlib.sha256() for _ in SPLITS]
-    files = [_share(text, split).open("wb") for split in SPLITS]
+    files = [_part_path(text, split).open("wb") for split in SPLITS]
     with text.open("rb") as file:
         changes = np.flatnonzero(np.diff(splits, append=255))
         for number, end in zip(splits[changes].tolist(), cuts[changes].tolist(), strict=True):
             while chunk := file.read(min(PIECE, end - file.tell())):
                 files[number].write(chunk)
                 hashes[number].update(chunk)
-    for split, share, sha256 in zip(SPLITS, files, hashes, strict=True):
-        share.close()
-        sync(_share(text, split))
+    for split, out, sha256 in zip(SPLITS, files, hashes, strict=True):
+        out.close()
+        sync(_part_path(text, split))
         written[split]["sha256"] = sha256.hexdigest()
     return written
 
 
-def _share(text: Path, split: str) -> Path:
+def _part_path(text: Path, split: str) -> Path:
     return text.with_name(f"{text.stem}.{split}.txt")
 
 
@@ -227,26 +227,26 @@ def _bytes_at(
     return cuts
 
 
-def _gathered(folder: Path, split: str, shares: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+def _gathered(folder: Path, split: str, parts: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
     """Put a split's shards in their places, and give its entry in the manifest."""
-    shares = [(text, share) for text, share in shares if share["bytes"]]
-    if not shares:
+    parts = [(text, part) for text, part in parts if part["bytes"]]
+    if not parts:
         raise InputError(f"fetch: the {split} split would be empty: give it a larger share or more text to draw from")
     offsets, size = [], 0
-    for number, (text, share) in enumerate(shares):
+    for number, (text, part) in enumerate(parts):
         place = shard_path(folder, split, number, ".txt")
         if not place.exists():  # in a run that was killed
-            _share(text, split).replace(place)
-        offsets.append(np.load(_share(text, split).with_suffix(".npy")) + size)
-        size += share["bytes"]
+            _part_path(text, split).replace(place)
+        offsets.append(np.load(_part_path(text, split).with_suffix(".npy")) + size)
+        size += part["bytes"]
     documents = np.concatenate([*offsets, [size]]).astype("<i8", copy=False)
     np.save(folder / f"{split}.offsets.npy", documents)
-    shards = joined([{"sha256": share["sha256"], "bytes": share["bytes"]} for _, share in shares])
+    shards = joined([{"sha256": part["sha256"], "bytes": part["bytes"]} for _, part in parts])
     return {
         "sha256": shards["sha256"],
         "offsets_sha256": sha256_of(folder / f"{split}.offsets.npy"),
         "documents": len(documents) - 1,
-        "characters": sum(share["characters"] for _, share in shares),
+        "characters": sum(part["characters"] for _, part in parts),
         "bytes": size,
         **({"shards": shards["shards"]} if "shards" in shards else {}),
     }
