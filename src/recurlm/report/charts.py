@@ -245,7 +245,7 @@ def _precision_labels(chart: alt.Chart) -> Iterator[alt.Chart]:
     sides: dict[str, dict[str, Any]] = {
         "fp32": {"align": "center", "dy": -13},
         "int8": {"align": "center", "dy": 15},
-        "int4": {"align": "left", "dx": 9},
+        "int4": {"align": "center", "dy": -14},  # not beside it: int8 may lie on either side
     }
     for precision, side in sides.items():
         of_one = chart.transform_filter(f"datum.precision == '{precision}'")
