@@ -135,6 +135,36 @@ def test_a_near_tie_is_one_and_a_clear_difference_is_none() -> None:
     assert not reference.near_tie(level, 10.5 / 23, Sampling(temperature=1.0, top_k=0, top_p=1.0), other=9, error=1e-5)
 
 
+KEPT = {  # of tokens with 4/6, 1/6 and 1/6 the first, and one or both of the others; by min_p perhaps none
+    "top_p": (Sampling(temperature=1.0, top_k=0, top_p=0.7), 0.0),
+    "top_k": (Sampling(temperature=1.0, top_k=2, top_p=1.0), 0.0),
+    "min_p": (Sampling(temperature=1.0, top_k=0, top_p=1.0), 0.25),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("difference", [0.0, 1e-6, -1e-6])
+def test_of_tokens_that_are_all_but_equally_likely_one_or_both_may_be_kept(name: str, difference: float) -> None:
+    reference, (sampling, min_p) = Reference(random_model("lstm"), []), KEPT[name]
+    logits = torch.full((VOCABULARY,), -20.0)
+    logits[4], logits[9], logits[12] = np.log(4), 0.0, difference
+    # Where one of 9 and 12 is kept, it is drawn from 4/5 on; where both are, 9 is drawn from 4/6 on and 12 from 5/6.
+    for uniform, possible in ((0.1, {4}), (0.75, {4, 9}), (0.82, {9, 12}), (0.9, {9, 12})):
+        for other in (4, 9, 12, 2):
+            near = reference.near_tie(logits, uniform, sampling, other, 1e-5, min_p)
+            assert near == (other in possible or (other == 4 and name == "min_p")), (uniform, other)
+
+
+def test_a_token_far_from_the_end_of_what_is_kept_is_no_near_tie() -> None:
+    reference = Reference(random_model("lstm"), [])
+    logits = torch.linspace(3, -3, VOCABULARY)
+    sampling = Sampling(temperature=1.0, top_k=0, top_p=0.5)
+    drawn = int(reference.draw(logits[None], np.array([0.99], np.float32), sampling))
+    assert not any(
+        reference.near_tie(logits, 0.99, sampling, other, 1e-5) for other in range(VOCABULARY) if other != drawn
+    )
+
+
 def test_graphs_whose_every_difference_is_a_near_tie_fail_where_these_are_many(
     exported: tuple[LanguageModel, Path],
 ) -> None:

@@ -192,7 +192,8 @@ class Comparison:
                     tie = NearTie(row, position, int(tokens[line, unlike[0]]), int(wanted[unlike[0]]))
                     logits = None if self.exact else self.reference.logits_at(expected, row, position)
                     uniform = float(expected.uniform[row, position])
-                    self.excuse(tie, logits, uniform, expected.each[row], agreement)
+                    min_p = 0.0 if expected.extra is None else float(expected.extra.min_p[row])
+                    self.excuse(tie, logits, uniform, expected.each[row], agreement, min_p)
                     done[row] = position + 1
                     differ += [row] if done[row] < time else []
                 elif len(wanted) == tokens.shape[1]:  # a row of which fewer tokens were left has read more since
@@ -242,13 +243,19 @@ class Comparison:
         return agreement
 
     def excuse(
-        self, tie: NearTie, logits: Tensor | None, uniform: float, sampling: Sampling, agreement: Agreement
+        self,
+        tie: NearTie,
+        logits: Tensor | None,
+        uniform: float,
+        sampling: Sampling,
+        agreement: Agreement,
+        min_p: float = 0.0,
     ) -> None:
         """Count a difference as a near tie, if it is one."""
         if self.error is None or logits is None:
             near = False
         else:
-            near = self.reference.near_tie(logits, uniform, sampling, tie.onnxruntime, self.error)
+            near = self.reference.near_tie(logits, uniform, sampling, tie.onnxruntime, self.error, min_p)
         if not near:
             raise VerificationError(
                 f"token {tie.position} of row {tie.row} is {tie.onnxruntime} in onnxruntime and {tie.pytorch} in "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -303,31 +304,56 @@ class Reference:
         return [row[:length] for row, length in zip(every, lengths, strict=True)]
 
     def near_tie(
-        self, logits: Float[Tensor, "vocabulary"], uniform: float, sampling: Sampling, other: int, error: float
+        self,
+        logits: Float[Tensor, "vocabulary"],
+        uniform: float,
+        sampling: Sampling,
+        other: int,
+        error: float,
+        min_p: float = 0.0,
     ) -> bool:
         """Whether torch itself might have drawn `other`, had its logits been off by no more than `error`.
 
         Raising one logit by ε moves probabilities by less than ε, so the uniform number is shifted by up to 2ε: what
         is drawn at one of them, or lies between what is drawn at the two ends, counts. A token that is less likely than
-        the error lies between its neighbours. top_p is shifted likewise, and of two logits at the end of top_k either
-        may be the larger.
+        the error lies between its neighbours. top_p is shifted likewise, and of logits at the end of what is kept each
+        may be the last.
         """
-        moved = [logits.clone(), logits.clone()]
-        moved[1][other] += 2 * error
-        if sampling.top_k and sampling.top_k < len(logits):
-            last = torch.topk(logits, sampling.top_k + 1).indices[-2:]
-            moved.append(logits.clone())
-            if logits[last[0]] - logits[last[1]] <= 2 * error:
-                moved[2][last] = logits[last.flip(0)]
+        raised = logits.clone()
+        raised[other] += 2 * error
+        moved = [logits, raised, *self._ends_moved(logits, sampling, error, min_p)]
         shares = {sampling.top_p, max(sampling.top_p - 4 * error, 1e-6), min(sampling.top_p + 4 * error, 1.0)}
         numbers = np.clip([uniform + shift * error for shift in SHIFTS], 0, 1 - 2**-24).astype(np.float32)
+        extra = Extra(torch.full((len(SHIFTS),), min_p), torch.ones(len(SHIFTS)))
+        seen = torch.zeros(len(SHIFTS), len(logits), dtype=torch.bool)
         for row in moved:
             for share in shares:
                 setting = sampling.model_copy(update={"top_p": share})
-                low, middle, high = self.draw(row.expand(len(SHIFTS), -1), numbers, setting).tolist()
+                drawn = self.draw(row.expand(len(SHIFTS), -1), numbers, setting, extra, seen)
+                low, middle, high = drawn.tolist()
                 if other in (low, middle, high) or (low < other < high and self._rare(row, sampling, other, error)):
                     return True
         return False
+
+    def _ends_moved(
+        self, logits: Float[Tensor, "vocabulary"], sampling: Sampling, error: float, min_p: float
+    ) -> list[Float[Tensor, "vocabulary"]]:
+        """The logits, with those that lie within the error of the last one kept made equal, or put in either order.
+
+        Equal ones are all kept, of others only some: which of both it is, the last bit decides.
+        """
+        moved, temperature = [], max(sampling.temperature, 1e-9)
+        scaled = (logits + self.suppressed).double() / temperature
+        ranked = scaled.sort(descending=True).values
+        share = torch.softmax(ranked[: sampling.top_k or None], dim=0).cumsum(0)
+        last = min(int((share < sampling.top_p).sum()), len(share) - 1)
+        ends = [float(ranked[last])] if len(share) < len(ranked) or sampling.top_p < 1 else []
+        for end in [*ends, *([float(ranked[0]) + math.log(min_p)] if min_p > 0 else [])]:
+            near = ((scaled - end).abs() * temperature <= 2 * error).nonzero()[:, 0]
+            for values in (torch.zeros(len(near)), torch.linspace(-1, 1, len(near)), torch.linspace(1, -1, len(near))):
+                moved.append(logits.clone())
+                moved[-1][near] = (end * temperature + 2 * error * values).float()
+        return moved
 
     def _rare(self, logits: Tensor, sampling: Sampling, token: int, error: float) -> bool:
         """Whether a token is less likely than the error, and none that is never drawn."""
