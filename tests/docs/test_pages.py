@@ -274,17 +274,15 @@ def test_speeds_of_generation_are_those_of_their_json(monkeypatch: pytest.Monkey
 
 
 # Heading, JSON, and a row's figures with their formats.
+EXACT = {
+    "nats": "{:.5f}",
+    "nats_with_the_true_functions": "{:.5f}",
+    "perplexity_increase_percent": "{:+.4f} %",
+    "standard_error_percent": "{:.4f} %",
+}
 BY_VARIANT = [
-    (
-        "## Exact tanh",
-        "exact_tanh",
-        {
-            "nats": "{:.5f}",
-            "nats_with_the_true_tanh": "{:.5f}",
-            "perplexity_increase_percent": "{:+.4f} %",
-            "standard_error_percent": "{:.4f} %",
-        },
-    ),
+    ("## Exact functions", "exact_functions", EXACT),
+    ("### Exact functions in residual blocks", "exact_functions_zoo", EXACT),
     (
         "## Resets",
         "resets",

@@ -30,10 +30,12 @@ SMALLEST, LARGEST = -87.0, 88.0  # exp of less is 0, of more is exp(88): no numb
 POWERS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 3.0, 4.0)
 OTHER_POWERS = f"powers other than {', '.join(f'{power:g}' for power in POWERS)}"
 HINT = "docs/extending.md lists the operations that int8 and int4 have an exact form of"
-SQUARINGS = 6  # exp(x) = exp(x / 64)^64
+IN_PAIRS = 8  # up to so many numbers: see `total`
+SQUARINGS = 8  # exp(x) = exp(x / 256)^256
+LOG1P_3, LOG1P_5 = 0.6649252, 0.4489572  # 2 atanh(s) ≈ 2 s + LOG1P_3 s³ + LOG1P_5 s⁵ for s up to ⅓
 
 # tanh(x) ≈ x (A / (x² + B) + C) up to TANH_END, where it is 1 to the last bits: the least largest error, 0.0028, of all
-# such quotients that end at 1. benchmarks/exact_tanh.py measures that no perplexity notices; a degree more costs time.
+# such quotients that end at 1. No perplexity notices it (benchmarks/exact_functions.py); a degree more costs time.
 TANH_A, TANH_B, TANH_C = 2.418577, 2.801478, 0.1263959
 TANH_END = 3.2979
 
@@ -51,7 +53,7 @@ class Arithmetic(ABC, Generic[V]):
 
     @abstractmethod
     def along(self, kind: str, x: V, axis: int, *sizes: int) -> V:
-        """An operator along one axis, which stays: "ReduceMax", or "Pad" with so many zeros before and behind."""
+        """An operator along one axis, which stays: a reduction, or "Pad" with so many zeros before and behind."""
 
     @abstractmethod
     def cut(self, x: V, axis: int, sizes: list[int]) -> list[V]: ...
@@ -107,11 +109,12 @@ def silu(a: Arithmetic[V], x: V) -> V:
 
 
 def exp(a: Arithmetic[V], x: V) -> V:
-    """(e^z)^64 with z = x / 64, e^z ≈ (E + O) / (E − O): Padé's quotient of degree 4, E and O its even and odd part."""
-    z = a.mul(a.clip(x, SMALLEST, LARGEST), 0.5**SQUARINGS)
-    u = a.mul(z, z)
-    even = a.add(a.mul(a.add(u, 180.0), u), 1680.0)
-    odd = a.mul(z, a.add(a.mul(u, 20.0), 840.0))
+    """(e^z)^256 with z = x / 256, e^z ≈ (E + O) / (E − O): Padé's quotient of degree 2, E and O its even and odd part.
+
+    Both are 256² times as large, so that x itself stands in them.
+    """
+    y = a.clip(x, SMALLEST, LARGEST)
+    even, odd = a.add(a.mul(y, y), 12.0 * 4**SQUARINGS), a.mul(y, 6.0 * 2**SQUARINGS)
     y = a.div(a.add(even, odd), a.sub(even, odd))
     for _ in range(SQUARINGS):
         y = a.mul(y, y)
@@ -119,8 +122,10 @@ def exp(a: Arithmetic[V], x: V) -> V:
 
 
 def log1p(a: Arithmetic[V], u: V) -> V:
-    """log(1 + u) for u from 0 to 1: twice the inverse hyperbolic tangent of u / (2 + u)."""
-    return _twice_atanh(a, a.div(u, a.add(u, 2.0)))
+    """log(1 + u) for u from 0 to 1: 2 atanh(s) with s = u / (2 + u), by the polynomial of least relative error."""
+    s = a.div(u, a.add(u, 2.0))
+    v = a.mul(s, s)
+    return a.mul(s, a.add(a.mul(a.add(a.mul(v, LOG1P_5), LOG1P_3), v), 2.0))
 
 
 def _twice_atanh(a: Arithmetic[V], s: V) -> V:
@@ -181,10 +186,21 @@ def _wave(a: Arithmetic[V], x: V, n: V, quarter: float = 0.0) -> V:
 
 
 def total(a: Arithmetic[V], x: V, axis: int, size: int) -> V:
-    """The sum along an axis of `size` numbers, in pairs: the first half plus the second, until one is left.
+    """The sum along an axis of `size` numbers, the same in whichever order a runtime adds them up.
 
-    The axis stays, with size 1. Zeros fill it up to a power of two.
+    The axis stays, with size 1. Numbers that lie one behind the other are first rounded to the last places of a large
+    offset, by adding it and taking it away: to multiples of a power of two so large that every sum of them is exact
+    (Rump, Ogita & Oishi 2008, "Accurate floating-point summation"). Each moves by at most size · 2^−22 of the largest.
+    Few of them, and those of another axis, are quicker added up in pairs, the first half to the second.
     """
+    if axis != -1 or size <= IN_PAIRS:
+        return _in_pairs(a, x, axis, size)
+    offset = a.mul(a.along("ReduceMax", a.op("Abs", x), axis), 2.0 ** ((size - 1).bit_length() + 1))
+    return a.along("ReduceSum", a.sub(a.add(x, offset), offset), axis)
+
+
+def _in_pairs(a: Arithmetic[V], x: V, axis: int, size: int) -> V:
+    """Until one number is left; zeros fill them up to a power of two."""
     width = 1 << (size - 1).bit_length()
     if width > size:
         x = a.along("Pad", x, axis, 0, width - size)
@@ -280,7 +296,9 @@ class TorchArithmetic(Arithmetic[Tensor]):
         return self.OPERATORS[kind](*operands)
 
     def along(self, kind: str, x: Tensor, axis: int, *sizes: int) -> Tensor:
-        return F.pad(x, (*[0] * (2 * (-axis - 1)), *sizes)) if kind == "Pad" else x.amax(dim=axis, keepdim=True)
+        if kind == "Pad":
+            return F.pad(x, (*[0] * (2 * (-axis - 1)), *sizes))
+        return x.amax(dim=axis, keepdim=True) if kind == "ReduceMax" else x.sum(dim=axis, keepdim=True)
 
     def cut(self, x: Tensor, axis: int, sizes: list[int]) -> list[Tensor]:
         return list(torch.split(x, sizes, dim=axis))

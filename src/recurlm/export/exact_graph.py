@@ -217,7 +217,13 @@ class _Exact(Rewriter, exact.Arithmetic[str]):
     # `exact.Arithmetic`, and nodes, constants and shapes.
 
     def op(self, kind: str, *operands: str | float) -> str:
+        if kind == "Abs" and isinstance(operands[0], str) and self._is_square(operands[0]):
+            return operands[0]
         return self._op(kind, *map(self._number, operands))
+
+    def _is_square(self, value: str) -> bool:
+        node = next((node for node in reversed(self.nodes) if value in node.output), None)
+        return node is not None and node.op_type == "Mul" and node.input[0] == node.input[1]
 
     def div(self, a: str | float, b: str | float) -> str:
         """1 / b becomes −(−1 / b): where c · (1 / b) stands, onnxruntime would put c / b, which is rounded once."""

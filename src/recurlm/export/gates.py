@@ -49,7 +49,7 @@ class _Joiner(Rewriter):
             return
         x, name = split.input[0], split.output[0]
         width = self._width(x, len(gates))
-        if width is None:
+        if width is None or (len(split.input) > 1 and (self.weights[split.input[1]] != width).any()):
             return
         half = [0.5 if gate.op_type == "Sigmoid" else 1.0 for (gate,) in gates]
         a = np.repeat(np.array(half, np.float32), width)

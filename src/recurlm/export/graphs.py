@@ -20,6 +20,7 @@ from recurlm.export import steps
 from recurlm.export.assemble import Carried, Graph, Trip
 from recurlm.export.exact_graph import rewrite
 from recurlm.export.gates import join_gates
+from recurlm.export.products import join_functions, join_products
 from recurlm.export.quantization import Inputs
 from recurlm.export.quantize import Quantizer
 from recurlm.export.rewriter import ancestors
@@ -74,7 +75,9 @@ class Builder:
         origins = simplify(graph, int(self.settings.max_folded_table_mb * 1e6))
         if self.quantizer is not None:
             self.quantizer.write(graph, origins)
+            join_products(graph)
             join_gates(graph)
+            join_functions(graph)
             rewrite(graph, inexact=frozenset({"log_prob"}))
         return graph
 

@@ -1,16 +1,17 @@
-"""What the exact tanh of int8 costs in perplexity: the models of `dvc repro`, with it and with the true tanh.
+"""What the exact functions and sums of int8 cost in perplexity: models of `dvc repro`, with them and with the true ones.
 
 The arithmetic is that of the int8 bundle, on the validation text, cut into lanes that are read side by side from a zero
-state; only tanh and sigmoid differ. Neighbouring roundings fall otherwise, which alone moves a loss a little up or
-down: the standard error over lanes says how much of a difference is that.
+state; only the functions and sums between its products differ. Neighbouring roundings fall otherwise, which alone moves
+a loss a little up or down: the standard error over lanes says how much of a difference is that.
 
-    python benchmarks/exact_tanh.py --json benchmarks/results/exact_tanh.json
+    python benchmarks/exact_functions.py --json benchmarks/results/exact_functions.json
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -29,14 +30,17 @@ from recurlm.tokens.files import open_tokens
 from recurlm.verify.quantized import QuantizedArithmetic
 
 
-def true_tanh(_: exact.Arithmetic[Tensor], x: Tensor) -> Tensor:
-    """tanh, computed in fp64 and rounded once."""
-    return torch.tanh(x.double()).float()
+def true(function: Callable[[Tensor], Tensor]) -> Callable[[exact.Arithmetic[Tensor], Tensor], Tensor]:
+    """A function computed in fp64 and rounded once."""
+    return lambda _, x: function(x.double()).float()
 
 
-def true_sigmoid(_: exact.Arithmetic[Tensor], x: Tensor) -> Tensor:
-    """The same of the sigmoid."""
-    return torch.sigmoid(x.double()).float()
+TRUE = {name: true(getattr(torch, name)) for name in ("tanh", "sigmoid", "exp", "log", "log1p", "sin", "cos")}
+
+
+def true_total(_: exact.Arithmetic[Tensor], x: Tensor, axis: int, size: int) -> Tensor:
+    """A sum in fp64, rounded once."""
+    return x.double().sum(axis, keepdim=True).float()
 
 
 @torch.no_grad()
@@ -60,12 +64,12 @@ def measure(data: Path, variant: str, lanes: int) -> dict[str, Any]:
     windows = torch.from_numpy(text[: len(text) // lanes * lanes].reshape(lanes, -1))
     arithmetic = load_file(graphs)
     found = nats(language_model, arithmetic, windows)
-    with patch.multiple(exact, tanh=true_tanh, sigmoid=true_sigmoid):
-        true = nats(language_model, arithmetic, windows)
-    difference = found - true
+    with patch.multiple(exact, total=true_total, **TRUE):
+        expected = nats(language_model, arithmetic, windows)
+    difference = found - expected
     return {
         "nats": float(found.mean()),
-        "nats_with_the_true_tanh": float(true.mean()),
+        "nats_with_the_true_functions": float(expected.mean()),
         "perplexity_increase_percent": 100 * math.expm1(float(difference.mean())),
         "standard_error_percent": 100 * float(difference.std()) / math.sqrt(lanes),
         "tokens": windows.numel() - lanes,
@@ -80,12 +84,12 @@ def main() -> None:
     parser.add_argument("--lanes", type=int, default=128)
     add_json_option(parser)
     args = parser.parse_args()
-    print("| variant | nats a token | with the true tanh | perplexity | standard error |\n|---|--:|--:|--:|--:|")
+    print("| variant | nats a token | with the true functions | perplexity | standard error |\n|---|--:|--:|--:|--:|")
     figures = {}
     for variant in args.variants:
         row = figures[variant] = measure(args.data, variant, args.lanes)
         print(
-            f"| {variant} | {row['nats']:.5f} | {row['nats_with_the_true_tanh']:.5f} | "
+            f"| {variant} | {row['nats']:.5f} | {row['nats_with_the_true_functions']:.5f} | "
             f"{row['perplexity_increase_percent']:+.4f} % | {row['standard_error_percent']:.4f} % |",
             flush=True,
         )
