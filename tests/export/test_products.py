@@ -88,8 +88,10 @@ def test_products_that_read_one_value_become_one_and_no_bit_changes(precision: s
     }
     products = [helper.make_node("MatMul", ["z" if name == "d" else "x", name], [f"{name}x"]) for name in "abcd"]
     functions = [helper.make_node("Sigmoid", [f"{name}x"], [f"{name}s"]) for name in "abd"]
+    functions.append(helper.make_node("Sigmoid", ["ax"], ["again"]))
     graph = graph_of(
-        [*products, *functions, helper.make_node("Concat", ["as", "bs", "cx", "ax", "ds"], ["y"], axis=-1)], **weights
+        [*products, *functions, helper.make_node("Concat", ["as", "bs", "cx", "ax", "ds", "again"], ["y"], axis=-1)],
+        **weights,
     )
     moments = np.eye(40)
     quantized = {
@@ -104,7 +106,7 @@ def test_products_that_read_one_value_become_one_and_no_bit_changes(precision: s
     join_functions(graph)
     assert np.array_equal(run(graph, x, z), before)
     assert kinds(graph)["MatMulInteger"] == kinds(graph)["QuantizeLinear"] == 2  # that of z stands alone
-    assert kinds(graph)["Sigmoid"] == 2
+    assert kinds(graph)["Sigmoid"] == 3  # of the joined ones, of that of z, and what is asked for twice
     assert count_products(graph)[precision] == 2
 
 

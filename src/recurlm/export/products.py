@@ -31,21 +31,27 @@ def join_functions(graph: onnx.GraphProto) -> None:
     """Rewrite a graph in place, after `join_products` and before exact_graph.py spells out its functions."""
     for split in [node for node in graph.node if node.op_type == "Split" and len(node.input) > 1]:
         for kind in FUNCTIONS:
-            readers = [node for node in graph.node if node.op_type == kind and node.input[0] in split.output]
+            readers = {
+                node.input[0]: node.output[0]
+                for node in graph.node
+                if node.op_type == kind and node.input[0] in split.output
+            }
             if len(readers) > 1:
-                _join_readers(graph, split, readers)
+                _join_readers(graph, split, kind, readers)
 
 
-def _join_readers(graph: onnx.GraphProto, split: onnx.NodeProto, readers: list[onnx.NodeProto]) -> None:
-    result, name = f"{readers[0].output[0]}.joined", {node.input[0]: node.output[0] for node in readers}
-    parts = [name.get(value, f"{value}.unread.{readers[0].op_type}") for value in split.output]
+def _join_readers(graph: onnx.GraphProto, split: onnx.NodeProto, kind: str, results: dict[str, str]) -> None:
+    """Compute a function of the whole, behind the split; `results` has its values by those of the split."""
+    name = f"{split.output[0]}.{kind}"
+    parts = [results.get(part, f"{name}.of.{part}") for part in split.output]
     joined = [
-        helper.make_node(readers[0].op_type, [split.input[0]], [result]),
-        helper.make_node("Split", [result, split.input[1]], parts, axis=attribute(split, "axis", 0)),
+        helper.make_node(kind, [split.input[0]], [name]),
+        helper.make_node("Split", [name, split.input[1]], parts, axis=attribute(split, "axis", 0)),
     ]
-    nodes, done = [], {node.output[0] for node in readers}
+    nodes, done = [], set(results.values())
     for node in graph.node:
-        nodes += [node, *joined] if node.output[:] == split.output[:] else [] if node.output[0] in done else [node]
+        nodes += [] if node.output[0] in done else [node]
+        nodes += joined if node.output[:] == split.output[:] else []
     del graph.node[:]
     graph.node.extend(nodes)
 
