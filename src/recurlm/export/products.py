@@ -23,7 +23,7 @@ FUNCTIONS = ("Sigmoid", "Tanh")
 
 
 def join_products(graph: onnx.GraphProto) -> None:
-    """Rewrite a graph in place: in fp32, or after quantize.py has written its products."""
+    """Rewrite a graph in place, after quantize.py has written its products. In fp32 it does not pay."""
     _Joiner(graph).run()
 
 
@@ -58,14 +58,16 @@ def _join_readers(graph: onnx.GraphProto, split: onnx.NodeProto, kind: str, resu
 
 @dataclass(frozen=True)
 class Product:
-    """The nodes of a product with weights: MatMul; or QuantizeLinear, MatMulInteger, Cast and Mul."""
+    """The nodes of a quantized product, from the rounding of its input to the scaling of its sums."""
 
-    nodes: list[onnx.NodeProto]
-    reads: tuple[str, ...]  # the value, and the scale that it is rounded by
+    round: onnx.NodeProto
+    multiply: onnx.NodeProto
+    cast: onnx.NodeProto
+    scale: onnx.NodeProto
 
     @property
-    def result(self) -> str:
-        return str(self.nodes[-1].output[0])
+    def nodes(self) -> tuple[onnx.NodeProto, ...]:
+        return self.round, self.multiply, self.cast, self.scale
 
 
 class _Joiner(Rewriter):
@@ -75,15 +77,15 @@ class _Joiner(Rewriter):
         self.readers = {value: node for node in graph.node for value in node.input}
 
     def run(self) -> None:
-        alike: dict[tuple[str, ...], list[Product]] = defaultdict(list)
+        alike: dict[tuple[str, bytes], list[Product]] = defaultdict(list)  # by the value, and how it is rounded
         for node in self.graph.node:
-            if (product := self._product(node)) is not None:
-                alike[product.reads].append(product)
+            if node.op_type == "QuantizeLinear" and (product := self._product(node)) is not None:
+                alike[node.input[0], self.weights[node.input[1]].tobytes()].append(product)
         instead: dict[str, list[onnx.NodeProto]] = {}
         for products in alike.values():
             if len(products) > 1:
                 instead |= {node.output[0]: [] for product in products for node in product.nodes}
-                instead[products[0].nodes[0].output[0]] = self._joined(products)
+                instead[products[0].round.output[0]] = self._joined(products)
         if not instead:
             return
         # Weights that are unpacked from 4 bits come first: those of all products are read by the one.
@@ -93,11 +95,7 @@ class _Joiner(Rewriter):
         self.finish()
 
     def _product(self, node: onnx.NodeProto) -> Product | None:
-        """The product that begins at a node."""
-        if node.op_type == "MatMul" and self.axes(node.input[1]) == 2:
-            return Product([node], (node.input[0],))
-        if node.op_type != "QuantizeLinear":
-            return None
+        """The product whose input a node rounds; None where something else reads what lies in between."""
         nodes = [node]
         for kind in ("MatMulInteger", "Cast", "Mul"):
             value = nodes[-1].output[0]
@@ -105,26 +103,20 @@ class _Joiner(Rewriter):
             if reader is None or reader.op_type != kind or self.uses[value] > 1:
                 return None
             nodes.append(reader)
-        return Product(nodes, (node.input[0], self.weights[node.input[1]].tobytes().hex()))
+        return Product(*nodes)
 
     def _joined(self, products: list[Product]) -> list[onnx.NodeProto]:
         """The nodes that take the place of all of them."""
-        first, name, self.nodes = products[0].nodes, f"{products[0].result}.joined", []
-        if len(first) == 1:
-            matrices = [self.weights[product.nodes[0].input[1]] for product in products]
-            widths = [matrix.shape[1] for matrix in matrices]
-            self.node("MatMul", [first[0].input[0], self.weight(f"{name}.weight", np.hstack(matrices))], name)
-        else:
-            scales = [self.weights[product.nodes[3].input[1]] for product in products]
-            widths = [len(scale) for scale in scales]
-            rounded, total, cast, _ = first
-            weights = self._beside(f"{name}.weight", [product.nodes[1].input[1] for product in products])
-            self.nodes.append(rounded)
-            self.node("MatMulInteger", [rounded.output[0], weights, total.input[2]], total.output[0])
-            self.nodes.append(cast)
-            self.node("Mul", [cast.output[0], self.weight(f"{name}.scale", np.concatenate(scales))], name)
-        sizes = self.weight(f"{name}.widths", np.array(widths, np.int64))
-        return [*self.nodes, helper.make_node("Split", [name, sizes], [each.result for each in products], axis=-1)]
+        first, results = products[0], [product.scale.output[0] for product in products]
+        name, self.nodes = f"{results[0]}.joined", []
+        weights = self._beside(f"{name}.weight", [product.multiply.input[1] for product in products])
+        scales = [self.weights[product.scale.input[1]] for product in products]
+        self.nodes.append(first.round)
+        self.node("MatMulInteger", [first.round.output[0], weights, first.multiply.input[2]], first.multiply.output[0])
+        self.nodes.append(first.cast)
+        self.node("Mul", [first.cast.output[0], self.weight(f"{name}.scale", np.concatenate(scales))], name)
+        sizes = self.weight(f"{name}.widths", np.array([len(scale) for scale in scales], np.int64))
+        return [*self.nodes, helper.make_node("Split", [name, sizes], results, axis=-1)]
 
     def _beside(self, name: str, matrices: list[str]) -> str:
         """8-bit weights side by side; those that a node unpacks are joined by one."""
