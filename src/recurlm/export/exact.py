@@ -30,7 +30,7 @@ SMALLEST, LARGEST = -87.0, 88.0  # exp of less is 0, of more is exp(88): no numb
 POWERS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 3.0, 4.0)
 OTHER_POWERS = f"powers other than {', '.join(f'{power:g}' for power in POWERS)}"
 HINT = "docs/extending.md lists the operations that int8 and int4 have an exact form of"
-IN_PAIRS = 8  # up to so many numbers: see `total`
+IN_PAIRS = 4  # up to so many numbers: see `total`
 SQUARINGS = 8  # exp(x) = exp(x / 256)^256
 LOG1P_3, LOG1P_5 = 0.6649252, 0.4489572  # 2 atanh(s) ≈ 2 s + LOG1P_3 s³ + LOG1P_5 s⁵ for s up to ⅓
 

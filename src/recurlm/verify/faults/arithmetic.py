@@ -77,6 +77,8 @@ def bias_dropped(part: Part) -> None:
         for product in products(part)
         if product.op_type == "MatMulInteger"
     ]
+    splits = [node for node in part.graph.node if node.op_type == "Split" and node.input[0] in values]
+    values += [value for split in splits for value in split.output]
     part.scale(part.find("Add", lambda node: node.input[0] in values and part.rank(node.input[1]) == 1), 1, 0)
 
 
@@ -130,6 +132,26 @@ def coefficient_of_an_exact_function(part: Part) -> None:
     part.scale(part.reader(square.output[0], "Add"), 1, 1.0001)
 
 
+def sum_off_its_grid(part: Part) -> None:
+    """Of numbers that are not rounded before: it hangs on the order in which they are added up."""
+    total, _, add = _sum_on_a_grid(part)
+    total.input[0] = add.input[0]
+
+
+def coarser_grid(part: Part) -> None:
+    _, _, add = _sum_on_a_grid(part)
+    part.scale(part.makes(add.input[1]), 1, 2)
+
+
+def _sum_on_a_grid(part: Part) -> tuple[NodeProto, NodeProto, NodeProto]:
+    """A sum, and what takes away and what adds the offset that rounds its numbers."""
+    for total in part.all("ReduceSum"):
+        sub = next((node for node in part.all("Sub") if node.output[0] == total.input[0]), None)
+        if sub is not None:
+            return total, sub, part.makes(sub.input[0])
+    raise NotHereError("no sum on a grid")
+
+
 ARITHMETIC: dict[str, Edit] = {
     "one recurrent weight": lambda part: weight_of(part, products(part)[0]),
     "one weight of the last product": lambda part: weight_of(part, products(part)[-1]),
@@ -143,4 +165,6 @@ QUANTIZED: dict[str, Edit] = {
     "rounding half up": rounding_half_up,
     "addition before the scale": addition_before_the_scale,
     "coefficient of an exact function": coefficient_of_an_exact_function,
+    "sum off its grid": sum_off_its_grid,
+    "coarser grid of a sum": coarser_grid,
 }
