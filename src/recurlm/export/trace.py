@@ -8,24 +8,21 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import onnx
 import torch
-from onnx_ir.passes import Sequential
-from onnx_ir.passes.common import (
-    CommonSubexpressionEliminationPass,
-    DeduplicateInitializersPass,
-    NameFixPass,
-)
-from onnxscript import optimizer
 from torch import Tensor, nn
-from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from recurlm.export.exact_graph import REWRITTEN
 
-_from_torchlib = ONNXRegistry.from_torchlib
+if TYPE_CHECKING:
+    import onnx_ir
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+# The exporter and the passes are imported where they are called: they take as long as torch itself, and a verification,
+# which imports other parts of this package in each of its processes, traces nothing.
 
 
 @cache
@@ -34,7 +31,9 @@ def _operators(opset_version: int) -> ONNXRegistry:
 
     An einsum becomes the products that torch computes it by, which have an exact form.
     """
-    registry = _from_torchlib(opset_version=opset_version)
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    registry = ONNXRegistry.from_torchlib(opset_version=opset_version)
     del registry.functions["aten::einsum"]
     return registry
 
@@ -54,13 +53,13 @@ def trace(
     Returns:
         A graph with its weights as initializers, every Transpose of a weight folded, and no trace of this machine.
     """
-    batch = torch.export.Dim("batch")
+    registry, batch = _operators(opset), torch.export.Dim("batch")
     second = {name: {1: torch.export.Dim(dimension)} for name, dimension in (wide or {}).items()}
     shapes = tuple(({0: batch} if value.ndim else {}) | second.get(name, {}) for name, value in inputs.items())
     with (
         warnings.catch_warnings(),
         _quiet(logging.getLogger("torch.onnx")),
-        patch.object(ONNXRegistry, "from_torchlib", staticmethod(_operators)),
+        patch.object(type(registry), "from_torchlib", staticmethod(lambda opset_version: registry)),
     ):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -76,19 +75,28 @@ def trace(
             optimize=False,
         )
         assert program is not None
-        # What int8 and int4 have an exact form of is left for it, where it reads weights alone too.
-        fold = partial(optimizer.optimize_ir, should_fold=lambda node: False if node.op_type in REWRITTEN else None)
-        fold(program.model)
-        # Not before: a value that is two outputs is two values only now.
-        for value, name in zip(program.model.graph.outputs, outputs, strict=True):
-            value.name = name
-        # A gate is computed by the same node for the state and as an output.
-        Sequential(DeduplicateInitializersPass(size_limit=2**40), CommonSubexpressionEliminationPass())(program.model)
-        fold(program.model)  # a large weight's Transpose is folded only where nothing else reads the weight
-        NameFixPass()(program.model)  # a value within that has an output's name gets another one
+        _simplify(program.model, outputs)
     graph: onnx.GraphProto = program.model_proto.graph
     _clean(graph)
     return graph
+
+
+def _simplify(model: onnx_ir.Model, outputs: list[str]) -> None:
+    """Fold constants, give the outputs their names, and compute once what is computed twice."""
+    from onnx_ir.passes import Sequential
+    from onnx_ir.passes.common import CommonSubexpressionEliminationPass, DeduplicateInitializersPass, NameFixPass
+    from onnxscript import optimizer
+
+    # What int8 and int4 have an exact form of is left for it, where it reads weights alone too.
+    fold = partial(optimizer.optimize_ir, should_fold=lambda node: False if node.op_type in REWRITTEN else None)
+    fold(model)
+    # Not before: a value that is two outputs is two values only now.
+    for value, name in zip(model.graph.outputs, outputs, strict=True):
+        value.name = name
+    # A gate is computed by the same node for the state and as an output.
+    Sequential(DeduplicateInitializersPass(size_limit=2**40), CommonSubexpressionEliminationPass())(model)
+    fold(model)  # a large weight's Transpose is folded only where nothing else reads the weight
+    NameFixPass()(model)  # a value within that has an output's name gets another one
 
 
 def _as_arguments(module: nn.Module, shapes: tuple[dict[int, Any], ...]) -> tuple[Any, ...]:
