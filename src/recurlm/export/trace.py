@@ -53,27 +53,25 @@ def trace(
     Returns:
         A graph with its weights as initializers, every Transpose of a weight folded, and no trace of this machine.
     """
-    registry, batch = _operators(opset), torch.export.Dim("batch")
+    batch = torch.export.Dim("batch")
     second = {name: {1: torch.export.Dim(dimension)} for name, dimension in (wide or {}).items()}
     shapes = tuple(({0: batch} if value.ndim else {}) | second.get(name, {}) for name, value in inputs.items())
-    with (
-        warnings.catch_warnings(),
-        _quiet(logging.getLogger("torch.onnx")),
-        patch.object(type(registry), "from_torchlib", staticmethod(lambda opset_version: registry)),
-    ):
+    with warnings.catch_warnings(), _quiet(logging.getLogger("torch.onnx")):
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            module,
-            # One tensor given twice would be taken for one input, without a word.
-            tuple(value.clone() for value in inputs.values()),
-            input_names=list(inputs),
-            dynamic_shapes=_as_arguments(module, shapes),
-            opset_version=opset,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-            optimize=False,
-        )
+        registry = _operators(opset)
+        with patch.object(type(registry), "from_torchlib", staticmethod(lambda opset_version: registry)):
+            program = torch.onnx.export(
+                module,
+                # One tensor given twice would be taken for one input, without a word.
+                tuple(value.clone() for value in inputs.values()),
+                input_names=list(inputs),
+                dynamic_shapes=_as_arguments(module, shapes),
+                opset_version=opset,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+                optimize=False,
+            )
         assert program is not None
         _simplify(program.model, outputs)
     graph: onnx.GraphProto = program.model_proto.graph
