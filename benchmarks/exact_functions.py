@@ -1,4 +1,4 @@
-"""What the exact functions and sums of int8 cost in perplexity: models of `dvc repro`, with them and with the true ones.
+"""What the exact functions and sums of int8 cost in perplexity: models of `dvc repro`, with them and with true ones.
 
 The arithmetic is that of the int8 bundle, on the validation text, cut into lanes that are read side by side from a zero
 state; only the functions and sums between its products differ. Neighbouring roundings fall otherwise, which alone moves
