@@ -134,21 +134,21 @@ def coefficient_of_an_exact_function(part: Part) -> None:
 
 def sum_off_its_grid(part: Part) -> None:
     """Of numbers that are not rounded before: it hangs on the order in which they are added up."""
-    total, _, add = _sum_on_a_grid(part)
+    total, add = _sum_on_a_grid(part)
     total.input[0] = add.input[0]
 
 
 def coarser_grid(part: Part) -> None:
-    _, _, add = _sum_on_a_grid(part)
+    _, add = _sum_on_a_grid(part)
     part.scale(part.makes(add.input[1]), 1, 2)
 
 
-def _sum_on_a_grid(part: Part) -> tuple[NodeProto, NodeProto, NodeProto]:
-    """A sum, and what takes away and what adds the offset that rounds its numbers."""
+def _sum_on_a_grid(part: Part) -> tuple[NodeProto, NodeProto]:
+    """A sum, and what adds the offset that rounds its numbers."""
     for total in part.all("ReduceSum"):
         sub = next((node for node in part.all("Sub") if node.output[0] == total.input[0]), None)
         if sub is not None:
-            return total, sub, part.makes(sub.input[0])
+            return total, part.makes(sub.input[0])
     raise NotHereError("no sum on a grid")
 
 
