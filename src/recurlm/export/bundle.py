@@ -23,7 +23,6 @@ from recurlm.export.calibrate import quantizer_for
 from recurlm.export.generator import GeneratorGraph
 from recurlm.export.graphs import Builder, ExportCache
 from recurlm.export.quantize import ACTIVATIONS, count_products
-from recurlm.export.sampler import traced_beside
 from recurlm.model import LanguageModel
 from recurlm.objective import Objective, objective_of
 from recurlm.runtime import Filler, Generator
@@ -44,15 +43,10 @@ def write_all(
     text: Integer[np.ndarray, "time"],
 ) -> Iterator[tuple[Precision, dict[str, int]]]:
     """`write_graphs` in every precision of `settings`, each in a folder of its name: (precision, products)."""
-    suppressed = never_drawn(tokens["special"], objective_of(model))
-    with traced_beside(model.vocab_size, suppressed, settings.opset) as sampler:
-        cache = ExportCache(sampler=sampler)
-        for precision in settings.precisions:
-            (folder / precision).mkdir()
-            yield (
-                precision,
-                write_graphs(folder / precision, variant, model, tokens, settings, precision, text, cache),
-            )
+    cache = ExportCache()
+    for precision in settings.precisions:
+        (folder / precision).mkdir()
+        yield precision, write_graphs(folder / precision, variant, model, tokens, settings, precision, text, cache)
 
 
 def write_graphs(

@@ -5,7 +5,7 @@ No variant has export code of its own: everything rests on `Recurrence.step` and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -23,8 +23,8 @@ from recurlm.export.gates import join_gates
 from recurlm.export.products import join_functions, join_products
 from recurlm.export.quantization import Inputs
 from recurlm.export.quantize import Quantizer
-from recurlm.export.rewriter import ancestors
-from recurlm.export.sampler import Parts, Sampler, traced_parts
+from recurlm.export.rewriter import with_outputs
+from recurlm.export.sampler import Sampler, traced_parts
 from recurlm.export.sums import simplify
 from recurlm.export.trace import trace
 from recurlm.model import LanguageModel
@@ -45,8 +45,6 @@ class ExportCache:
     """What torch's exporter made of the model's modules."""
     inputs: dict[str, Inputs] = field(default_factory=dict)
     """Of its products, while it read the text that it is calibrated on."""
-    sampler: Callable[[], Parts] | None = None
-    """Gives the sampler's parts, traced elsewhere; left out, they are traced when they are needed."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +88,7 @@ class Builder:
 
     def sampler(self) -> Sampler:
         size = self.model.vocab_size
-        elsewhere = self.cache.sampler
-        return Sampler(
-            size, elsewhere() if elsewhere else traced_parts(size, tuple(self.suppressed), self.settings.opset)
-        )
+        return Sampler(size, traced_parts(size, tuple(self.suppressed), self.settings.opset))
 
     def _log_prob(self) -> onnx.GraphProto:
         rows = _rows(self.model.vocab_size)
@@ -256,16 +251,6 @@ def prefixed(values: Values) -> Values:
 def next_state(results: Values) -> Values:
     prefix = "next_state."
     return {name.removeprefix(prefix): value for name, value in results.items() if name.startswith(prefix)}
-
-
-def with_outputs(graph: onnx.GraphProto, outputs: list[str]) -> onnx.GraphProto:
-    """What of a graph some of its outputs are computed by."""
-    needed = ancestors(graph, set(outputs))
-    part = onnx.GraphProto(name=graph.name, input=graph.input)
-    part.node.extend(node for node in graph.node if needed.intersection(node.output))
-    part.initializer.extend(weight for weight in graph.initializer if weight.name in needed)
-    part.output.extend(output for output in graph.output if output.name in outputs)
-    return part
 
 
 _TOKEN = torch.zeros(2, dtype=torch.int64)

@@ -94,3 +94,13 @@ def ancestors(graph: onnx.GraphProto, outputs: set[str]) -> set[str]:
         if needed.intersection(node.output):
             needed.update(node.input)
     return needed
+
+
+def with_outputs(graph: onnx.GraphProto, outputs: list[str]) -> onnx.GraphProto:
+    """What of a graph some of its outputs are computed by."""
+    needed = ancestors(graph, set(outputs))
+    part = onnx.GraphProto(name=graph.name, input=graph.input)
+    part.node.extend(node for node in graph.node if needed.intersection(node.output))
+    part.initializer.extend(weight for weight in graph.initializer if weight.name in needed)
+    part.output.extend(output for output in graph.output if output.name in outputs)
+    return part

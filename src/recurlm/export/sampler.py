@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,9 +15,8 @@ from onnx import TensorProto
 
 from recurlm.export import sampling
 from recurlm.export.assemble import Graph, Shape
-from recurlm.export.steps import FunctionModule
+from recurlm.export.rewriter import with_outputs
 from recurlm.export.trace import trace
-from recurlm.stage import end_with_parent
 
 DOUBLE, INT = TensorProto.DOUBLE, TensorProto.INT64
 NUCLEUS = 256  # tokens ranked at first where top-p alone is asked for; all are, if these don't hold enough
@@ -113,19 +111,9 @@ class Sampler:
         return graph.inline(self._parts["remember"], {"seen": seen, "token": token})["remembered"]
 
 
-@contextmanager
-def traced_beside(vocab_size: int, suppressed: list[int], opset: int) -> Iterator[Callable[[], Parts]]:
-    """Trace the parts of a sampler in a process of their own; what is given waits for them.
-
-    No variant shapes them, and they take as long as all else that is traced of a model.
-    """
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=end_with_parent) as helper:
-        yield helper.submit(traced_parts, vocab_size, tuple(suppressed), opset).result
-
-
 @cache
 def traced_parts(vocab_size: int, suppressed: tuple[int, ...], opset: int) -> Parts:
-    """The functions of `sampling`, traced.
+    """The functions of `sampling`, traced: all at once, since each call of torch's exporter takes half a second.
 
     Args:
         suppressed: tokens that are never drawn.
@@ -142,10 +130,13 @@ def traced_parts(vocab_size: int, suppressed: tuple[int, ...], opset: int) -> Pa
     def limits(top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor) -> sampling.Limits:
         return sampling.limits(top_k, top_p, min_p, vocab_size)
 
-    functions: list[tuple[Callable[..., object], dict[str, torch.Tensor], list[str]]] = [
+    def scale(logits: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
+        return sampling.scale(logits, divisor, mask)
+
+    functions: list[tuple[Callable[..., Any], dict[str, torch.Tensor], list[str]]] = [
         (sampling.penalize, {"logits": rows, "seen": seen, "penalty": one}, ["penalized"]),
         (sampling.remember, {"seen": seen, "token": token}, ["remembered"]),
-        (sampling.scale, {"logits": rows, "divisor": one[:, None]}, ["scaled"]),
+        (scale, {"logits": rows, "divisor": one[:, None]}, ["scaled"]),
         (sampling.weights, {"scaled": rows}, ["weight"]),
         (limits, {"top_k": token, "top_p": one, "min_p": one}, list(asked)),
         (sampling.weigh, {"weight": weight}, ["whole"]),
@@ -153,9 +144,37 @@ def traced_parts(vocab_size: int, suppressed: tuple[int, ...], opset: int) -> Pa
         (sampling.cut, {"weight": weight, "ranked": ranked, "whole": whole, **asked}, ["kept"]),
         (sampling.draw, {"weight": weight, "threshold": whole}, ["token"]),
     ]
-    parts = {}
-    for function, inputs, outputs in functions:
-        constants = {"suppressed": mask} if function is sampling.scale else {}
-        wide = {"ranked": "width"} if "ranked" in inputs else {}
-        parts[function.__name__] = trace(FunctionModule(function, **constants), inputs, outputs, opset, wide)
-    return parts
+    inputs = {f"{call.__name__}.{name}": value for call, values, _ in functions for name, value in values.items()}
+    outputs = [f"{call.__name__}.{name}" for call, _, names in functions for name in names]
+    wide = {name: name.replace(".", "_") for name in inputs if name.endswith(".ranked")}
+    graph = trace(_Together([(call, len(values)) for call, values, _ in functions]), inputs, outputs, opset, wide)
+    return {call.__name__: _part(graph, f"{call.__name__}.") for call, _, _ in functions}
+
+
+class _Together(torch.nn.Module):
+    """Functions with their numbers of arguments, as one module that takes the arguments of all."""
+
+    def __init__(self, functions: list[tuple[Callable[..., Any], int]]) -> None:
+        super().__init__()
+        self.functions = functions
+
+    def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        left, results = iter(values), list[torch.Tensor]()
+        for function, arguments in self.functions:
+            result = function(*islice(left, arguments))
+            results.extend(result if isinstance(result, tuple) else [result])
+        return tuple(results)
+
+
+def _part(graph: onnx.GraphProto, prefix: str) -> onnx.GraphProto:
+    """What computes the outputs with this prefix, which their names and the inputs' lose."""
+    part = with_outputs(graph, [output.name for output in graph.output if output.name.startswith(prefix)])
+    inputs = [value for value in part.input if value.name.startswith(prefix)]
+    del part.input[:]
+    part.input.extend(inputs)
+    for value in (*part.input, *part.output):
+        value.name = value.name.removeprefix(prefix)
+    for node in part.node:
+        for names in (node.input, node.output):
+            names[:] = [name.removeprefix(prefix) for name in names]
+    return part

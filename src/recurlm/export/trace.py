@@ -56,7 +56,7 @@ def trace(
     batch = torch.export.Dim("batch")
     second = {name: {1: torch.export.Dim(dimension)} for name, dimension in (wide or {}).items()}
     shapes = tuple(({0: batch} if value.ndim else {}) | second.get(name, {}) for name, value in inputs.items())
-    with warnings.catch_warnings(), _quiet(logging.getLogger("torch.onnx")):
+    with warnings.catch_warnings(), _quiet(logging.getLogger("torch.onnx")), _quiet(logging.getLogger("onnxscript")):
         warnings.simplefilter("ignore")
         registry = _operators(opset)
         with patch.object(type(registry), "from_torchlib", staticmethod(lambda opset_version: registry)):
@@ -119,7 +119,7 @@ def _clean(graph: onnx.GraphProto) -> None:
 
 @contextmanager
 def _quiet(logger: logging.Logger) -> Iterator[None]:
-    """Hold a logger's warnings back for a while: torch's exporter reports missing torchvision operators."""
+    """Hold a logger's warnings back for a while: of missing torchvision operators, of what is not folded."""
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

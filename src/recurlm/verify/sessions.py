@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,15 @@ class Graphs:
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(names, feeds), strict=True))
 
+    def weights(self, name: str) -> dict[bytes, str]:
+        """Each array of numbers in `<name>.onnx`, by its shape and bytes; zeros and masks of −inf are no weights."""
+        found = {}
+        for tensor in _tensors(onnx.load(self.folder / f"{name}.onnx").graph):
+            array = onnx.numpy_helper.to_array(tensor)
+            if array.dtype == np.float32 and array.size > 1 and array.any() and np.isfinite(array).all():
+                found[repr(array.shape).encode() + array.tobytes()] = f"'{tensor.name}' {list(array.shape)}"
+        return found
+
     def step(
         self, token: Int[np.ndarray, "batch"], state: State
     ) -> tuple[Float[np.ndarray, "batch vocabulary"], State]:
@@ -116,6 +125,17 @@ class Graphs:
         feeds = {"tokens": tokens, "length": length, "uniform": uniform} | settings_of(sampling, len(tokens))
         results, _ = self.call("filler", feeds, state)
         return results["filled"], results["log_prob"]
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Of a graph and of the graphs within its nodes."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                yield attribute.t
+            elif attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _tensors(attribute.g)
 
 
 def settings_of(sampling: Sampling | Sequence[Sampling], batch: int) -> dict[str, np.ndarray[Any, Any]]:
