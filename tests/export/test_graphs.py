@@ -151,14 +151,14 @@ def test_texts_of_different_lengths_are_filled_and_scored_as_each_alone(exported
     _, graphs = sides(exported, name)
     tokens, lengths = text(3, 12), np.array([12, 1, 7])
     scored, _ = graphs.score(tokens, lengths)
-    filled, _ = graphs.fill(tokens, lengths, uniform(3, 12), GREEDY)
+    filled, *_ = graphs.fill(tokens, lengths, uniform(3, 12), GREEDY)
     for row, length in enumerate(lengths):
         alone = tokens[row : row + 1, :length]
         np.testing.assert_allclose(
             scored[row, :length], graphs.score(alone, lengths[row : row + 1])[0][0], rtol=1e-5, atol=1e-5
         )
         assert not scored[row, length:].any()
-        expected, _ = graphs.fill(alone, lengths[row : row + 1], uniform(1, length), GREEDY)
+        expected, *_ = graphs.fill(alone, lengths[row : row + 1], uniform(1, length), GREEDY)
         assert filled[row, :length].tolist() == expected[0].tolist()
 
 

@@ -122,11 +122,11 @@ def test_calls_in_parts_give_the_tokens_of_one_call(made: Made) -> None:
         chunked(made.graphs, text_of(5), uniform[0], FREE)
         return
     tokens, lengths = text_of(270).reshape(3, 90), np.array([90, 41, 1])
-    filled, _ = made.graphs.fill(tokens, lengths, uniform, FREE)
+    filled, *_ = made.graphs.fill(tokens, lengths, uniform, FREE)
     scored, _ = made.graphs.score(tokens, lengths)
     for row, length in enumerate(lengths):
         text, alone = tokens[row : row + 1, :length], lengths[row : row + 1]
-        expected, _ = made.graphs.fill(text, alone, uniform[row : row + 1, :length], FREE)
+        expected, *_ = made.graphs.fill(text, alone, uniform[row : row + 1, :length], FREE)
         np.testing.assert_array_equal(filled[row, :length], expected[0])
         np.testing.assert_allclose(scored[row, :length], made.graphs.score(text, alone)[0][0], rtol=1e-5, atol=1e-5)
         assert not scored[row, length:].any()

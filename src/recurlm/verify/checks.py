@@ -230,7 +230,7 @@ class Comparison:
         each = [sampling] * len(texts) if isinstance(sampling, Sampling) else list(sampling)
         tokens, lengths = padded(texts, FILLER)
         uniform = uniform[:, : tokens.shape[1]]
-        filled, log_prob = self.graphs.fill(tokens, lengths, uniform, each, _arrays(state))
+        filled, log_prob, _ = self.graphs.fill(tokens, lengths, uniform, each, _arrays(state))
         inside = np.arange(tokens.shape[1]) < lengths[:, None]
         found, logits = filled[inside], torch.cat(self.reference.logits(texts, state))
         scored = torch.log_softmax(logits, dim=-1).gather(1, torch.from_numpy(found[:, None]))[:, 0]

@@ -153,13 +153,18 @@ def _from(comparison: Comparison, first: Int[np.ndarray, "rows"], before: State)
     comparison.step(first, before)
     draw = np.random.default_rng(rows)
     tokens = np.stack([first, draw.integers(2, reference.model.vocab_size, rows)], axis=1)
-    if comparison.cloze:
-        comparison.scored(list(tokens), before)
-        comparison.filled(list(tokens), draw.random((rows, 2), np.float32), FREE, before)
-        return
     state = {name: value.numpy() for name, value in before.items()}
     one, two = (torch.from_numpy(np.ascontiguousarray(column)) for column in tokens.T)
     after = reference.step(one, before)[1]
+    if comparison.cloze:
+        uniform, lengths = draw.random((rows, 2), np.float32), np.full(rows, 2)
+        comparison.scored(list(tokens), before)
+        comparison.filled(list(tokens), uniform, FREE, before)
+        forwards, backwards = reference.step(two, after)[1], reference.step(one, reference.step(two, before)[1])[1]
+        ends = {name: (forwards if name.startswith("left.") else backwards)[name] for name in before}
+        comparison.states(graphs.score(tokens, lengths, state)[1], ends, "of scorer.onnx")
+        comparison.states(graphs.fill(tokens, lengths, uniform, FREE, state)[2], ends, "of filler.onnx")
+        return
     number = np.full((rows, 1), 0.5, np.float32)
     for sampling in (FREE, MIXED[1]):  # for either loop
         comparison.states(graphs.generate(tokens[:, :1], number, sampling, state)[1], after, "of generator.onnx")

@@ -37,7 +37,8 @@ class Graphs:
     ) -> tuple[dict[str, np.ndarray[Any, Any]], State]:
         """Run `<name>.onnx` from a state (None: zeros): its outputs by name, and the next state.
 
-        A cloze model's scorer and filler take no state: where one is given, a copy of the graph runs whose loops do.
+        A cloze model's scorer and filler take no state and give none: where one is given, a copy of the graph runs
+        whose loops begin with it, and whose outputs are also the states that they end with.
 
         Raises:
             GraphError: onnxruntime stops with an error, as at an index that is out of range.
@@ -46,28 +47,34 @@ class Graphs:
         spec = description["state_spec"] if file in STATEFUL[description["objective"]] else {}
         try:
             if state and not spec:
-                return self._run_from(file, {**feeds, **{f"state.{each}": value for each, value in state.items()}}), {}
+                return self._run_from(file, feeds, state)
             if name not in self._sessions:
                 self._sessions[name] = GraphSession(self.folder / file, spec, self.threads)
             return self._sessions[name].run(None, feeds, state)
         except (exceptions.Fail, exceptions.InvalidArgument, exceptions.RuntimeException) as error:
             raise GraphError(f"{name}.onnx does not run: {' '.join(str(error).split())}") from None
 
-    def _run_from(self, file: str, feeds: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    def _run_from(
+        self, file: str, feeds: Mapping[str, Any], state: State
+    ) -> tuple[dict[str, np.ndarray[Any, Any]], State]:
         """Run a graph whose loops begin with states of zeros, from other ones: all else in it stays as it is."""
         model = onnx.load(self.folder / file)
+        outputs, spec = [output.name for output in model.graph.output], self._description["state_spec"]
         carried = [
             (node, at) for node in model.graph.node if node.op_type == "Loop" for at in range(2, len(node.input))
         ]
-        for (node, at), (name, shape) in zip(carried, self._description["state_spec"].items(), strict=True):
-            node.input[at] = f"state.{name}"
-            model.graph.input.append(make_tensor_value_info(node.input[at], TensorProto.FLOAT, ["batch", *shape]))
+        for (node, at), (name, shape) in zip(carried, spec.items(), strict=True):
+            node.input[at], node.output[at - 2] = f"state.{name}", f"next_state.{name}"  # nothing reads the latter
+            for end, value in ((model.graph.input, node.input[at]), (model.graph.output, node.output[at - 2])):
+                end.append(make_tensor_value_info(value, TensorProto.FLOAT, ["batch", *shape]))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-        names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, feeds), strict=True))
+        given = {**feeds, **{f"state.{name}": value for name, value in state.items()}}
+        names = [*outputs, *(f"next_state.{name}" for name in spec)]
+        results = dict(zip(names, session.run(names, given), strict=True))
+        return results, {name: results.pop(f"next_state.{name}") for name in spec}
 
     def weights(self, name: str) -> dict[bytes, str]:
         """Each array of numbers in `<name>.onnx`, by its shape and bytes; zeros and masks of −inf are no weights."""
@@ -120,11 +127,11 @@ class Graphs:
         uniform: Float[np.ndarray, "batch time"],
         sampling: Sampling | Sequence[Sampling],
         state: State | None = None,
-    ) -> tuple[Int[np.ndarray, "batch time"], Float[np.ndarray, "batch time"]]:
-        """The drawn tokens, and the log-probability of each."""
+    ) -> tuple[Int[np.ndarray, "batch time"], Float[np.ndarray, "batch time"], State]:
+        """The drawn tokens, and the log-probability of each; and the states after the text, where some are given."""
         feeds = {"tokens": tokens, "length": length, "uniform": uniform} | settings_of(sampling, len(tokens))
-        results, _ = self.call("filler", feeds, state)
-        return results["filled"], results["log_prob"]
+        results, after = self.call("filler", feeds, state)
+        return results["filled"], results["log_prob"], after
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
