@@ -1,6 +1,7 @@
 """How good a recurrent model is after so many seconds, counted from the start of the process.
 
     python benchmarks/time_to_quality.py --corpus input.txt --budget 60      # seconds; also 600 and 3600
+    python benchmarks/time_to_quality.py --corpus input.txt --budget 60 --seeds 3      # one run after the other
     python benchmarks/time_to_quality.py --corpus input.txt --budget 60 --tune
     python benchmarks/time_to_quality.py --corpus data/corpus --words 10000 --budget 75 --target 61.1
 
@@ -13,7 +14,9 @@ Two protocols: `streamed` reads all in one, the state carried on; `cold_256` is 
 each from a zero state, as a model with a context of 256 sees them. On its way the run only keeps copies of its weights;
 they are scored once it is over, so that a point of the curve costs no time within the budget.
 
-The last line of output is one line of JSON; `--json FILE` keeps it with all points. Settings are those of params.yaml
+The last line of output is one line of JSON; `--json FILE` keeps it with all points. Beside seconds it has what does not
+hang on the machine: steps, epochs, and the operations of the products. Of several seeds it has the mean, the standard
+deviation and each value, beside the figures of the first. Settings are those of params.yaml
 with what SETTINGS below replaces, and KEY=VALUE on the command line after that: `data.batch_size=64 hidden_size=256`.
 """
 
@@ -22,10 +25,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 OPENED = time.time()
 
@@ -47,6 +53,7 @@ import torch  # noqa: E402
 from common import (  # noqa: E402
     PARAMS,
     add_json_option,
+    command,
     configure,
     parse_changes,
     seconds,
@@ -60,9 +67,11 @@ from recurlm.corpus.reader import open_split  # noqa: E402
 from recurlm.errors import InputError, exit_cleanly  # noqa: E402
 from recurlm.evaluation.perplexity import score  # noqa: E402
 from recurlm.model import LanguageModel, build, count_parameters  # noqa: E402
+from recurlm.storage import read_json  # noqa: E402
 from recurlm.tokens.special import special_ids  # noqa: E402
 from recurlm.tokens.tokenizer import learn_tokenizer  # noqa: E402
 from recurlm.training.batches import Stream  # noqa: E402
+from recurlm.training.estimate import work_of  # noqa: E402
 from recurlm.training.loop import train  # noqa: E402
 from recurlm.training.machine import tune_malloc  # noqa: E402
 
@@ -188,6 +197,38 @@ def settings(kind: str, budget: float, changes: list[str]) -> tuple[TrainConfig,
     return configure(PARAMS.variant("lstm"), evaluations | tuned | parse_changes(changes))
 
 
+def operations_a_step(config: TrainConfig, block: ModelConfig, vocab_size: int, stream: Stream) -> float:
+    """Multiplications and additions of a step's products, the optimizer's among them."""
+    work = work_of("lstm", block, config, vocab_size, stream, 0)
+    assert work is not None
+    return work.operations / work.steps
+
+
+def several(arguments: argparse.Namespace) -> None:
+    """A run a seed, each in a process of its own, whose clock begins with it."""
+    options = {name: getattr(arguments, name) for name in ("corpus", "budget", "words", "target", "steps")}
+    given = [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
+    runs: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(1, arguments.seeds + 1):
+            file = Path(folder) / f"{seed}.json"
+            program = [sys.executable, __file__, *given, *(["--tune"] if arguments.tune else []), *arguments.changes]
+            done = subprocess.run([*program, "--seed", str(seed), "--json", str(file)], stdout=subprocess.DEVNULL)
+            if done.returncode:
+                sys.exit(done.returncode)
+            runs.append(read_json(file))
+    names = [
+        name for name in runs[0] if name.startswith("loss") or name in ("perplexity", "steps", "epochs", "operations")
+    ]
+    seeds = {name: [run[name] for run in runs] for name in names}
+    summary = {
+        name: {"mean": statistics.fmean(values), "spread": statistics.stdev(values), "values": values}
+        for name, values in seeds.items()
+    }
+    write_figures(arguments.json, {**runs[0], "command": command(), "seeds": summary})
+    print(json.dumps({"budget": arguments.budget, "seeds": summary}))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True)
@@ -198,12 +239,17 @@ def main() -> None:
     add_json_option(parser)
     parser.add_argument("--steps", type=int, help="in place of the time: so many steps")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", type=int, metavar="N", help="that many runs, of the seeds 1 to N (2 or more)")
     parser.add_argument(
         "changes", nargs="*", metavar="KEY=VALUE", help="of train, by dotted keys, or of the variant's block"
     )
     arguments = parser.parse_args()
     if not arguments.corpus.exists():
         raise InputError(f"{arguments.corpus}: no such file or folder")
+    if arguments.seeds is not None:
+        if arguments.seeds < 2:
+            raise InputError(f"--seeds {arguments.seeds}: a spread needs two or more")
+        return several(arguments)
 
     tune_malloc()
     torch.manual_seed(arguments.seed)
@@ -249,6 +295,7 @@ def main() -> None:
         "budget": arguments.budget,
         "parameters": count_parameters(model),
         "epochs": tokens / stream.tokens,
+        "operations": operations_a_step(config, block, text.vocab_size, stream) * steps,
         "tokens_per_second": tokens / result.training_seconds,
         "matmul_fraction": operations / matmul_rate(),
         "precision": result.precision,
