@@ -31,7 +31,7 @@ def main() -> None:
 
             tune(compare, plan, stop_on_signals())
         else:
-            from recurlm.compare.seeds import score_seeds, train_seeds
+            from recurlm.compare.runs import score_seeds, train_seeds
 
             train_seeds(compare, plan, stop_on_signals()) if stage == "train" else score_seeds(compare, plan)
     except StoppedError as stopped:

@@ -17,8 +17,8 @@ import yaml
 from configs import CHECKOUT, merged, write_params
 from tiny_project import TINY, write_tiny_corpus
 
-from recurlm.compare import results, seeds, settings, tune
-from recurlm.compare.runs import Texts
+from recurlm.compare import results, settings, tune
+from recurlm.compare.runs import Texts, score_seeds, train_seeds
 from recurlm.compare.settings import Compare, Plan, read_plan
 from recurlm.corpus import writer
 from recurlm.errors import InputError
@@ -90,11 +90,11 @@ def test_neither_tune_nor_train_opens_the_test_text(project: Compare, opened: li
     opened.clear()
     plan = read_plan(project, "gru")
     tune.tune(project, plan)
-    seeds.train_seeds(project, plan)
+    train_seeds(project, plan)
     assert {"train.bin", "validation.bin"} <= set(opened)
     assert not {"test.bin", "test.starts.npy"} & set(opened)
     with pytest.raises(InputError, match=r"test\.bin: corrupted"):
-        seeds.score_seeds(project, plan)
+        score_seeds(project, plan)
     assert "test.bin" in opened
 
 
@@ -191,14 +191,14 @@ def test_training_that_was_killed_ends_with_the_same_models(
 ) -> None:
     plan, folder = read_plan(project, "gru"), project.folder / "models/gru"
     tune.tune(project, plan)
-    seeds.train_seeds(project, plan)
+    train_seeds(project, plan)
     undisturbed = contents(folder)
     for part in ("models", "running"):
         shutil.rmtree(project.folder / part)
     for steps in (0, 3, 2):
         with pytest.raises(StoppedError):
-            seeds.train_seeds(project, plan, stop_after(steps))
-    seeds.train_seeds(project, plan)
+            train_seeds(project, plan, stop_after(steps))
+    train_seeds(project, plan)
     assert capfd.readouterr().err.count("goes on from its checkpoint") == 3
     assert contents(folder) == undisturbed
     assert undisturbed["1/model.safetensors"] != undisturbed["2/model.safetensors"]
@@ -209,8 +209,8 @@ def test_the_units_add_up_to_the_score(project: Compare, documents: int, unit: s
     compare = write_compare(merged(SMALL, {"score": {"min_documents": documents}}))
     plan = read_plan(compare, "gru")
     tune.tune(compare, plan)
-    seeds.train_seeds(compare, plan)
-    seeds.score_seeds(compare, plan)
+    train_seeds(compare, plan)
+    score_seeds(compare, plan)
     found, test = read_json(compare.folder / "scores/gru.json"), open_tokens(compare.folder / "tokens", "test")
     assert found["unit"] == unit
     assert len(found["tokens"]) == len(found["nats"]["1"])
@@ -335,8 +335,8 @@ def test_the_whole_ends_with_a_table_a_page_and_trials_in_mlflow_and_again_with_
     project = write_compare(SMALL | {"variants": ["gru"]})
     plan: Plan = read_plan(project, "gru")
     tune.tune(project, plan)
-    seeds.train_seeds(project, plan)
-    seeds.score_seeds(project, plan)
+    train_seeds(project, plan)
+    score_seeds(project, plan)
     found = []
     for _ in range(2):
         runpy.run_path(str(CHECKOUT / "compare/report.py"), run_name="__main__")

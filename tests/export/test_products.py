@@ -11,8 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from recurlm.export.products import join_functions, join_products
-from recurlm.export.quantization import quantize_int4, quantize_int8
-from recurlm.export.quantize import ACTIVATIONS, Quantizer, count_products
+from recurlm.export.quantize import ACTIVATIONS, Quantizer, count_products, quantize_int4, quantize_int8
 from recurlm.export.rewriter import key_of
 
 

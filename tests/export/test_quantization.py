@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from recurlm.export.quantization import Int8Weights, quantize_int4, quantize_int8, quantize_table
+from recurlm.export.quantize import Int8Weights, quantize_int4, quantize_int8, quantize_table
 
 MATRICES = arrays.arrays(
     np.float32,

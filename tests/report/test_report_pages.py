@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from recurlm import config
 from recurlm.errors import InputError
-from recurlm.report import charts, page, page_tables
+from recurlm.report import charts, page, tables
 from recurlm.report.build import build
 from recurlm.report.drawing import Palette, svg
 from recurlm.report.metrics import COLUMNS, Metrics, read_metrics
@@ -252,7 +252,7 @@ def test_no_text_can_add_a_column_or_a_row_in_markdown(text: str) -> None:
 
 def test_nothing_is_pointed_out_where_all_are_equal(root: Path) -> None:
     results = load_results(root, config.load(root / "params.yaml"))
-    rows = page_tables.comparison(results, read_metrics(results)).rows
+    rows = tables.comparison(results, read_metrics(results)).rows
     same = [column for column in zip(*rows, strict=True) if len({cell.text for cell in column}) == 1]
     assert same
     assert not any(cell.best for column in same for cell in column)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recurlm.errors import InputError
-from recurlm.runtime.stop import MAX_STOP_LENGTH, MAX_STOPS, StopSearch, validate_stops
+from recurlm.runtime.generator import MAX_STOP_LENGTH, MAX_STOPS, StopSearch, validate_stops
 
 TEXT = st.text("ab\n", max_size=30)
 

@@ -21,7 +21,7 @@ from tiny_bundles import TinyBundles
 from recurlm.runtime import Bundle
 from recurlm.runtime.session import GraphError
 from recurlm.serving.app import create_app
-from recurlm.serving.logprobs import Logprobs
+from recurlm.serving.completions import Logprobs
 from recurlm.serving.middleware import Metrics
 from recurlm.serving.models import load_models
 from recurlm.serving.settings import Settings

@@ -14,7 +14,7 @@ from tiny_bundles import TinyBundles
 from recurlm.runtime import Generator, GraphSession
 from recurlm.runtime.sampling import Sampling
 from recurlm.runtime.session import State
-from recurlm.serving.logprobs import Logprobs
+from recurlm.serving.completions import Logprobs
 from recurlm.serving.scheduler import MAX_CHUNK, PREFILL_TOKENS, Scheduler, Sequence, rows_are_independent
 
 WORDS = ["king", "night", "naïve", "to be or not", "", "storm " * (PREFILL_TOKENS + 30)]

@@ -22,7 +22,7 @@ from mlflow import MlflowClient
 from mlflow_project import finish, pipelines, runs, serving, start, track
 
 from recurlm.errors import InputError
-from recurlm.tracking import lease, store
+from recurlm.tracking import store
 from recurlm.tracking.registry import versions_of
 from recurlm.tracking.store import DamagedStoreError
 from recurlm.tracking.sync import sync
@@ -214,37 +214,37 @@ def test_clones_on_several_machines_that_log_at_once_log_each_result_once(
 def test_a_machine_that_died_while_it_logged_is_not_waited_for_long(
     tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
-    monkeypatch.setattr(lease, "POLL_SECONDS", 0.1)
-    monkeypatch.setattr(lease, "EXPIRES_SECONDS", 2.0)
+    monkeypatch.setattr(store, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(store, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(store, "EXPIRES_SECONDS", 2.0)
     place = store.Store(server, None)
     with place.connected() as client:
-        tags = {lease.MACHINE: "another", lease.HOLDER: "dead", lease.BEAT: "7"}
+        tags = {store.MACHINE: "another", store.HOLDER: "dead", store.BEAT: "7"}
         client.create_registered_model("lonely.lease", tags)
         held: list[str] = []
 
         def log(name: str) -> None:
-            with lease.leased(client, place, "lonely"):
+            with store.leased(client, place, "lonely"):
                 held.append(name)
                 Event().wait(3.0)  # longer than a lease lasts without a beat
                 held.append(name)
 
         # Two that wait, as if on two machines: the second one is not let in while the first still lives.
         threads = [Thread(target=log, args=(name,)) for name in ("a", "b")]
-        monkeypatch.setattr(lease.socket, "gethostname", iter(("one", "two")).__next__)
+        monkeypatch.setattr(store.socket, "gethostname", iter(("one", "two")).__next__)
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         assert held in (["a", "a", "b", "b"], ["b", "b", "a", "a"])
-        assert lease._tags(client, "lonely.lease") == {}
+        assert store._tags(client, "lonely.lease") == {}
 
 
 def test_two_machines_that_find_the_same_holder_dead_do_not_both_take_its_place(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "POLL_SECONDS", 0.5)
-    monkeypatch.setattr(lease, "EXPIRES_SECONDS", 0.0)
+    monkeypatch.setattr(store, "POLL_SECONDS", 0.5)
+    monkeypatch.setattr(store, "EXPIRES_SECONDS", 0.0)
     both, delete, order, held = Barrier(2), MlflowClient.delete_registered_model, iter((0.0, 0.4)), Lock()
 
     def together(client: MlflowClient, name: str) -> None:
@@ -254,7 +254,7 @@ def test_two_machines_that_find_the_same_holder_dead_do_not_both_take_its_place(
         delete(client, name)
 
     def log(client: MlflowClient, name: str) -> None:
-        lease._take(client, "twice.lease", {lease.MACHINE: name, lease.HOLDER: name, lease.BEAT: "0"})
+        lease._take(client, "twice.lease", {store.MACHINE: name, store.HOLDER: name, store.BEAT: "0"})
         alone.append(held.acquire(blocking=False))
         time.sleep(2.0)
         held.release()
@@ -263,13 +263,13 @@ def test_two_machines_that_find_the_same_holder_dead_do_not_both_take_its_place(
 
     alone: list[bool] = []
     with store.Store(server, None).connected() as client:
-        client.create_registered_model("twice.lease", {lease.HOLDER: "dead", lease.BEAT: "7"})
+        client.create_registered_model("twice.lease", {store.HOLDER: "dead", store.BEAT: "7"})
         monkeypatch.setattr(MlflowClient, "delete_registered_model", together)
         threads = [Thread(target=log, args=(client, name)) for name in ("a", "b")]
         for thread in threads:
             thread.start()
         time.sleep(0.7)
-        monkeypatch.setattr(lease, "EXPIRES_SECONDS", 60.0)
+        monkeypatch.setattr(store, "EXPIRES_SECONDS", 60.0)
         for thread in threads:
             thread.join()
     assert alone == [True, True]

@@ -11,8 +11,7 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from recurlm.compare.settings import Compare
 from recurlm.storage import read_json
-from recurlm.tracking.lease import leased
-from recurlm.tracking.store import KEY, find, open_experiment
+from recurlm.tracking.store import KEY, find, leased, open_experiment
 
 CHILD_OF = "mlflow.parentRunId"  # MLflow's own tag
 

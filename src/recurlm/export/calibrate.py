@@ -13,8 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from recurlm.config import Export, Precision
 from recurlm.export.graphs import Builder, ExportCache
-from recurlm.export.quantization import Inputs, quantize_int4, quantize_int8
-from recurlm.export.quantize import Product, Quantizer
+from recurlm.export.quantize import Inputs, Product, Quantizer, quantize_int4, quantize_int8
 from recurlm.export.rewriter import Array, key_of, product_weights
 from recurlm.model import LanguageModel
 from recurlm.objective import bidirectional, objective_of

@@ -21,8 +21,7 @@ from recurlm.export.assemble import Carried, Graph, Trip
 from recurlm.export.exact_graph import rewrite
 from recurlm.export.gates import join_gates
 from recurlm.export.products import join_functions, join_products
-from recurlm.export.quantization import Inputs
-from recurlm.export.quantize import Quantizer
+from recurlm.export.quantize import Inputs, Quantizer
 from recurlm.export.rewriter import with_outputs
 from recurlm.export.sampler import Sampler, traced_parts
 from recurlm.export.sums import simplify

@@ -13,7 +13,7 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Undefined
 from markupsafe import Markup
 
-from recurlm.report import charts, claims, page_tables
+from recurlm.report import charts, claims, tables
 from recurlm.report.drawing import INK, VEGA_LITE, Chart, Palette, config
 from recurlm.report.heat_map import FILE as HEAT_MAP
 from recurlm.report.heat_map import HeatMap
@@ -61,10 +61,10 @@ def context(results: Results, metrics: Metrics, samples: tuple[Sample, ...], hea
         "params": results.params,
         "margins": {"farther": claims.FARTHER, "faster": claims.FASTER, "lower": claims.LOWER},
         "floor": charts.FLOOR,
-        "comparison": page_tables.comparison(results, metrics),
-        "validation": page_tables.validation(results, metrics),
+        "comparison": tables.comparison(results, metrics),
+        "validation": tables.validation(results, metrics),
         "claims": claims.table(results, metrics),
-        "frames": page_tables.frames(results, metrics),
+        "frames": tables.frames(results, metrics),
         "charts": draw(results, metrics, palette),
         "gaps": {**metrics.gaps, **_gaps(results, metrics)},
         "gateless": [name for name in diagnosed if name not in gated],
@@ -91,7 +91,7 @@ def legend(palette: Palette) -> dict[str, Any]:
 def draw(results: Results, metrics: Metrics, palette: Palette) -> dict[str, tuple[Chart, ...]]:
     """The charts, by the section that shows them."""
     tolerance = results.params.diagnose.context.tolerance_nats
-    bundles, times = page_tables.bundles(results), page_tables.training_times(metrics)
+    bundles, times = tables.bundles(results), tables.training_times(metrics)
     drawn = {
         "scores": charts.scores(metrics, palette),
         "curves": charts.learning_curves(metrics, palette),

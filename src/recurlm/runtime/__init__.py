@@ -9,10 +9,9 @@
 An instance keeps nothing of a call: any number of threads may use one at once.
 
     bundle       the folder that ships           session      one graph and its state, in onnxruntime
-    tokenizer    text ↔ token ids                graph_file   what a graph's file asks for
-    generator    text generation                 sampling     settings, random numbers
-    filler       mask filling                    scorer       log-likelihoods
-    stop         stop sequences
+    tokenizer    text ↔ token ids                sampling     settings, random numbers
+    generator    text generation                 filler       mask filling
+    scorer       log-likelihoods
 """
 
 from recurlm.runtime.bundle import Bundle

@@ -17,9 +17,8 @@ from starlette.middleware import Middleware
 from recurlm import __version__
 from recurlm.runtime.filler import MARKER, MAX_WORD_TOKENS
 from recurlm.serving import schema
-from recurlm.serving.completions import CompletionJob
+from recurlm.serving.completions import CompletionJob, token_text
 from recurlm.serving.exceptions import ApiError, add_error_handlers
-from recurlm.serving.logprobs import token_text
 from recurlm.serving.middleware import ApiKey, BodyLimit, Metrics, RequestMetrics
 from recurlm.serving.models import LoadedModel, choose_model
 from recurlm.serving.settings import SMALL_TOKENS, Limits, Settings

@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
+
+from recurlm.runtime import GraphSession
+from recurlm.runtime.generator import StopSearch, validate_stops
 from recurlm.runtime.sampling import Sampling
-from recurlm.runtime.stop import StopSearch, validate_stops
-from recurlm.runtime.tokenizer import Decoder
+from recurlm.runtime.session import State
+from recurlm.runtime.tokenizer import Decoder, Vocabulary
 from recurlm.serving import schema
 from recurlm.serving.engine import Engine
 from recurlm.serving.exceptions import ApiError, streamed_error
-from recurlm.serving.logprobs import Logprobs, TokenLogprob, token_text
 from recurlm.serving.models import LoadedModel
 from recurlm.serving.scheduler import Sequence as TokenSequence
 from recurlm.serving.scheduler import Share
@@ -325,3 +328,49 @@ def _offsets(text: str, ids: list[int], model: LoadedModel) -> list[int]:
         offsets.append(size)
         size += len(decoder.feed([token]))
     return offsets
+
+
+# Log-probabilities of a text's tokens, and of the likeliest alternatives, by step.onnx.
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token's log-probability, and those of the likeliest tokens in its place."""
+
+    token: int
+    log_prob: float
+    top: list[tuple[int, float]]
+
+
+class Logprobs:
+    """Reads one text token by token. A copy goes on with another text that begins with the same tokens."""
+
+    def __init__(self, session: GraphSession, top: int) -> None:
+        """`session`: of step.onnx; `top`: the number of alternatives."""
+        self.session, self.top = session, top
+        self._state: State | None = None
+        self._log_probs: Any = None  # [vocabulary], of the token after those that were read
+
+    def read(self, tokens: Iterable[int], score: bool = True) -> list[TokenLogprob]:
+        """Read the text's next tokens, of which `<bos>` comes first and is not scored; their log-probabilities."""
+        scored = []
+        for token in tokens:
+            if score and self._log_probs is not None:
+                scored.append(self._score(token))
+            results, self._state = self.session.run(["logits"], {"token": np.array([token])}, self._state)
+            logits = results["logits"][0].astype(np.float64)
+            self._log_probs = logits - (logits.max() + np.log(np.exp(logits - logits.max()).sum()))
+        return scored
+
+    def _score(self, token: int) -> TokenLogprob:
+        likeliest = np.argsort(-self._log_probs, kind="stable")[: self.top].tolist()
+        top = [(other, float(self._log_probs[other])) for other in likeliest]
+        return TokenLogprob(token, float(self._log_probs[token]), top)
+
+
+def token_text(token: int, vocabulary: Vocabulary) -> str:
+    """A token as text; its bytes where they are no whole characters, its name where it is a special token."""
+    text = vocabulary.text([token])
+    if vocabulary.kind == "bpe" and "\ufffd" in text:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in vocabulary.token_bytes([token]))
+    return text or str(vocabulary.tokenizer.id_to_token(token))

@@ -13,8 +13,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from recurlm.errors import InputError
+from recurlm.runtime.generator import MAX_STOP_LENGTH, MAX_STOPS
 from recurlm.runtime.session import GraphError
-from recurlm.runtime.stop import MAX_STOP_LENGTH, MAX_STOPS
 
 log = logging.getLogger("uvicorn.error")
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, m
 
 from recurlm.runtime.bundle import Bundle, Task
 from recurlm.runtime.filler import MARKER
-from recurlm.runtime.stop import MAX_STOP_LENGTH, MAX_STOPS
+from recurlm.runtime.generator import MAX_STOP_LENGTH, MAX_STOPS
 from recurlm.serving.settings import Limits
 
 LARGEST_SEED = 2**63 - 1

@@ -20,16 +20,14 @@ from mlflow.entities import LoggedModelStatus, Metric, Run, RunTag
 from recurlm import config
 from recurlm.report.lock import locked_stages
 from recurlm.report.metrics import read_metrics
-from recurlm.report.page_tables import comparison
 from recurlm.report.results import Result, Results, best, load_results
-from recurlm.report.tables import markdown
+from recurlm.report.tables import comparison, markdown
 from recurlm.tracking import describe, store, view
 from recurlm.tracking.describe import PARENT, Training
-from recurlm.tracking.lease import leased
 from recurlm.tracking.live import TRAINING
 from recurlm.tracking.pyfunc_model import verified_description
 from recurlm.tracking.registry import Registry
-from recurlm.tracking.store import KEY
+from recurlm.tracking.store import KEY, leased
 
 STATE = "recurlm.state"  # tag of a pipeline's run: a hash of the runs and of the report that it shows
 LONGEST_NOTE = 5000  # characters that every store accepts in a tag
