@@ -225,22 +225,37 @@ def assert_settings(shape: str) -> None:
     assert f'"hidden_size": {hidden}' in program
 
 
+def effort(run: dict[str, Any]) -> list[str]:
+    """Seeds, steps, epochs and operations of a run of time_to_quality.py, as its pages tell them."""
+    seeds = run.get("seeds", {})
+    steps, epochs = (seeds[name]["mean"] if seeds else run[name] for name in ("steps", "epochs"))
+    operations = f"{seeds['operations']['mean'] / 1e12:,.0f}" if seeds else "—"
+    return [str(len(seeds["steps"]["values"])) if seeds else "1", f"{steps:,.0f}", f"{epochs:.1f}", operations]
+
+
+def figure(run: dict[str, Any], name: str, digits: int) -> str:
+    """One value, or the mean and spread of several."""
+    if "seeds" not in run:
+        return f"{run[name]:.{digits}f}"
+    return "{mean:.{digits}f} ± {spread:.{digits}f}".format(**run["seeds"][name], digits=digits)
+
+
 def test_losses_after_a_minute_are_those_of_their_json() -> None:
     table = BENCHMARKS.table("## Loss after a minute")
     assert [row[0] for row in table.rows] == ["60", "600", "3600"]
     for seconds, shape, *cells in table.rows:
         assert_settings(shape)
         run = result(f"characters-{seconds}")
-        losses = [f"{run['loss_cold_256']:.4f}", f"{run['loss_streamed']:.4f}"]
+        losses = [figure(run, name, 4) for name in ("loss_cold_256", "loss_streamed")]
         assert run["budget"] == float(seconds)
-        assert cells == [f"{run['parameters']:,}", f"{run['epochs']:.1f}", *losses]
+        assert cells == [f"{run['parameters']:,}", *effort(run), *losses]
 
 
 def test_perplexities_of_words_are_those_of_their_json() -> None:
     for seconds, shape, *cells in BENCHMARKS.table("## Words").rows:
         assert_settings(shape)
         run = result(f"words-{seconds}")
-        assert cells == [f"{run['parameters']:,}", f"{run['epochs']:.1f}", f"{run['perplexity']:.1f}"]
+        assert cells == [f"{run['parameters']:,}", *effort(run), figure(run, "perplexity", 1)]
 
 
 def test_other_runs_are_those_of_their_json() -> None:
