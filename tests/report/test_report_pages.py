@@ -277,3 +277,9 @@ def test_the_labels_of_precisions_have_sides_of_their_own() -> None:
     labels = [layer["mark"] for layer in chart.spec["layer"] if layer["mark"]["type"] == "text"]
     assert len({(mark["align"], mark.get("dy", 0)) for mark in labels}) == len(charts.PRECISIONS)
     svg(chart)  # Vega takes it
+
+
+def test_no_two_of_many_variants_have_one_colour_and_one_shape() -> None:
+    palette = Palette(tuple(f"v{number}" for number in range(27)))
+    assert len({(palette.colours[name], palette.shapes[name]) for name in palette.names}) == 27
+    assert len({palette.shapes[name] for name in palette.names[:8]}) == 8

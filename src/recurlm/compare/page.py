@@ -109,7 +109,7 @@ def _state(results: Results, palette: Palette) -> Chart:
             "precision": precision,
             "µs": part["speed"][f"generation_us_{precision}"],
             "nats": part["nats_per_token"],
-            "label": f"fp32, {part['state_bytes']:,} bytes" if precision == "fp32" else "int8",
+            "bytes": part["state_bytes"],
         }
         for name, part in results["variants"].items()
         for precision in ("fp32", "int8")
@@ -120,16 +120,19 @@ def _state(results: Results, palette: Palette) -> Chart:
         y=alt.Y("nats:Q", title="test nats per token", scale=alt.Scale(zero=False, padding=15)),
         color=palette.colour(frame),
     )
-    labels = chart.encode(text="label:N")
+    ends = [int(frame["bytes"].min()), int(frame["bytes"].max())]
+    legend = alt.Legend(orient="bottom", title="state, bytes", values=ends, format=",", symbolType="circle")
+    size = alt.Size("bytes:Q", scale=alt.Scale(type="log", domain=ends, range=[40, 400]), legend=legend)
+    marks = chart.encode(shape=palette.shape(frame), size=size)
     layers = [
         chart.mark_line(strokeWidth=1, opacity=0.5),
-        chart.mark_point(filled=True, size=80, opacity=1).encode(shape=palette.shape(frame)),
-        *(  # one above and one below: the two points may be close together
-            labels.transform_filter(alt.datum.precision == precision).mark_text(dy=dy, fontSize=10)
-            for precision, dy in (("fp32", -11), ("int8", 12))
+        *(
+            marks.transform_filter(alt.datum.precision == precision).mark_point(filled=filled, opacity=1)
+            for precision, filled in (("fp32", False), ("int8", True))
         ),
     ]
-    return palette.chart("Test loss against generation time; bytes: of the state", alt.LayerChart(layer=layers), frame)
+    caption = "Test loss against generation time: int8 filled, fp32 not; size: bytes of the state"
+    return palette.chart(caption, alt.LayerChart(layer=layers), frame)
 
 
 def lead(results: Results) -> str:

@@ -42,7 +42,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Palette:
-    """The colour and the shape of each variant, by its place in params.yaml."""
+    """The colour and the shape of each variant, by its place in params.yaml: no two have both."""
 
     names: tuple[str, ...]
     cloze: tuple[str, ...] = ()  # the variants that legends mark as cloze models
@@ -57,19 +57,24 @@ class Palette:
     def colours(self) -> dict[str, str]:
         return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(self.names)}
 
+    @property
+    def shapes(self) -> dict[str, str]:
+        rounds = len(COLOURS)  # where colours come again, they come with the next shape
+        return {name: SHAPES[(place + place // rounds) % len(SHAPES)] for place, name in enumerate(self.names)}
+
     def drawn(self, frame: pd.DataFrame) -> tuple[str, ...]:
         """The variants that have rows."""
         return tuple(name for name in self.names if name in set(frame["variant"]))
 
     def colour(self, frame: pd.DataFrame) -> alt.Color:
-        return alt.Color("variant:N", scale=self._scale(frame, COLOURS), legend=self._legend())
+        return alt.Color("variant:N", scale=self._scale(frame, self.colours), legend=self._legend())
 
     def shape(self, frame: pd.DataFrame) -> alt.Shape:
-        return alt.Shape("variant:N", scale=self._scale(frame, SHAPES), legend=self._legend())
+        return alt.Shape("variant:N", scale=self._scale(frame, self.shapes), legend=self._legend())
 
-    def _scale(self, frame: pd.DataFrame, values: tuple[str, ...]) -> alt.Scale:
+    def _scale(self, frame: pd.DataFrame, values: dict[str, str]) -> alt.Scale:
         drawn = self.drawn(frame)
-        return alt.Scale(domain=list(drawn), range=[values[self.names.index(name) % len(values)] for name in drawn])
+        return alt.Scale(domain=list(drawn), range=[values[name] for name in drawn])
 
     def _legend(self) -> alt.Legend:
         label = f"datum.label + (indexof({list(self.cloze)}, datum.label) < 0 ? '' : ' (cloze)')"
