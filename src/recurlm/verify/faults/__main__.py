@@ -16,20 +16,21 @@ import argparse
 import json
 import shlex
 import sys
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from recurlm import config
-from recurlm.config import ModelConfig, Params, Precision
+from recurlm.config import ModelConfig, Params
 from recurlm.errors import exit_cleanly
-from recurlm.stage import DATA
+from recurlm.stage import end_with_parent
 from recurlm.storage import write_json
 from recurlm.strict_yaml import load_yaml
-from recurlm.verify.faults.plant import Outcome, Subject, from_data, plant_all, tiny_subjects
+from recurlm.verify.faults.plant import Outcome, plant_variant
 
 
 def main() -> None:
@@ -41,26 +42,38 @@ def main() -> None:
     parser.add_argument("variants", nargs="*", metavar="variant", help="of params.yaml; left out, all")
     parser.add_argument("--precision", action="append", choices=("fp32", "int8", "int4"), help="may be given again")
     parser.add_argument("--tiny", action="store_true", help="small models with random weights in place of data/")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="a variant each at a time")
     parser.add_argument("--only", default="", metavar="TEXT", help="faults whose name contains it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the last line, and the same of each bundle")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     params = read_params(arguments.variants, arguments.tiny)
     outcome, precisions = Outcome(), arguments.precision or list(params.export.precisions)
-    bundles: dict[str, dict[str, Any]] = {variant: {} for variant in params.variants}
-    with tempfile.TemporaryDirectory() as parent:
-        for variant in bundles:
-            for subject in subjects(Path(parent), variant, precisions, params, arguments.tiny):
-                plant_all(subject, outcome, lambda name: arguments.only in name, lambda line: print(line, flush=True))
-                bundles[variant][subject.precision] = outcome.summary(f"{variant} {subject.precision}, ")
+    plant = partial(plant_variant, precisions=precisions, params=params, tiny=arguments.tiny, only=arguments.only)
+    with in_processes(arguments.processes) as over:
+        for one in over(plant, params.variants):
+            outcome.add(one)
     for name in outcome.absent:
         print(f"{name}: nothing of the kind here")
     if arguments.json:
         command = shlex.join(["python", "-m", "recurlm.verify.faults", *sys.argv[1:]])
+        bundles = {
+            variant: {precision: outcome.summary(f"{variant} {precision}, ") for precision in precisions}
+            for variant in params.variants
+        }
         write_json(arguments.json, {"command": command, **outcome.summary(), "bundles": bundles})
     print(json.dumps(outcome.summary(), ensure_ascii=False))
     if outcome.missed:
         sys.exit(1)
+
+
+@contextmanager
+def in_processes(count: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """`map`, over so many processes."""
+    if count == 1:
+        yield map
+        return
+    with ProcessPoolExecutor(count, get_context("spawn"), initializer=end_with_parent) as pool:
+        yield pool.map
 
 
 def read_params(variants: list[str], small: bool) -> Params:
@@ -76,13 +89,6 @@ def read_params(variants: list[str], small: bool) -> Params:
         more = {name: ModelConfig(**(params.model | block)) for name, block in blocks.items()}
         params = params.model_copy(update={"variants": more | params.variants})
     return params.model_copy(update={"variants": {name: params.variant(name) for name in names}})
-
-
-def subjects(root: Path, variant: str, precisions: list[Precision], params: Params, tiny: bool) -> Iterable[Subject]:
-    """The bundles of a variant: of the pipeline's folder, or small ones."""
-    if tiny:
-        return tiny_subjects(variant, precisions, params, root)
-    return (from_data(DATA, variant, precision, params, root / variant / precision) for precision in precisions)
 
 
 if __name__ == "__main__":

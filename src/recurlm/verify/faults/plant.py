@@ -8,7 +8,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from recurlm.export.bundle import write_bundle, write_graphs
 from recurlm.export.graphs import ExportCache
 from recurlm.model import LanguageModel, build, count_parameters
 from recurlm.objective import objective_of
+from recurlm.stage import DATA
 from recurlm.storage import read_json, sha256_of
 from recurlm.tokens.files import TokenFile, open_tokens
 from recurlm.tokens.special import BOS, special_ids
@@ -95,6 +96,11 @@ class Outcome:
     caught: dict[str, str] = field(default_factory=dict)  # name → check
     missed: list[str] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)  # where the bundle has nothing of the kind
+
+    def add(self, other: Outcome) -> None:
+        self.caught |= other.caught
+        self.missed += other.missed
+        self.absent += other.absent
 
     def summary(self, begin: str = "") -> dict[str, Any]:
         """Of the faults whose names begin so: "lstm int8, " are those of a bundle."""
@@ -218,3 +224,20 @@ def random_model(variant: str, config: ModelConfig) -> LanguageModel:
         noise = torch.randn_like(parameter) * 0.4
         parameter.copy_(noise if parameter.ndim > 1 else parameter + noise)
     return small
+
+
+def plant_variant(variant: str, precisions: list[Precision], params: Params, tiny: bool, only: str) -> Outcome:
+    """Plant the faults whose names contain `only` in the bundles of a variant."""
+    torch.set_num_threads(1)
+    outcome = Outcome()
+    with tempfile.TemporaryDirectory() as root:
+        for subject in subjects(Path(root), variant, precisions, params, tiny):
+            plant_all(subject, outcome, lambda name: only in name, partial(print, flush=True))
+    return outcome
+
+
+def subjects(root: Path, variant: str, precisions: list[Precision], params: Params, tiny: bool) -> Iterable[Subject]:
+    """The bundles of a variant: of the pipeline's folder, or small ones."""
+    if tiny:
+        return tiny_subjects(variant, precisions, params, root)
+    return (from_data(DATA, variant, precision, params, root / variant / precision) for precision in precisions)
