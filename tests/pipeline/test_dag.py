@@ -131,16 +131,16 @@ def test_an_experiment_runs_the_stages_of_the_edited_block_alone_and_is_a_run_of
 def test_a_new_cell_is_one_file_one_line_in_the_registry_and_one_block_and_a_new_variant_is_the_block(
     project: Project,
 ) -> None:
-    """A cell whose state is a row; one whose state is a matrix a head, in residual blocks; a bidirectional GRU."""
-    around = {"block": "residual", "conv": 4, "mlp_ratio": 1.0}
+    """A cell whose state is a row, one whose state is a matrix a head; a bidirectional GRU, an LSTM in blocks."""
     add_cell(project, "mgu", "MGU", Path(__file__).with_name("minimal_gated_unit.py"))
-    add_cell(project, "matrix", "LinearAttention", CHECKOUT / "tests/cells/linear_attention.py", heads=2, **around)
+    add_cell(project, "matrix", "LinearAttention", CHECKOUT / "tests/cells/linear_attention.py", heads=2)
     add_block(project, "bigru", cell="gru", bidirectional=True)
+    add_block(project, "lstm_blocks", cell="lstm", block="residual", conv=4, mlp_ratio=1.0)
     changed = {line[3:] for line in project.git("status", "--porcelain").splitlines()}
     files = {f"src/recurlm/variants/{name}.py" for name in ("__init__", "mgu", "matrix")}
     assert changed == {"params.yaml", *files}
 
-    names = ("mgu", "matrix", "bigru")
+    names = ("mgu", "matrix", "bigru", "lstm_blocks")
     assert project.repro() == {"report", "track", *stages_of(*names)}
     metrics = project.folder / "data/metrics"
     for name in names:
@@ -153,8 +153,9 @@ def test_a_new_cell_is_one_file_one_line_in_the_registry_and_one_block_and_a_new
                 assert name in page.read_text(encoding="utf-8"), page
     assert json.loads((metrics / "mgu.json").read_bytes())["test"]["bits_per_byte"] > 0
     bundle = json.loads((project.folder / "data/onnx/matrix/int8/bundle.json").read_bytes())
-    assert [2, 5, 8] in bundle["state_spec"].values()
-    assert json.loads((metrics / "diagnostics/bigru.json").read_bytes())["gates"]["reported"]
+    assert list(bundle["state_spec"].values()) == [[2, 5, 8]]
+    for name in ("bigru", "lstm_blocks"):
+        assert json.loads((metrics / f"diagnostics/{name}.json").read_bytes())["gates"]["reported"]
     scores = json.loads((metrics / "bigru.json").read_bytes())
     assert scores["objective"] == "cloze"
     assert scores["test"]["pseudo_bits_per_byte"] > 0

@@ -254,7 +254,7 @@ def test_two_machines_that_find_the_same_holder_dead_do_not_both_take_its_place(
         delete(client, name)
 
     def log(client: MlflowClient, name: str) -> None:
-        lease._take(client, "twice.lease", {store.MACHINE: name, store.HOLDER: name, store.BEAT: "0"})
+        store._take(client, "twice.lease", {store.MACHINE: name, store.HOLDER: name, store.BEAT: "0"})
         alone.append(held.acquire(blocking=False))
         time.sleep(2.0)
         held.release()
