@@ -263,6 +263,15 @@ def test_a_loss_at_equal_seconds_lies_on_the_curves_and_is_none_before_them() ->
     assert results.at(curves, 50) is None
 
 
+@pytest.mark.parametrize(("units", "verdict"), [(9, "not shown"), (10, "better")])
+def test_a_few_units_show_nothing(units: int, verdict: str) -> None:
+    """However far the seeds lie apart."""
+    found = results.against(noisy(-0.5)[:, :units], noisy(0.0, draw=3)[:, :units], TOKENS[:units], SCORE)
+    assert found
+    assert found["verdict"] == verdict
+    assert (found["interval"] is None) == (units < 10)
+
+
 def test_one_seed_shows_nothing() -> None:
     found = results.against(noisy(-0.05)[:1], UNITS[None], TOKENS, SCORE)
     assert found

@@ -10,6 +10,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from recurlm.compare.results import FEWEST_UNITS
 from recurlm.report.drawing import Chart, Palette, base, lines, png
 from recurlm.report.page import as_html, legend
 from recurlm.report.tables import Column, Table, grid, markdown
@@ -139,6 +140,8 @@ def lead(results: Results) -> str:
     """What was done, in one paragraph."""
     trials = next(iter(results["variants"].values()))["trials"]
     interval = f"{results['confidence']:.0%} bootstrap intervals over {results['units']} {results['unit']}s"
+    if results["units"] < FEWEST_UNITS:
+        interval = f"no intervals, since {results['units']} {results['unit']}s are too few"
     return (
         f"Each variant was tuned by {trials} trials of {results['trial_tokens']:,} tokens, trained on "
         f"{results['training_tokens']:,} tokens from {len(results['seeds'])} seed(s), and scored once on "

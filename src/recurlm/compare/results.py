@@ -17,6 +17,7 @@ from recurlm.diagnostics.intervals import Bootstrap, Interval
 from recurlm.errors import InputError
 from recurlm.storage import read_json
 
+FEWEST_UNITS = 10  # drawn again from fewer, a bootstrap knows too little of how units differ
 Curve = list[tuple[float, float]]  # (tokens, validation nats a token)
 
 
@@ -117,7 +118,9 @@ def against(
 
 
 def interval(amounts: Float[np.ndarray, "units"], tokens: Int[np.ndarray, "units"], settings: Score) -> Interval | None:
-    """The bootstrap interval of Σ amounts / Σ tokens; None for fewer than two units."""
+    """The bootstrap interval of Σ amounts / Σ tokens; None for fewer than FEWEST_UNITS."""
+    if len(tokens) < FEWEST_UNITS:
+        return None
     return Bootstrap(settings.resamples, settings.confidence, settings.seed).ratio(amounts, tokens)
 
 
