@@ -19,6 +19,8 @@ VEGA_LITE = "6.4"
 # After Okabe & Ito 2008, "Color universal design"; the dark one of its pair where a line must stand out on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#7f7f7f", "#e69f00", "#56b4e9", "#9467bd")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-left", "triangle-right")
+# The same as characters, none of which is drawn as an emoji.
+MARKS = dict(zip(SHAPES, "●■▲◆✚▼◄►", strict=True))
 INK, PAPER = "#1f2328", "#ffffff"
 # Vega knows no `currentColor`: what has this colour takes the text's.
 CURRENT = "#010203"

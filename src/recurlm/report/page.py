@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Undefined
 from markupsafe import Markup
 
 from recurlm.report import charts, claims, tables
-from recurlm.report.drawing import INK, VEGA_LITE, Chart, Palette, config
+from recurlm.report.drawing import INK, MARKS, VEGA_LITE, Chart, Palette, config
 from recurlm.report.heat_map import FILE as HEAT_MAP
 from recurlm.report.heat_map import HeatMap
 from recurlm.report.metrics import Metrics
@@ -85,7 +85,8 @@ def palette_of(results: Results) -> Palette:
 
 def legend(palette: Palette) -> dict[str, Any]:
     """What html.j2 knows of the variants."""
-    return {"colours": palette.colours, "cloze": palette.cloze, "none_text": NONE}
+    marks = {name: MARKS[shape] for name, shape in palette.shapes.items()}
+    return {"colours": palette.colours, "marks": marks, "cloze": palette.cloze, "none_text": NONE}
 
 
 def draw(results: Results, metrics: Metrics, palette: Palette) -> dict[str, tuple[Chart, ...]]:
