@@ -238,8 +238,9 @@ def main() -> None:
     parser.add_argument("--target", type=float, metavar="PERPLEXITY", help="say when the curve first came below it")
     add_json_option(parser)
     parser.add_argument("--steps", type=int, help="in place of the time: so many steps")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seeds", type=int, metavar="N", help="that many runs, of the seeds 1 to N (2 or more)")
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=int, default=1)
+    seeds.add_argument("--seeds", type=int, metavar="N", help="that many runs, of the seeds 1 to N (2 or more)")
     parser.add_argument(
         "changes", nargs="*", metavar="KEY=VALUE", help="of train, by dotted keys, or of the variant's block"
     )

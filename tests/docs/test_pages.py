@@ -327,6 +327,20 @@ def test_how_many_faults_were_caught_is_what_their_json_says() -> None:
     assert len(faults["missed"]) == faults["planted"] - faults["caught"]
 
 
+def test_what_is_said_of_the_comparison_is_in_its_json() -> None:
+    found = result("compare-plays")["variants"]
+    better = [name for name, part in found.items() if (part["against_reference"] or {}).get("verdict") == "better"]
+    assert sorted(better) == ["hgrn2", "mingru", "rglru"]
+    assert found["slstm"]["against_reference"]["verdict"] == "not shown"
+    shares = [found[name]["perplexity_per_token"] / found["lstm"]["perplexity_per_token"] for name in better]
+    text = " ".join(Page("docs/compare.md").text.split())
+    assert f"by {1 - max(shares):.0%} to {1 - min(shares):.0%} of its perplexity".replace("%", " %") in text
+    lead = found["lstm"]["validation_nats_at_equal_seconds"] - found["mingru"]["validation_nats_at_equal_seconds"]
+    assert f"By equal seconds minGRU leads the LSTM by {lead:.2f} nats" in text
+    matrices = [found[name]["state_bytes"] for name in ("hgrn2", "mamba2", "kda", "gated_deltanet")]
+    assert matrices == [14 * found["lstm"]["state_bytes"]] * 4
+
+
 def test_scores_of_the_memory_tasks_are_those_of_their_json() -> None:
     table, cells = Page("docs/compare.md").table("at the longest trained length"), result("memory_tasks")["cells"]
     assert list(table.by_first_cell) == list(cells)

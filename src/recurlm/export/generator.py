@@ -29,7 +29,7 @@ class GeneratorGraph:
 
     def __init__(self, builder: Builder) -> None:
         self.builder = builder
-        self.read = builder.read()  # before the sampler, whose parts another process may still be tracing
+        self.read = builder.read()
         self.size = builder.model.vocab_size
         self.graph = graph = Graph()
         self.prompt = graph.input("prompt", INT, ["batch", "prompt_time"])

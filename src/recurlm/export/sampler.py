@@ -16,6 +16,7 @@ from onnx import TensorProto
 from recurlm.export import sampling
 from recurlm.export.assemble import Graph, Shape
 from recurlm.export.rewriter import with_outputs
+from recurlm.export.steps import FunctionModule
 from recurlm.export.trace import trace
 
 DOUBLE, INT = TensorProto.DOUBLE, TensorProto.INT64
@@ -147,23 +148,17 @@ def traced_parts(vocab_size: int, suppressed: tuple[int, ...], opset: int) -> Pa
     inputs = {f"{call.__name__}.{name}": value for call, values, _ in functions for name, value in values.items()}
     outputs = [f"{call.__name__}.{name}" for call, _, names in functions for name in names]
     wide = {name: name.replace(".", "_") for name in inputs if name.endswith(".ranked")}
-    graph = trace(_Together([(call, len(values)) for call, values, _ in functions]), inputs, outputs, opset, wide)
-    return {call.__name__: _part(graph, f"{call.__name__}.") for call, _, _ in functions}
 
-
-class _Together(torch.nn.Module):
-    """Functions with their numbers of arguments, as one module that takes the arguments of all."""
-
-    def __init__(self, functions: list[tuple[Callable[..., Any], int]]) -> None:
-        super().__init__()
-        self.functions = functions
-
-    def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def together(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """All functions, each on its own arguments."""
         left, results = iter(values), list[torch.Tensor]()
-        for function, arguments in self.functions:
-            result = function(*islice(left, arguments))
+        for call, given, _ in functions:
+            result = call(*islice(left, len(given)))
             results.extend(result if isinstance(result, tuple) else [result])
         return tuple(results)
+
+    graph = trace(FunctionModule(together), inputs, outputs, opset, wide)
+    return {call.__name__: _part(graph, f"{call.__name__}.") for call, _, _ in functions}
 
 
 def _part(graph: onnx.GraphProto, prefix: str) -> onnx.GraphProto:

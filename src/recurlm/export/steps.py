@@ -24,16 +24,14 @@ class Step(nn.Module):
 
 
 class FunctionModule(nn.Module):
-    """A function of tensors; `constants` are given to it by name, and traced under those names."""
+    """A function of tensors."""
 
-    def __init__(self, function: Callable[..., Any], **constants: Tensor) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
         self.function = function
-        for name, value in constants.items():
-            self.register_buffer(name, value)
 
     def forward(self, *inputs: Tensor) -> Any:
-        results = self.function(*inputs, **dict(self.named_buffers()))
+        results = self.function(*inputs)
         return tuple(results) if isinstance(results, tuple) else results
 
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from recurlm import config
 from recurlm.config import ModelConfig, Params
-from recurlm.errors import exit_cleanly
+from recurlm.errors import InputError, exit_cleanly
 from recurlm.stage import end_with_parent
 from recurlm.storage import write_json
 from recurlm.strict_yaml import load_yaml
@@ -46,6 +46,8 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="TEXT", help="faults whose name contains it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the last line, and the same of each bundle")
     arguments = parser.parse_args()
+    if arguments.processes < 1:
+        raise InputError(f"--processes {arguments.processes}: one or more")
     params = read_params(arguments.variants, arguments.tiny)
     outcome, precisions = Outcome(), arguments.precision or list(params.export.precisions)
     plant = partial(plant_variant, precisions=precisions, params=params, tiny=arguments.tiny, only=arguments.only)
