@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import add_json_option, write_figures
-from time_to_quality import STARTED, Text, words
+from texts import Text, words
+from time_to_quality import STARTED
 from torch import Tensor, nn
 from torch.nn import functional as F
 

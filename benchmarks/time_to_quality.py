@@ -2,6 +2,7 @@
 
     python benchmarks/time_to_quality.py --corpus input.txt --budget 60      # seconds; also 600 and 3600
     python benchmarks/time_to_quality.py --corpus input.txt --budget 60 --seeds 3      # one run after the other
+    python benchmarks/time_to_quality.py --corpus input.txt --budget 600 --models 2    # a mixture of two
     python benchmarks/time_to_quality.py --corpus input.txt --budget 60 --tune
     python benchmarks/time_to_quality.py --corpus data/corpus --words 10000 --budget 75 --target 61.1
 
@@ -14,6 +15,9 @@ Two protocols: `streamed` reads all in one, the state carried on; `cold_256` is 
 each from a zero state, as a model with a context of 256 sees them. On its way the run only keeps copies of its weights;
 they are scored once it is over, so that a point of the curve costs no time within the budget.
 
+A mixture predicts with the mean of its models' probabilities. Each model has a seed and a thread of its own, as many
+train side by side as torch has threads, and they share the seconds; what they share them for is not tuned.
+
 The last line of output is one line of JSON; `--json FILE` keeps it with all points. Beside seconds it has what does not
 hang on the machine: steps, epochs, and the operations of the products. Of several seeds it has the mean, the standard
 deviation and each value, beside the figures of the first. Settings are those of params.yaml
@@ -24,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -31,7 +36,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 OPENED = time.time()
 
@@ -60,16 +65,14 @@ from common import (  # noqa: E402
     square_matrices,
     write_figures,
 )
+from texts import Text, characters, words  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
-from recurlm.config import ModelConfig, Tokenize, TrainConfig, override  # noqa: E402
-from recurlm.corpus.reader import open_split  # noqa: E402
+from recurlm.config import Evaluate, ModelConfig, TrainConfig  # noqa: E402
+from recurlm.diagnostics.likelihoods import split_nll  # noqa: E402
 from recurlm.errors import InputError, exit_cleanly  # noqa: E402
-from recurlm.evaluation.perplexity import score  # noqa: E402
 from recurlm.model import LanguageModel, build, count_parameters  # noqa: E402
 from recurlm.storage import read_json  # noqa: E402
-from recurlm.tokens.special import special_ids  # noqa: E402
-from recurlm.tokens.tokenizer import learn_tokenizer  # noqa: E402
 from recurlm.training.batches import Stream  # noqa: E402
 from recurlm.training.estimate import work_of  # noqa: E402
 from recurlm.training.loop import train  # noqa: E402
@@ -116,71 +119,41 @@ SETTINGS: dict[str, dict[float, dict[str, float]]] = {
 }
 
 
-class Text(NamedTuple):
-    """What is learned from and what is scored, as ids, each document begun by `<bos>`."""
-
-    training: np.ndarray
-    scored: np.ndarray
-    starts: np.ndarray  # of the scored documents, and their end
-    vocab_size: int
-    special: dict[str, int]
-
-
-def characters(path: Path, tune: bool) -> Text:
-    """The 90/10 split of a text file."""
-    text = path.read_text(encoding="utf-8")
-    text, rest = text[: int(0.9 * len(text))], text[int(0.9 * len(text)) :]
-    if tune:
-        text, rest = text[: int(0.9 * len(text))], text[int(0.9 * len(text)) :]
-    return encode([text], [rest], override(PARAMS.tokenize, {"kind": "char"}))
-
-
-def words(folder: Path, vocab_size: int, tune: bool) -> Text:
-    """The train and validation splits of a corpus that `fetch` made."""
-    training, validation = (
-        ["".join(pieces) for pieces in open_split(folder, split).documents()] for split in ("train", "validation")
-    )
-    if tune:
-        held_out = max(1, len(training) // 20)
-        training, validation = training[:-held_out], training[-held_out:]
-    return encode(training, validation, override(PARAMS.tokenize, {"kind": "word", "vocab_size": vocab_size}))
-
-
-def encode(training: list[str], scored: list[str], kind: Tokenize) -> Text:
-    tokenizer = learn_tokenizer(training, kind)
-    special = special_ids(tokenizer)
-
-    def ids(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        parts = [np.array([special["bos"], *encoding.ids]) for encoding in tokenizer.encode_batch_fast(texts)]
-        return np.concatenate(parts), np.cumsum([0, *map(len, parts)])
-
-    scored_ids, starts = ids(scored)
-    return Text(ids(training)[0], scored_ids, starts, tokenizer.get_vocab_size(), special)
-
-
-def cold(model: LanguageModel, ids: np.ndarray) -> float:
-    """Mean nats per token over all whole windows, each read from a zero state."""
+def cold(model: LanguageModel, ids: np.ndarray) -> np.ndarray:
+    """The nats of every token of all whole windows, each read from a zero state."""
     count = (len(ids) - 2) // WINDOW
     tokens = torch.from_numpy(ids[1 : 2 + count * WINDOW].astype(np.int64))  # <bos> is no part of a window
     inputs, targets = tokens[:-1].view(count, WINDOW), tokens[1:].view(count, WINDOW)
-    total, training = 0.0, model.training
+    nats, training = [], model.training
     model.eval()
     with torch.no_grad():
         for rows, expected in zip(inputs.split(64), targets.split(64), strict=True):
             logits, _ = model(rows, model.initial_state(len(rows)))
-            total += F.cross_entropy(logits.flatten(0, 1), expected.flatten(), reduction="sum").item()
+            nats.append(F.cross_entropy(logits.flatten(0, 1), expected.flatten(), reduction="none"))
     model.train(training)
-    return total / inputs.numel()
+    return torch.cat(nats).numpy().astype(np.float64)
 
 
-def streamed(model: LanguageModel, text: Text) -> float:
-    nats, tokens = score(model, text.scored, text.starts, 4096, 512, 64)
-    return nats / tokens
+def streamed(model: LanguageModel, text: Text) -> np.ndarray:
+    """The nats of every token of text, the state carried on."""
+    windows = Evaluate(batch_size=64, window_tokens=4096, context_tokens=512)
+    scored = split_nll(model, text.scored, text.starts, windows)
+    return scored.nats[scored.text].astype(np.float64)
+
+
+def nats_of_tokens(model: LanguageModel, text: Text, words: bool) -> dict[str, np.ndarray]:
+    """By each protocol, the nats of every token that it scores."""
+    nats = {"loss_streamed": streamed(model, text)}
+    return nats if words else {**nats, f"loss_cold_{WINDOW}": cold(model, text.scored)}
 
 
 def scores(model: LanguageModel, text: Text, words: bool) -> dict[str, float]:
-    losses = {"loss_streamed": streamed(model, text)}
-    return losses if words else {**losses, f"loss_cold_{WINDOW}": cold(model, text.scored)}
+    return {name: float(nats.mean()) for name, nats in nats_of_tokens(model, text, words).items()}
+
+
+def mixed(nats: list[np.ndarray]) -> float:
+    """The mean loss of the mixture: of the mean of the models' probabilities of each token."""
+    return float(np.mean(np.log(len(nats)) - np.logaddexp.reduce([-each for each in nats])))
 
 
 def matmul_rate() -> float:
@@ -191,10 +164,19 @@ def matmul_rate() -> float:
 
 def settings(kind: str, budget: float, changes: list[str]) -> tuple[TrainConfig, ModelConfig]:
     """What a run of a budget is trained with, and what the command line changes in it."""
-    table = SETTINGS[kind]
-    tuned = table[max(least for least in table if least <= budget)]
     evaluations = {"evaluation.num_evals": 6 if budget < 300 else 12}
-    return configure(PARAMS.variant("lstm"), evaluations | tuned | parse_changes(changes))
+    return configure(PARAMS.variant("lstm"), evaluations | tuned(kind, budget) | parse_changes(changes))
+
+
+def tuned(kind: str, budget: float) -> dict[str, float]:
+    table = SETTINGS[kind]
+    return table[max(least for least in table if least <= budget)]
+
+
+def read(arguments: argparse.Namespace) -> Text:
+    if arguments.words:
+        return words(arguments.corpus, arguments.words, arguments.tune)
+    return characters(arguments.corpus, arguments.tune)
 
 
 def operations_a_step(config: TrainConfig, block: ModelConfig, vocab_size: int, stream: Stream) -> float:
@@ -204,16 +186,21 @@ def operations_a_step(config: TrainConfig, block: ModelConfig, vocab_size: int, 
     return work.operations / work.steps
 
 
+def program(arguments: argparse.Namespace, *names: str, **replaced: Any) -> list[str]:
+    """The command line of a run in a process of its own, with options of this one's and others in their place."""
+    options = {name: getattr(arguments, name) for name in ("corpus", "words", "steps", *names)} | replaced
+    given = [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
+    return [sys.executable, __file__, *given, *(["--tune"] if arguments.tune else [])]
+
+
 def several(arguments: argparse.Namespace) -> None:
     """A run a seed, each in a process of its own, whose clock begins with it."""
-    options = {name: getattr(arguments, name) for name in ("corpus", "budget", "words", "target", "steps")}
-    given = [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(1, arguments.seeds + 1):
             file = Path(folder) / f"{seed}.json"
-            program = [sys.executable, __file__, *given, *(["--tune"] if arguments.tune else []), *arguments.changes]
-            done = subprocess.run([*program, "--seed", str(seed), "--json", str(file)], stdout=subprocess.DEVNULL)
+            run = program(arguments, "budget", "target", "models", seed=seed, json=file)
+            done = subprocess.run([*run, *arguments.changes], stdout=subprocess.DEVNULL)
             if done.returncode:
                 sys.exit(done.returncode)
             runs.append(read_json(file))
@@ -229,6 +216,62 @@ def several(arguments: argparse.Namespace) -> None:
     print(json.dumps({"budget": arguments.budget, "seeds": summary}))
 
 
+def mixture(arguments: argparse.Namespace) -> None:
+    """Train the models of a mixture, each by one thread of a process of its own, and score the mixture."""
+    kind = "words" if arguments.words else "characters"
+    lanes = min(arguments.models, torch.get_num_threads())
+    turns = math.ceil(arguments.models / lanes)
+    chosen = [f"{key}={value}" for key, value in tuned(kind, arguments.budget / turns).items()] + arguments.changes
+    first = (arguments.seed - 1) * arguments.models + 1
+    seeds = list(range(first, first + arguments.models))
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(turns):
+            begun, those = elapsed(), seeds[turn * lanes : (turn + 1) * lanes]
+            train_side_by_side(arguments, those, (arguments.budget - begun) / (turns - turn), chosen, Path(folder))
+        runs = [read_json(Path(folder) / f"{seed}.json") for seed in seeds]
+        weights = [torch.load(Path(folder) / f"{seed}.pt") for seed in seeds]
+    text = read(arguments)
+    nats: dict[str, list[np.ndarray]] = {}
+    for each in weights:
+        model = build("lstm", settings(kind, arguments.budget, chosen)[1], text.vocab_size)
+        model.load_state_dict(each)
+        for name, of_tokens in nats_of_tokens(model, text, bool(arguments.words)).items():
+            nats.setdefault(name, []).append(of_tokens)
+    figures = {
+        "seconds": begun + max(run["seconds"] for run in runs[-len(those) :]),
+        **{name: sum(run[name] for run in runs) for name in ("steps", "epochs", "operations", "parameters")},
+        **{name: mixed(of_models) for name, of_models in nats.items()},
+        "budget": arguments.budget,
+        "models": arguments.models,
+        "side_by_side": lanes,
+        "each": {name: [float(of_tokens.mean()) for of_tokens in of_models] for name, of_models in nats.items()},
+        "precision": runs[0]["precision"],
+        "threads": lanes,
+    }
+    if arguments.words:
+        figures["perplexity"] = float(np.exp(figures["loss_streamed"]))
+    write_figures(arguments.json, figures)
+    print(json.dumps(figures))
+
+
+def train_side_by_side(
+    arguments: argparse.Namespace, seeds: list[int], budget: float, chosen: list[str], folder: Path
+) -> None:
+    """Train a model a seed; its weights and figures come into `folder`."""
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    processes = []
+    for seed in seeds:
+        run = program(arguments, budget=budget, seed=seed, json=folder / f"{seed}.json", weights=folder / f"{seed}.pt")
+        processes.append(subprocess.Popen([*run, *chosen], stdout=subprocess.DEVNULL, env=alone))
+    if failed := [code for code in [process.wait() for process in processes] if code]:
+        sys.exit(failed[0])
+
+
+def elapsed() -> float:
+    """Seconds since this process began."""
+    return time.time() - STARTED
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True)
@@ -241,6 +284,8 @@ def main() -> None:
     seeds = parser.add_mutually_exclusive_group()
     seeds.add_argument("--seed", type=int, default=1)
     seeds.add_argument("--seeds", type=int, metavar="N", help="that many runs, of the seeds 1 to N (2 or more)")
+    parser.add_argument("--models", type=int, metavar="N", help="a mixture of that many (2 or more)")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="write the last weights, and score nothing")
     parser.add_argument(
         "changes", nargs="*", metavar="KEY=VALUE", help="of train, by dotted keys, or of the variant's block"
     )
@@ -251,23 +296,25 @@ def main() -> None:
         if arguments.seeds < 2:
             raise InputError(f"--seeds {arguments.seeds}: a spread needs two or more")
         return several(arguments)
+    if arguments.models is not None:
+        if arguments.models < 2:
+            raise InputError(f"--models {arguments.models}: a mixture has two or more")
+        return mixture(arguments)
+    return single(arguments)
 
+
+def single(arguments: argparse.Namespace) -> None:
+    """Train one model until its time is over, and score the weights that it had on the way."""
     tune_malloc()
     torch.manual_seed(arguments.seed)
     kind = "words" if arguments.words else "characters"
-    if arguments.words:
-        text = words(arguments.corpus, arguments.words, arguments.tune)
-    else:
-        text = characters(arguments.corpus, arguments.tune)
+    text = read(arguments)
     config, block = settings(kind, arguments.budget, arguments.changes)
     model = build("lstm", block, text.vocab_size)
     seed = config.seed if config.data.random_offset else None
     stream = Stream(text.training, config.data.batch_size, config.data.sequence_length, seed=seed)
     kept: list[tuple[float, int, dict[str, torch.Tensor]]] = []
     steps = 0
-
-    def elapsed() -> float:
-        return time.time() - STARTED
 
     def clock() -> float:
         return steps / arguments.steps if arguments.steps else elapsed() / arguments.budget
@@ -283,7 +330,10 @@ def main() -> None:
         return -now  # the last weights are kept, not the best: what is scored chooses nothing
 
     result = train(model, stream, text.special, config, block, keep, on_step, clock=clock)
-    points = []
+    points: list[dict[str, float]] = []
+    if arguments.weights:
+        torch.save(kept[-1][2], arguments.weights)
+        points, kept = [{"seconds": kept[-1][0], "steps": steps}], []
     for now, step, weights in kept:
         model.load_state_dict(weights)
         points.append({"seconds": now, "steps": step, **scores(model, text, bool(arguments.words))})
