@@ -89,19 +89,20 @@ def record() -> None:
 
 
 def tests_by_line() -> tuple[dict[tuple[str, int], list[str]], dict[str, float]]:
-    """Of each line (file under src/recurlm, number) the tests that run it, and the seconds of each test."""
+    """Of each line (file under src/recurlm, number) the tests that run it and passed, and the seconds of each test."""
     from coverage import CoverageData
 
     seconds = {}
-    for case in ElementTree.parse(STORE / "times.xml").iter("testcase"):  # written by pytest a moment ago
-        seconds[f"{case.get('file')}::{case.get('name')}"] = float(case.get("time", 0))
+    for case in ElementTree.parse(STORE / "times.xml").iter("testcase"):  # pytest wrote it
+        if case.find("failure") is None and case.find("error") is None:
+            seconds[f"{case.get('file')}::{case.get('name')}"] = float(case.get("time", 0))
     data = CoverageData(str(STORE / "coverage"))
     data.read()
     tests: dict[tuple[str, int], list[str]] = defaultdict(list)
     for path in data.measured_files():
         file = path.partition("/src/recurlm/")[2]
         for line, contexts in data.contexts_by_lineno(path).items():
-            tests[file, line] = sorted({name.partition("|")[0] for name in contexts if name})
+            tests[file, line] = sorted({name.partition("|")[0] for name in contexts} & seconds.keys())
     return tests, seconds
 
 
@@ -157,12 +158,12 @@ def tests_of(
         {n for (file, _), of in tests.items() if file == mutant.file for n in of}
     )
     functions: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(names, key=lambda name: seconds.get(name, 1.0)):
+    for name in sorted(names, key=seconds.__getitem__):
         functions[name.partition("[")[0]].append(name)
     chosen, planned = [], 0.0
     for turn in zip_longest(*functions.values()):
         for name in filter(None, turn):
-            planned += seconds.get(name, 1.0)
+            planned += seconds[name]
             if planned > budget and chosen:
                 return chosen
             chosen.append(name)
