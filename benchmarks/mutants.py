@@ -33,7 +33,7 @@ from typing import Any
 
 from common import ROOT, add_json_option, write_figures
 
-from recurlm.errors import exit_cleanly
+from recurlm.errors import InputError, exit_cleanly
 from recurlm.storage import read_json
 
 PACKAGES = ("variants", "evaluation", "export", "verify", "runtime")
@@ -201,11 +201,11 @@ class Bench:
         changed = mutate_code(source, get_operator(f"core/{mutant.operator}")(), mutant.occurrence)
         self.write(path, changed)
         try:
-            return self._run(chosen, limit)
+            return self.run(chosen, limit)
         finally:
             self.write(path, source)
 
-    def _run(self, chosen: list[str], limit: float) -> str:
+    def run(self, chosen: list[str], limit: float) -> str:
         child = os.fork()
         if child == 0:
             os.setsid()
@@ -214,9 +214,9 @@ class Bench:
                 os.dup2(log.fileno(), 2)
             os.chdir(CLONE)
             os.environ["PYTHONPATH"] = str(CLONE / "src")
-            sys.path[:] = [str(CLONE / "src"), str(CLONE)] + [
-                p for p in sys.path if not p.startswith(str(ROOT / "src"))
-            ]
+            sys.path[:] = [str(CLONE / "src"), *(part for part in sys.path if not part.startswith(str(ROOT)))]
+            for name in [name for name in sys.modules if name.partition(".")[0] in ("recurlm", "common")]:
+                del sys.modules[name]  # this program's own; the tests import the clone's
             import pytest
 
             os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-m", "not system", *chosen])))
@@ -237,6 +237,9 @@ def run(drawn: list[Mutant], budget: float, more: list[str]) -> list[dict[str, A
     bench, results = Bench(), []
     for name in IMPORTED_ONCE:
         __import__(name)
+    some = ["tests/variants/test_equations.py"]
+    if (unchanged := bench.run(some, 600)) != "survived":
+        raise InputError(f"{STORE / 'log'}: {some[0]} without a change: {unchanged}")
     for count, mutant in enumerate(drawn):
         chosen, start = [*more, *tests_of(mutant, tests, seconds, budget)], time.monotonic()
         outcome = bench.outcome(mutant, chosen, 60 + 3 * budget) if chosen else "not run by these tests"
