@@ -19,12 +19,13 @@ PROTOCOLS = {"loss_cold_256": "windows of 256 from a zero state", "loss_streamed
 def rows(path: Path) -> list[dict[str, object]]:
     """One row a point and protocol."""
     kept = read_json(path)
-    if "points" not in kept:
-        raise InputError(f"{path}: no curve of time_to_quality.py")
-    run = f"{kept['budget']:g} s, {kept['parameters'] / 1e6:.2g} M parameters"
+    if "loss_streamed" not in kept:
+        raise InputError(f"{path}: no figures of time_to_quality.py")
+    mixture = f", mixture of {kept['models']}" if "models" in kept else ""
+    run = f"{kept['budget']:g} s, {kept['parameters'] / 1e6:.2g} M parameters{mixture}"
     return [
         {"seconds": point["seconds"], "loss": point[name], "protocol": told, "run": run}
-        for point in kept["points"]
+        for point in kept.get("points", [kept])  # a mixture has no curve: its models are scored in the end
         for name, told in PROTOCOLS.items()
         if name in point
     ]

@@ -228,8 +228,10 @@ def assert_settings(shape: str) -> None:
 def effort(run: dict[str, Any]) -> list[str]:
     """Seeds, steps, epochs and operations of a run of time_to_quality.py, as its pages tell them."""
     seeds = run.get("seeds", {})
-    steps, epochs = (seeds[name]["mean"] if seeds else run[name] for name in ("steps", "epochs"))
-    operations = f"{seeds['operations']['mean'] / 1e12:,.0f}" if seeds else "—"
+    steps, epochs, operations = (
+        seeds[name]["mean"] if seeds else run.get(name) for name in ("steps", "epochs", "operations")
+    )
+    operations = f"{operations / 1e12:,.0f}" if operations else "—"
     return [str(len(seeds["steps"]["values"])) if seeds else "1", f"{steps:,.0f}", f"{epochs:.1f}", operations]
 
 
@@ -242,10 +244,13 @@ def figure(run: dict[str, Any], name: str, digits: int) -> str:
 
 def test_losses_after_a_minute_are_those_of_their_json() -> None:
     table = BENCHMARKS.table("## Loss after a minute")
-    assert [row[0] for row in table.rows] == ["60", "600", "3600"]
-    for seconds, shape, *cells in table.rows:
+    runs = {(seconds, "1"): f"characters-{seconds}" for seconds in ("60", "600", "3600")}
+    runs |= {(seconds, models): f"characters-{seconds}-mixture" for seconds, models in (("600", "2"), ("3600", "3"))}
+    assert {(seconds, models) for seconds, models, *_ in table.rows} == set(runs)
+    for seconds, models, shape, *cells in table.rows:
         assert_settings(shape)
-        run = result(f"characters-{seconds}")
+        run = result(runs[seconds, models])
+        assert str(run.get("models", 1)) == models
         losses = [figure(run, name, 4) for name in ("loss_cold_256", "loss_streamed")]
         assert run["budget"] == float(seconds)
         assert cells == [f"{run['parameters']:,}", *effort(run), *losses]

@@ -190,6 +190,22 @@ def test_near_ties_are_counted_over_the_whole_verification() -> None:
             few_near_ties(agreements)
 
 
+def test_every_near_tie_is_told_of_its_own_setting_and_row(
+    exported: tuple[LanguageModel, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All settings are rows of one batch in PyTorch; what differs there is put in place of its comparison."""
+    model, folder = exported
+    reference = reference_of(model, folder, MANIFEST)
+    verification = Verification(reference, folder, held_out(), metrics_of(model, held_out()), VERIFY, SCORING, error=1)
+    prompts, settings = len(verification.prompts), 1 + len(VERIFY.sampling)
+    ties = [NearTie(row, 0, 2, 3) for row in (0, prompts - 1, prompts + 1, 2 * prompts + 4)]
+    all_rows = Agreement(30 * settings, ties)
+    monkeypatch.setattr(verification.comparison, "generated", lambda *_, **__: all_rows)
+    verification._generated()
+    assert [each.tokens for each in verification.agreements] == [30] * settings
+    assert [[tie.row for tie in each.near_ties] for each in verification.agreements] == [[0, prompts - 1], [1], [4]]
+
+
 def test_a_bundle_names_the_hash_of_each_of_its_files(exported: tuple[LanguageModel, Path], tmp_path: Path) -> None:
     _, graphs = exported
     tokenizer = tmp_path / "tokenizer.json"
