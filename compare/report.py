@@ -21,10 +21,10 @@ def main() -> None:
     compare, params = settings.project()
     plans = [settings.read_plan(compare, name) for name in compare.variants]
     speeds = speed.speeds(compare, plans, params.export)
-    found = results.collect(compare, speeds, read_json(compare.folder / "tokens/manifest.json"))
-    write_json(compare.folder / "results.json", found)
-    page.write(found, compare.folder, compare.folder.parent / "index.html")
-    for line in log_trials(Path(), compare, f"{params.report.experiment}-compare", found):
+    collected = results.collect(compare, speeds, read_json(compare.folder / "tokens/manifest.json"))
+    write_json(compare.folder / "results.json", collected)
+    page.write(collected, compare.folder, compare.folder.parent / "index.html")
+    for line in log_trials(Path(), compare, f"{params.report.experiment}-compare", collected):
         sys.stderr.write(f"{line}\n")
 
 

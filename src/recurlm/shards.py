@@ -88,7 +88,7 @@ def _in_processes(
 ) -> None:
     context = get_context("spawn")  # no forkserver: its socket's path is too long for some temporary folders
     done = context.Value("q")
-    told = 0
+    reported = 0
     with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(done,)) as pool:
         try:
             unfinished = {pool.submit(_noted, work, *task) for task in tasks}
@@ -96,8 +96,8 @@ def _in_processes(
                 finished, unfinished = wait(unfinished, timeout=0.5, return_when=FIRST_EXCEPTION)
                 for future in finished:
                     future.result()
-                progress(done.value - told)
-                told = done.value
+                progress(done.value - reported)
+                reported = done.value
         except BrokenProcessPool:
             raise InputError(
                 "a process that works on a shard was killed, perhaps for want of memory: start again"

@@ -157,8 +157,8 @@ def check_sha256(path: Path, expected: str, remedy: str = "make it again") -> No
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        found = sha256_of(path)
+        actual = sha256_of(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
-    if found != expected:
-        raise InputError(f"{path}: corrupted (sha256 {found[:12]}…, expected {expected[:12]}…): {remedy}")
+    if actual != expected:
+        raise InputError(f"{path}: corrupted (sha256 {actual[:12]}…, expected {expected[:12]}…): {remedy}")

@@ -152,7 +152,7 @@ def score_seeds(compare: Compare, plan: Plan) -> None:
             result[str(seed)] = [round(value, 6) for value in by_unit.tolist()]
             bar.update()
     state = sum(math.prod(shape) for shape in trained.recurrence.state_spec.values())
-    found = {
+    record = {
         "variant": plan.variant,
         "parameters": model.count_parameters(trained),
         "state_bytes": 4 * state,
@@ -161,7 +161,7 @@ def score_seeds(compare: Compare, plan: Plan) -> None:
         "tokens": np.add.reduceat(scores.text.astype(np.int64), boundaries[:-1]).tolist(),
         "nats": result,
     }
-    write_json(compare.folder / f"scores/{plan.variant}.json", found)
+    write_json(compare.folder / f"scores/{plan.variant}.json", record)
 
 
 def units(test: TokenFile, plan: Plan, min_documents: int) -> tuple[str, Int[np.ndarray, "boundaries"]]:

@@ -66,7 +66,7 @@ def source(params: Fetch) -> Source:
     else:
         shards = {"all": _shards(files.path)}
     parts = tuple(
-        Part(_dataset(some, files.field), _deal(files) if split == "all" else split) for split, some in shards.items()
+        Part(_dataset(each, files.field), _deal(files) if split == "all" else split) for split, each in shards.items()
     )
     # Where the files lie on one machine is not part of the result.
     name = files.name or (Path(files.path).name if Path(files.path).is_absolute() else files.path)
@@ -125,10 +125,10 @@ def _find(pattern: str) -> list[str]:
             raise InputError(f"{path}: a link to {path.readlink()}, which does not exist: mend or delete it")
         if not path.is_file() and not path.is_dir():
             raise InputError(f"{path}: no file that can be read twice (a pipe, a socket or a device): name others")
-    found = [str(path) for path in matches if path.is_file()]
-    if not found:
+    files = [str(path) for path in matches if path.is_file()]
+    if not files:
         raise InputError(f"{pattern}: no such file: set fetch.files in params.yaml to where your text lies")
-    return found
+    return files
 
 
 def _stretches(path: str) -> Iterator[tuple[Stretch, int]]:
@@ -163,8 +163,8 @@ def _place(file: IO[bytes], nominal: int) -> int | None:
 
 
 def _state(path: str) -> tuple[int, int]:
-    found = Path(path).stat()
-    return found.st_size, found.st_mtime_ns
+    status = Path(path).stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _rows(shards: list[list[Stretch]], field: str, alone: bool) -> Iterator[dict[str, Any]]:

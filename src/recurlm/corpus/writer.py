@@ -42,11 +42,11 @@ def write(
             for shard in range(part.documents.num_shards)
         ]
         workers = processes_for(processes, len(tasks)) if len(tasks) > len(source.parts) else 1
-        found = iter(each_once("read", _read, tasks, work, workers, progress))
+        pending = iter(each_once("read", _read, tasks, work, workers, progress))
         jobs: list[tuple[Any, ...]] = []
         names: dict[str, list[str]] = {split: [] for split in SPLITS}
         for part in source.parts:
-            texts = [Path(text) for _ in range(part.documents.num_shards) for text in next(found)["texts"]]
+            texts = [Path(text) for _ in range(part.documents.num_shards) for text in next(pending)["texts"]]
             runs, shards = _dealt(source, part, texts)
             for name, split in zip(part.names, runs[0], strict=False):
                 names[SPLITS[split]].append(name)
@@ -100,13 +100,13 @@ def _read(documents: datasets.IterableDataset, base: Path, progress: Progress) -
     """Write a shard of the source to `base.0.txt` and, where it is much, further files, with their lengths."""
     text: _Text | None = None
     closed: list[str] = []
-    last, told = None, 0
+    last, unreported = None, 0
     for row in documents:
         piece, number = row["text"], row["document"]
-        told += len(piece)
-        if told >= PIECE:
-            progress(told)
-            told = 0
+        unreported += len(piece)
+        if unreported >= PIECE:
+            progress(unreported)
+            unreported = 0
         if not piece:  # a document without text is none
             continue
         begins = number != last
@@ -123,7 +123,7 @@ def _read(documents: datasets.IterableDataset, base: Path, progress: Progress) -
             begins = True
         text.add(piece, begins)
         last = number
-    progress(told)
+    progress(unreported)
     if text is not None:
         closed.append(text.close())
     return {"texts": closed}
@@ -138,20 +138,20 @@ def _dealt(
     source: Source, part: Part, texts: list[Path]
 ) -> tuple[Runs, list[tuple[UInt8[np.ndarray, "runs"], Int64[np.ndarray, "runs"], int | None]]]:
     """The runs of a part; and for each of its texts those within it, with the split of a document that goes on."""
-    found = [np.load(text.with_suffix(".npz")) for text in texts]
-    if not found:
+    notes = [np.load(text.with_suffix(".npz")) for text in texts]
+    if not notes:
         raise InputError(f"{source.name}: empty: there is no text in it")
-    lengths = np.concatenate([each["lengths"] for each in found])
+    lengths = np.concatenate([each["lengths"] for each in notes])
     begins = np.ones(len(lengths), bool)
-    firsts = np.cumsum([0, *(len(each["lengths"]) for each in found)])
-    begins[[first for first, each in zip(firsts, found, strict=False) if each["goes_on"]]] = False
+    firsts = np.cumsum([0, *(len(each["lengths"]) for each in notes)])
+    begins[[first for first, each in zip(firsts, notes, strict=False) if each["goes_on"]]] = False
     if isinstance(part.deal, str):
         runs = np.array([SPLITS.index(part.deal)], np.uint8), np.array([lengths.sum()])
     else:
         runs = part.deal(np.add.reduceat(lengths, np.flatnonzero(begins)))
     splits, ends = runs
     shards, begin = [], 0
-    for each in found:
+    for each in notes:
         end = begin + int(each["lengths"].sum())
         first, last = np.searchsorted(ends, begin, side="right"), np.searchsorted(ends, end, side="left")
         before = int(splits[np.searchsorted(ends, begin, side="left")]) if each["goes_on"] else None

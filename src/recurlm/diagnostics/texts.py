@@ -58,7 +58,7 @@ class CopyFinder:
     def longest(self, text: Sequence[str]) -> list[str]:
         """The longest copied n-gram of a text, the first of equals; empty if no word is copied."""
         low, high = 0, len(text)
-        found: tuple[str, ...] = ()
+        best: tuple[str, ...] = ()
         while low < high:
             middle = (low + high + 1) // 2
             if middle not in self._hashes:
@@ -67,5 +67,5 @@ class CopyFinder:
             if copied is None:
                 high = middle - 1
             else:
-                low, found = middle, copied
-        return list(found)
+                low, best = middle, copied
+        return list(best)

@@ -78,22 +78,22 @@ class Sampler:
         """Top-k, top-p and min-p, where some row asks for them."""
         kinds: list[tuple[int, Shape]] = [(INT, ["rows", "width"]), (DOUBLE, ["weighed", 1])]
 
-        def ranked_by_nucleus(branch: Graph, some: str) -> list[str]:
+        def ranked_by_nucleus(branch: Graph, likeliest: str) -> list[str]:
             whole = branch.inline(self._parts["weigh"], {"weight": weight})["whole"]
             asks = {name: settings.limits[name] for name in ("limited", "nucleus")}
-            enough = branch.inline(self._parts["covered"], {"ranked": some, "whole": whole, **asks})["covered"]
+            enough = branch.inline(self._parts["covered"], {"ranked": likeliest, "whole": whole, **asks})["covered"]
             everything = branch.constant([self.vocab_size])
             ranked = branch.choose(
-                branch.all(enough), lambda _: [some], lambda inner: [inner.top(weight, everything)], kinds[:1]
+                branch.all(enough), lambda _: [likeliest], lambda inner: [inner.top(weight, everything)], kinds[:1]
             )
             return [*ranked, whole]
 
         def kept(branch: Graph) -> list[str]:
-            some = branch.top(weight, settings.width)
+            likeliest = branch.top(weight, settings.width)
             ranked, whole = branch.choose(
                 settings.certain,
-                lambda inner: [some, inner.constant([[1.0]], np.float64)],  # not looked at
-                lambda inner: ranked_by_nucleus(inner, some),
+                lambda inner: [likeliest, inner.constant([[1.0]], np.float64)],  # not looked at
+                lambda inner: ranked_by_nucleus(inner, likeliest),
                 kinds,
             )
             values = {"weight": weight, "ranked": ranked, "whole": whole, **settings.limits}
@@ -126,7 +126,7 @@ def traced_parts(vocab_size: int, suppressed: tuple[int, ...], opset: int) -> Pa
     weight = torch.ones(2, vocab_size, dtype=torch.int64)
     ranked, whole = torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 1, dtype=torch.float64)
     asked = sampling.limits(token, one, one, vocab_size)._asdict()
-    some = {name: asked[name] for name in ("limited", "nucleus")}
+    asked_of_ranks = {name: asked[name] for name in ("limited", "nucleus")}
 
     def limits(top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor) -> sampling.Limits:
         return sampling.limits(top_k, top_p, min_p, vocab_size)
@@ -141,7 +141,7 @@ def traced_parts(vocab_size: int, suppressed: tuple[int, ...], opset: int) -> Pa
         (sampling.weights, {"scaled": rows}, ["weight"]),
         (limits, {"top_k": token, "top_p": one, "min_p": one}, list(asked)),
         (sampling.weigh, {"weight": weight}, ["whole"]),
-        (sampling.covered, {"ranked": ranked, "whole": whole, **some}, ["covered"]),
+        (sampling.covered, {"ranked": ranked, "whole": whole, **asked_of_ranks}, ["covered"]),
         (sampling.cut, {"weight": weight, "ranked": ranked, "whole": whole, **asked}, ["kept"]),
         (sampling.draw, {"weight": weight, "threshold": whole}, ["token"]),
     ]

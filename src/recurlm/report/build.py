@@ -72,8 +72,8 @@ def summary(results: Results, metrics: Metrics) -> dict[str, dict[str, Any]]:
             for protocol in ("cold_windows", *ADAPTIVE)
         }
         for key in ("effective_context_tokens", "gradient_vanished_at_after_training"):
-            found = metrics.value(name, key, "lesson")
-            values[key.removesuffix("_after_training")] = None if found is None else int(found)
+            tokens = metrics.value(name, key, "lesson")
+            values[key.removesuffix("_after_training")] = None if tokens is None else int(tokens)
         for protocol, gap in metrics.short_runs(name, "gap").items():
             values[f"gap_{'without' if protocol == 'dropout 0' else 'with'}_dropout"] = gap
         for row in metrics.rows("temperature", "real_word_fraction", variant=name, at=1.0).itertuples():

@@ -70,10 +70,10 @@ def _reach(metric: str, protocol: str) -> Callable[[Metrics, Result], tuple[floa
     def read(metrics: Metrics, result: Result) -> tuple[float, str] | None:
         if metrics.value(result.name, "gates", "lesson") is None:
             return None
-        found = metrics.value(result.name, metric, "lesson")
-        if found is None:
+        distance = metrics.value(result.name, metric, "lesson")
+        if distance is None:
             return NEVER, f"more than {metrics.rows(protocol, variant=result.name)['at'].max():.0f}"
-        return found, f"{found:,.0f}{result.objective.context_side if protocol == 'cut' else ''}"
+        return distance, f"{distance:,.0f}{result.objective.context_side if protocol == 'cut' else ''}"
 
     return read
 
@@ -135,8 +135,10 @@ def _two_directions_faster(values: Values, _: Metrics, results: Results) -> str:
     """Each bidirectional variant against the left-to-right ones of its cell."""
     timed = [(values[each.name], each.model_config) for each in results.variants if each.name in values]
     both = [pair for pair in timed if pair[1]["bidirectional"]]
-    one = [pair for pair in timed if not pair[1]["bidirectional"]]
-    ratios = [speed / other for speed, config in both for other, same in one if config["cell"] == same["cell"]]
+    left_to_right = [pair for pair in timed if not pair[1]["bidirectional"]]
+    ratios = [
+        speed / other for speed, config in both for other, same in left_to_right if config["cell"] == same["cell"]
+    ]
     return times_more(ratios, FASTER)
 
 
@@ -165,13 +167,13 @@ def _output(metrics: Metrics, result: Result) -> tuple[tuple[float, int], str] |
     """Features that the decoder reads, and those of one direction."""
     config, output = result.model_config, metrics.value(result.name, "output_size", "lesson")
     width = config["embedding_size"] if config["block"] == "residual" else config["hidden_size"]
-    one = int(width * (config["layers"] if config["concat_layers"] else 1))
-    return None if output is None else ((output, one), f"{output:,.0f} of {one:,}")
+    one_direction = int(width * (config["layers"] if config["concat_layers"] else 1))
+    return None if output is None else ((output, one_direction), f"{output:,.0f} of {one_direction:,}")
 
 
 def _doubled(values: Values, _: Metrics, results: Results) -> str:
     both = [each.name for each in results.variants if each.name in values and each.model_config["bidirectional"]]
-    return _true_of_all([output == 2 * one for output, one in (values[name] for name in both)])
+    return _true_of_all([output == 2 * one_direction for output, one_direction in (values[name] for name in both)])
 
 
 def _cost_grows(values: Values, _: Metrics, __: Results) -> str:
@@ -195,10 +197,10 @@ def _remembered(tasks: JsonObject, results: Results, metrics: Metrics) -> tuple[
     """The claim on memory by the right answers after the longest delay that was trained with."""
     delay, names = tasks["train_delay"], [result.name for result in results.variants]
     answers = {
-        name: at["by_seed"]
+        name: accuracy["by_seed"]
         for name, variant in tasks["variants"].items()
-        for at in variant["accuracy"]
-        if at["delay"] == delay
+        for accuracy in variant["accuracy"]
+        if accuracy["delay"] == delay
     }
     gates = {name: metrics.value(name, "gates", "lesson") for name in names}
     ungated = [right for name, right in answers.items() if gates.get(name) == 0]
@@ -244,11 +246,11 @@ def _of_task(
 ) -> tuple[str, str, dict[str, float], str, str]:
     cells = {name: cell for name, cell in (tasks or {}).get("cells", {}).items() if name in COMPARED and task in cell}
     scores = {name: cell[task]["scores"][0] for name, cell in cells.items()}
-    seeds = {name: at["by_seed"] for name, at in scores.items()}
+    seeds = {name: score["by_seed"] for name, score in scores.items()}
     verdict = _remembers_more(*([seeds[name] for name in names if name in seeds] for names in (fewer, more)))
     if any(len(each) < 2 for each in seeds.values()):
         verdict = NOT_SHOWN  # by one seed nothing is said
-    length = "".join(f" at length {at['length']}" for at in list(scores.values())[:1])
+    length = "".join(f" at length {score['length']}" for score in list(scores.values())[:1])
     measure = f"{task.replace('_', ' ')}, score{length}: 0 is guessing, 1 is no error"
     return claim, measure, {name: fmean(each) for name, each in seeds.items()}, ".2f", verdict
 

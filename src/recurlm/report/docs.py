@@ -104,8 +104,8 @@ class Variant:
         farthest = self.metrics.rows(protocol, variant=self.name)["at"].max()
         if math.isnan(farthest):
             return NONE
-        found = self.lesson.get(key)
-        return f"more than {farthest:.0f}" if found is None else show(found)
+        distance = self.lesson.get(key)
+        return f"more than {farthest:.0f}" if distance is None else show(distance)
 
     @cached_property
     def runs(self) -> list[dict[str, float]]:

@@ -38,23 +38,23 @@ class Metrics:
 
     def rows(self, protocol: Names, metric: Names | None = None, **more: Any) -> Any:
         """The rows of a protocol or of several, as a data frame; `more` names another column and its value."""
-        found = self.table[self.table["protocol"].isin(_listed(protocol))]
+        selected = self.table[self.table["protocol"].isin(_listed(protocol))]
         if metric is not None:
-            found = found[found["metric"].str.removeprefix("pseudo_").isin(_listed(metric))]
+            selected = selected[selected["metric"].str.removeprefix("pseudo_").isin(_listed(metric))]
         for column, value in more.items():
-            found = found[found[column] == value]
-        return found
+            selected = selected[selected[column] == value]
+        return selected
 
     def wide(self, protocol: Names, index: Names = "variant", **more: Any) -> pd.DataFrame:
         """The single numbers of a protocol: a row a variant (or a combination of `index`) and a column a metric."""
-        found = self.rows(protocol, **more)
-        return pivoted(found[found["at"].isna()], index)
+        selected = self.rows(protocol, **more)
+        return pivoted(selected[selected["at"].isna()], index)
 
     def value(self, variant: str, metric: str, protocol: str, split: str | None = None) -> float | None:
         """One number; None if there is none."""
         more = {"variant": variant} | ({} if split is None else {"split": split})
-        found = self.rows(protocol, **more)
-        values = found.loc[(found["metric"] == metric) & found["at"].isna(), "value"]
+        selected = self.rows(protocol, **more)
+        values = selected.loc[(selected["metric"] == metric) & selected["at"].isna(), "value"]
         return float(values.iloc[0]) if len(values) and not math.isnan(values.iloc[0]) else None
 
     def short_runs(self, variant: str, metric: str) -> dict[str, float]:
@@ -65,8 +65,8 @@ class Metrics:
 
     def interval(self, variant: str, metric: str, protocol: str) -> tuple[float, float] | None:
         """The bootstrap interval of a number on the test split."""
-        found = self.rows(protocol, split="test", variant=variant)
-        bounds = found.loc[found["metric"] == metric, ["low", "high"]].dropna()
+        selected = self.rows(protocol, split="test", variant=variant)
+        bounds = selected.loc[selected["metric"] == metric, ["low", "high"]].dropna()
         return (float(bounds["low"].iloc[0]), float(bounds["high"].iloc[0])) if len(bounds) else None
 
 
@@ -160,9 +160,9 @@ def _breakdown(result: Result, scores: JsonObject) -> Iterator[Row]:
         for each in bins or ():
             metric, interval = result.objective.metric("nats_per_token"), each["interval_over_windows"]
             # A position stands at the geometric mean of its bin, a frequency at the lower end.
-            at = (each["from"] * each["to"]) ** 0.5 if protocol == "position" else each["from"]
+            position = (each["from"] * each["to"]) ** 0.5 if protocol == "position" else each["from"]
             if each[metric] is not None:
-                yield _row("test", protocol, metric, each[metric], at, interval)
+                yield _row("test", protocol, metric, each[metric], position, interval)
 
 
 def _lesson(_: Result, content: JsonObject) -> Iterator[Row]:

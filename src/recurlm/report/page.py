@@ -106,7 +106,7 @@ def draw(results: Results, metrics: Metrics, palette: Palette) -> dict[str, tupl
         "lengths": charts.time_by_length(metrics, palette),
         "temperature": charts.text_by_temperature(metrics, palette),
     }
-    return {section: tuple(found) for section, found in drawn.items()}
+    return {section: tuple(figures) for section, figures in drawn.items()}
 
 
 def _gaps(results: Results, metrics: Metrics) -> dict[str, tuple[str, ...]]:

@@ -47,11 +47,11 @@ class ShardedIds:
             raise IndexError(f"an index beyond the {len(self)} ids")
         index = index % len(self)
         number = np.searchsorted(self.ends, index, side="right")
-        found = np.empty(index.shape, self.dtype)
+        ids = np.empty(index.shape, self.dtype)
         for which in np.unique(number):
             own, shard = number == which, self.shards[which]
-            found[own] = shard[index[own] - (self.ends[which] - len(shard))]
-        return found[()]
+            ids[own] = shard[index[own] - (self.ends[which] - len(shard))]
+        return ids[()]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)

@@ -243,26 +243,26 @@ def leased(client: MlflowClient, store: Store, experiment: str) -> Iterator[None
 
 
 def _take(client: MlflowClient, name: str, tags: dict[str, str]) -> None:
-    seen, since, told, dead = "", time.monotonic(), False, False
+    seen, since, said, dead = "", time.monotonic(), False, False
     while True:
         if _create(client, name, tags):
             if not dead:
                 return
             # Another machine may have found the same holder dead, and then deleted this lease in place of that one's.
             time.sleep(2 * POLL_SECONDS)
-        found = _tags(client, name)
-        if found.get(HOLDER) == tags[HOLDER]:  # the answer to a first request was lost
+        lease = _tags(client, name)
+        if lease.get(HOLDER) == tags[HOLDER]:  # the answer to a first request was lost
             return
-        if (beat := f"{found.get(HOLDER)} {found.get(BEAT)}") != seen:
+        if (beat := f"{lease.get(HOLDER)} {lease.get(BEAT)}") != seen:
             seen, since = beat, time.monotonic()
         # One of this machine is that of a dead process: only one has the lock file.
-        if found.get(MACHINE) == tags[MACHINE] or time.monotonic() - since > EXPIRES_SECONDS:
-            _release(client, name, found)
+        if lease.get(MACHINE) == tags[MACHINE] or time.monotonic() - since > EXPIRES_SECONDS:
+            _release(client, name, lease)
             dead = True
             continue
-        if not told:
+        if not said:
             say("track: another machine logs into this experiment: waiting for it")
-            told = True
+            said = True
         time.sleep(POLL_SECONDS * random.uniform(0.5, 1.5))
 
 

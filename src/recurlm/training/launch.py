@@ -66,7 +66,7 @@ def launch(command: Sequence[str], processes: int, checkpoint: Path) -> int:
 def _version(path: Path) -> tuple[int, int]:
     """Changes when the file is replaced."""
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return 0, 0
-    return found.st_ino, found.st_mtime_ns
+    return status.st_ino, status.st_mtime_ns

@@ -200,8 +200,8 @@ def load_initial_weights(folder: Path, network: LanguageModel, name: str, tokens
         InputError: the tokens are of another model's tokenizer, or the model has another shape.
     """
     earlier = model.load(folder)
-    found = read_json(folder / "model.json")["sha256"]
-    if (tokens.get("init_from") or {}).get("model_sha256") != found:
+    model_sha256 = read_json(folder / "model.json")["sha256"]
+    if (tokens.get("init_from") or {}).get("model_sha256") != model_sha256:
         raise InputError(
             f"data/tokens: not made for the model of train.init_from, {folder}: dvc repro --force tokenize"
         )

@@ -31,12 +31,12 @@ def over_time(
     What does not wait for the state, such as the products with the inputs, belongs into `a`: computed once for the
     whole chunk. Under autocast the state stays in its own precision.
     """
-    some = [False] * a.shape[1] if reset is None else reset.any(0).tolist()
+    resets = [False] * a.shape[1] if reset is None else reset.any(0).tolist()
     outputs = []
-    for t, at in enumerate(a.to(next(iter(state.values())).dtype).unbind(1)):
-        if some[t] and reset is not None:
+    for t, a_t in enumerate(a.to(next(iter(state.values())).dtype).unbind(1)):
+        if resets[t] and reset is not None:
             state = mask_state(state, ~reset[:, t])
-        y, state = cell(at, state)
+        y, state = cell(a_t, state)
         outputs.append(y)
     return torch.stack(outputs, dim=1), state
 
@@ -72,10 +72,10 @@ class _Diagonal(torch.autograd.Function):
         ctx: Any, step: Callable[..., Any], a: Tensor, h: Tensor, keep: Tensor | None, *parameters: Tensor
     ) -> Any:
         ys, before = [], []
-        for t, at in enumerate(a.unbind(1)):
+        for t, a_t in enumerate(a.unbind(1)):
             h = h if keep is None else h * keep[:, t]
             before.append(h)
-            y, h = step(at, h)
+            y, h = step(a_t, h)
             ys.append(y)
         ctx.save_for_backward(a, torch.stack(before, dim=1), keep, *parameters)
         ctx.step = step

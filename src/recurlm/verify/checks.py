@@ -301,8 +301,8 @@ def stopped(graphs: Graphs, prompts: Rows, uniform: Float[np.ndarray, "rows new_
         for name, value in then.items():
             if not np.abs(value[0] - after[name][row]).max() <= STOP_TOLERANCE:
                 raise VerificationError(f"the state {name} of generator.onnx moves on after a stop token")
-        found = results["tokens"][row]
-        if not np.array_equal(found[:end], free[row, :end]) or (found[end:] != -1).any():
+        tokens_of_row = results["tokens"][row]
+        if not np.array_equal(tokens_of_row[:end], free[row, :end]) or (tokens_of_row[end:] != -1).any():
             raise VerificationError("generator.onnx does not end where its stop token stands")
 
 

@@ -138,8 +138,8 @@ class Reference:
         token = torch.zeros(len(logits), dtype=torch.int64)
         for rows in (cuts, ~cuts):
             if rows.any():
-                some = {name: value[rows] for name, value in numbers.items()}
-                token[rows] = sample(logits[rows], suppressed=self.suppressed, **some)
+                settings = {name: value[rows] for name, value in numbers.items()}
+                token[rows] = sample(logits[rows], suppressed=self.suppressed, **settings)
         return token
 
     @once
@@ -194,13 +194,13 @@ class Reference:
         for column in tokens.unbind(1):
             after, distances = self._distances_to_half(column, state)
             for key, distance in distances.items():
-                found = nearest.setdefault(key, [])
+                candidates = nearest.setdefault(key, [])
                 for row in distance.topk(count, largest=False).indices.tolist():
-                    found.append((float(distance[row]), column[row], {name: x[row] for name, x in state.items()}))
-                found.sort(key=lambda each: each[0])
-                del found[count:]
+                    candidates.append((float(distance[row]), column[row], {name: x[row] for name, x in state.items()}))
+                candidates.sort(key=lambda each: each[0])
+                del candidates[count:]
             state = after
-        every = [self._nearer(key, *each) for key, found in nearest.items() for each in found]
+        every = [self._nearer(key, *each) for key, candidates in nearest.items() for each in candidates]
         states = {name: torch.stack([before[name] for _, before in every]) for name in state}
         return torch.stack([token for token, _ in every]), states
 

@@ -78,12 +78,12 @@ class Graphs:
 
     def weights(self, name: str) -> dict[bytes, str]:
         """Each array of numbers in `<name>.onnx`, by its shape and bytes; zeros and masks of −inf are no weights."""
-        found = {}
+        arrays = {}
         for tensor in _tensors(onnx.load(self.folder / f"{name}.onnx").graph):
             array = onnx.numpy_helper.to_array(tensor)
             if array.dtype == np.float32 and array.size > 1 and array.any() and np.isfinite(array).all():
-                found[repr(array.shape).encode() + array.tobytes()] = f"'{tensor.name}' {list(array.shape)}"
-        return found
+                arrays[repr(array.shape).encode() + array.tobytes()] = f"'{tensor.name}' {list(array.shape)}"
+        return arrays
 
     def step(
         self, token: Int[np.ndarray, "batch"], state: State

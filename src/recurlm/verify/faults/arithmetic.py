@@ -16,10 +16,10 @@ def products(part: Part) -> list[NodeProto]:
     def is_one(node: NodeProto) -> bool:
         return node.op_type == "MatMulInteger" or (node.op_type in ("MatMul", "Gemm") and part.rank(node.input[1]) == 2)
 
-    found = [node for node in part.graph.node if is_one(node)]
-    if not found:
+    nodes = [node for node in part.graph.node if is_one(node)]
+    if not nodes:
         raise NotHereError("no product")
-    return found
+    return nodes
 
 
 def weight_of(part: Part, product: NodeProto) -> None:

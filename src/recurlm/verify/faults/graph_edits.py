@@ -33,10 +33,10 @@ class Part:
 
     def all(self, kind: str, test: Test = lambda node: True) -> list[NodeProto]:
         """All nodes of a kind that pass a test; at least one."""
-        found = [node for _, node in _walk(self.graph) if node.op_type == kind and test(node)]
-        if not found:
+        nodes = [node for _, node in _walk(self.graph) if node.op_type == kind and test(node)]
+        if not nodes:
             raise NotHereError(f"no {kind}")
-        return found
+        return nodes
 
     def makes(self, value: str) -> NodeProto:
         """The node that makes a value: by its whole name, or by the name that it had when it was traced."""

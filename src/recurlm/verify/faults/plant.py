@@ -83,10 +83,10 @@ class Subject:
 
     def faults(self) -> list[Fault]:
         """The catalogue for this bundle."""
-        told = read_json(self.folder / "bundle.json")
+        description = read_json(self.folder / "bundle.json")
         counts = torch.bincount(torch.as_tensor(self.held_out.ids.astype("int64")))
-        counts[list(filter(None, told["special"].values()))] = 0
-        return catalogue(told["objective"], self.precision, int(counts.argmax()), told["state_spec"])
+        counts[list(filter(None, description["special"].values()))] = 0
+        return catalogue(description["objective"], self.precision, int(counts.argmax()), description["state_spec"])
 
 
 @dataclass
