@@ -26,6 +26,7 @@ import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -175,6 +176,15 @@ def tests_of(
     return chosen
 
 
+def versions(mutant: Mutant) -> tuple[str, str]:
+    """The text of its file, without and with the change."""
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
+
+    source = (ROOT / "src/recurlm" / mutant.file).read_text(encoding="utf-8")
+    return source, mutate_code(source, get_operator(f"core/{mutant.operator}")(), mutant.occurrence)
+
+
 class Bench:
     """A clone of the checkout in which one file at a time is changed, and pytest started on it by a fork.
 
@@ -193,12 +203,8 @@ class Bench:
 
     def outcome(self, mutant: Mutant, chosen: list[str], limit: float) -> str:
         """`caught`, `survived`, or `caught: too long`."""
-        from cosmic_ray.mutating import mutate_code
-        from cosmic_ray.plugins import get_operator
-
         path = CLONE / "src/recurlm" / mutant.file
-        source = path.read_text(encoding="utf-8")
-        changed = mutate_code(source, get_operator(f"core/{mutant.operator}")(), mutant.occurrence)
+        source, changed = versions(mutant)
         self.write(path, changed)
         try:
             return self.run(chosen, limit)
@@ -231,25 +237,31 @@ class Bench:
         return "caught: too long"
 
 
-def run(drawn: list[Mutant], budget: float, more: list[str]) -> list[dict[str, Any]]:
-    """The outcome of every mutant, with what the line says; `more` are tests that all are tried on."""
+def run(drawn: list[Mutant], budget: float, more: list[str]) -> Iterator[dict[str, Any]]:
+    """The outcome of every mutant, and the line before and after; `more` are tests that all are tried on."""
     tests, seconds = tests_by_line()
-    bench, results = Bench(), []
+    bench = Bench()
     for name in IMPORTED_ONCE:
         __import__(name)
-    some = ["tests/variants/test_equations.py"]
-    if (unchanged := bench.run(some, 600)) != "survived":
-        raise InputError(f"{STORE / 'log'}: {some[0]} without a change: {unchanged}")
-    for count, mutant in enumerate(drawn):
-        chosen, start = [*more, *tests_of(mutant, tests, seconds, budget)], time.monotonic()
+    few = ["tests/variants/test_equations.py"]
+    if (unchanged := bench.run(few, 600)) != "survived":
+        raise InputError(f"{STORE / 'log'}: {few[0]} without a change: {unchanged}")
+    for mutant in drawn:
+        chosen = [*more, *tests_of(mutant, tests, seconds, budget)]
         outcome = bench.outcome(mutant, chosen, 60 + 3 * budget) if chosen else "not run by these tests"
-        line = (ROOT / "src/recurlm" / mutant.file).read_text(encoding="utf-8").splitlines()[mutant.line - 1].strip()
-        results.append({**asdict(mutant), "outcome": outcome, "source": line, "tests": len(chosen)})
-        caught = sum(result["outcome"].startswith("caught") for result in results)
-        took = f"{time.monotonic() - start:.0f} s of {len(chosen)} tests"
-        place = f"{mutant.file}:{mutant.line} {mutant.operator}#{mutant.occurrence}"
-        print(f"{count + 1}/{len(drawn)} caught {caught} | {outcome}, {took} | {place} | {line}", flush=True)
-    return results
+        before, after = (text.splitlines()[mutant.line - 1].strip() for text in versions(mutant))
+        yield {**asdict(mutant), "outcome": outcome, "before": before, "after": after, "tests": len(chosen)}
+
+
+def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """How many were drawn and caught, of each package, and which survived."""
+    drawn, caught = (dict.fromkeys(PACKAGES, 0) for _ in range(2))
+    for result in results:
+        package = result["file"].partition("/")[0]
+        drawn[package] += 1
+        caught[package] += result["outcome"].startswith("caught")
+    survivors = [result for result in results if not result["outcome"].startswith("caught")]
+    return {"drawn": drawn, "caught": caught, "survivors": survivors}
 
 
 def main() -> None:
@@ -267,20 +279,17 @@ def main() -> None:
     everything = mutants()
     if arguments.again:
         fields = ("file", "operator", "occurrence", "line")
-        kept = [row for row in read_json(arguments.again)["mutants"] if not row["outcome"].startswith("caught")]
-        drawn = [Mutant(*(row[name] for name in fields)) for row in kept]
+        drawn = [Mutant(*(row[name] for name in fields)) for row in read_json(arguments.again)["survivors"]]
     else:
         drawn = random.Random(arguments.seed).sample(everything, min(arguments.sample, len(everything)))
-    results = run(drawn, arguments.budget, arguments.tests)
-    caught = {package: [0, 0] for package in PACKAGES}
-    for result in results:
-        of_package = caught[result["file"].partition("/")[0]]
-        of_package[0] += result["outcome"].startswith("caught")
-        of_package[1] += 1
-    found = {"places": len(everything), "drawn": len(drawn), "caught": sum(count for count, _ in caught.values())}
-    survivors = [result for result in results if not result["outcome"].startswith("caught")]
-    write_figures(arguments.json, {**found, "caught_of": caught, "survivors": survivors, "mutants": results})
-    print(json.dumps(found))
+    results: list[dict[str, Any]] = []
+    for result in run(drawn, arguments.budget, arguments.tests):
+        results.append(result)
+        head = f"{len(results)}/{len(drawn)} {result['outcome']} by {result['tests']} tests"
+        print(f"{head} | {result['file']}:{result['line']} | {result['after']}", flush=True)
+        figures = summary(results)
+        write_figures(arguments.json, {"places": len(everything), **figures})  # what is done stays
+    print(json.dumps({name: sum(figures[name].values()) for name in ("drawn", "caught")}))
 
 
 if __name__ == "__main__":
