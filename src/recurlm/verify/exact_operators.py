@@ -35,7 +35,7 @@ def _sum(x: Tensor, dim: Sequence[int] | None, keepdim: bool = False, *, dtype: 
 
 
 def _reduction(function: Callable[[Any, Tensor, int, int], Tensor]) -> Callable[..., Tensor]:
-    return lambda x, dim, keepdim=False, *, dtype=None: _reduce(function, x, dim, keepdim)
+    return lambda x, dim=None, keepdim=False, *, dtype=None: _reduce(function, x, dim, keepdim)
 
 
 def _vector_norm(
