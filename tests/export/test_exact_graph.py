@@ -169,7 +169,7 @@ UNKNOWN: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
     "power": (lambda x: torch.pow(x.abs(), 1.7), "powers", "powers"),
     "sum": (lambda x: x.sum((1, 2)), "ReduceSum over 2 axes", "a sum over 2 axes"),
     "prod": (lambda x: x.prod(1), "ReduceProd", "torch's prod"),
-    "mean of all": (lambda x: x.mean(), "ReduceMean over 0 axes", "a sum over all axes"),
+    "mean of all": (lambda x: x.mean(), "ReduceMean over all axes", "a sum over all axes"),
     "sum of magnitudes": (lambda x: torch.linalg.vector_norm(x, ord=1, dim=-1), "ReduceL1", "a norm of order 1"),
     "layer norm": (lambda x: F.layer_norm(x, (4, 5)), "LayerNormalization over several axes", "over 2 axes"),
     "vector": (lambda x: x @ x[0, 0], "a product with a vector", "torch's mv"),

@@ -164,7 +164,7 @@ class _Exact(Rewriter, exact.Arithmetic[str]):
         x = node.input[0]
         axes = self.weights[node.input[1]].tolist() if len(node.input) > 1 and node.input[1] else []
         if len(axes) != 1:
-            raise exact.refusal(f"{node.op_type} over {len(axes)} axes")
+            raise exact.refusal(f"{node.op_type} over {len(axes) or 'all'} axes")
         axis = self._axis(x, axes[0])
         result = function(self, x, axis, self._size(x, axis))
         return result if attribute(node, "keepdims", 1) else self._op("Squeeze", result, self._integers([axis]))
