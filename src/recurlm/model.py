@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,6 +25,8 @@ from recurlm.variants.compose import Bidirectional, Block, Stack
 
 # torch makes this folder once an optimizer or the ONNX exporter imports its compiler; the default lies in /tmp.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.cwd() / ".cache" / "torchinductor"))
+
+LARGEST = 2**20  # of a cell's own whole numbers, as of hidden_size
 
 
 class LanguageModel(nn.Module):
@@ -171,16 +173,24 @@ def _own_parameters(name: str, config: ModelConfig) -> dict[str, Any]:
         if key not in known:
             near = nearest(key, [*known, *ModelConfig.model_fields])
             raise InputError(f"params.yaml: unknown parameter 'variants.{name}.{key}': {near}")
-    return {key: _fitting(f"variants.{name}.{key}", value, annotations[key]) for key, value in config.own.items()}
+    return {
+        key: _fitting(f"variants.{name}.{key}", value, annotations[key], signature.parameters[key].default)
+        for key, value in config.own.items()
+    }
 
 
-def _fitting(key: str, value: Any, annotation: Any) -> Any:
+def _fitting(key: str, value: Any, annotation: Any, default: Any) -> Any:
+    """A value of the constructor's type; a whole number is from 1 on, or from the default on where that is less."""
     try:
-        return TypeAdapter(annotation).validate_python(value)
+        fitting = TypeAdapter(annotation).validate_python(value, strict=True)
     except ValidationError as error:
-        choices = get_args(annotation) if get_origin(annotation) is Literal and isinstance(value, str) else ()
-        hint = f" ({nearest(value, choices)})" if choices else ""
+        choices = [choice for choice in get_args(annotation) if isinstance(choice, str)]
+        hint = f" ({nearest(value, choices)})" if choices and isinstance(value, str) else ""
         raise InputError(f"params.yaml: '{key}' is {value!r}: {error.errors()[0]['msg']}{hint}") from None
+    least = min(default, 1) if isinstance(default, int) else 1
+    if type(fitting) is int and not least <= fitting <= LARGEST:
+        raise InputError(f"params.yaml: '{key}' is {value}: it may be from {least} to {LARGEST}")
+    return fitting
 
 
 def count_parameters(model: nn.Module) -> int:

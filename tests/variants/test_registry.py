@@ -133,6 +133,40 @@ def test_a_wrong_nonlinearity_is_refused_with_the_nearest(wrong: object, hint: s
         build("rnn", config_of("rnn", nonlinearity=wrong), vocab_size=11)
 
 
+OWN = [
+    (cell, parameter)
+    for cell, constructor in REGISTRY.items()
+    for parameter in inspect.signature(constructor).parameters.values()
+    if parameter.name not in ("input_size", "hidden_size")
+]
+
+
+@pytest.mark.parametrize(("cell", "parameter"), OWN, ids=lambda part: getattr(part, "name", part))
+@pytest.mark.parametrize("wrong", [-1, 0, 2**20 + 1, 7.5, True, "x", [1], {}])
+def test_a_wrong_value_of_a_cell_s_own_parameter_is_one_line(
+    cell: str, parameter: inspect.Parameter, wrong: object
+) -> None:
+    name, default = parameter.name, parameter.default
+    if wrong == default or (wrong is True and isinstance(default, bool)):
+        return
+    with pytest.raises(InputError, match=rf"^params\.yaml: 'variants\.mine(\.{name})?'[^\n]+$") as error:
+        build("mine", model_config(cell, embedding_size=12, hidden_size=12, **{name: wrong}), vocab_size=11)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("cell", "values", "message"),
+    [
+        ("mamba3", {"key_size": 1}, "a key of 1 has no pair that turns"),
+        ("mamba3", {"heads": 12}, "a key of 1 has no pair that turns"),
+        ("transformer", {"window": 1}, "a window of 1 holds no past"),
+    ],
+)
+def test_sizes_that_leave_nothing_are_refused(cell: str, values: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=rf"^params\.yaml: 'variants\.mine': {message}$"):
+        build("mine", model_config(cell, embedding_size=12, hidden_size=12, **values), vocab_size=11)
+
+
 def test_an_unknown_cell_names_the_nearest() -> None:
     with pytest.raises(InputError, match=r"variants\.bilstm\.cell is 'lstn': did you mean"):
         build("bilstm", config_of("bilstm", cell="lstn"), vocab_size=11)

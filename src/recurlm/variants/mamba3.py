@@ -40,6 +40,8 @@ class Mamba3(Recurrence):
         super().__init__()
         self.heads, value = heads, split(hidden_size, heads)
         key = key_size or value
+        if key < 2:
+            raise ValueError(f"a key of {key} has no pair that turns")
         pairs = max(1, key // 4)
         self.output_size = hidden_size
         self.state_spec = {"h": (heads, key, value), "angle": (heads, pairs), "k": (heads, key), "v": (heads, value)}
