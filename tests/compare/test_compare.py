@@ -283,6 +283,7 @@ def test_one_seed_shows_nothing() -> None:
     [
         ({"variants": ["lstn"]}, "no variant 'lstn': did you mean 'lstm'"),
         ({"variants": ["bilstm"]}, "'bilstm' predicts from both sides"),
+        ({"reference": "lstn"}, "reference is 'lstn': did you mean 'lstm'"),
     ],
 )
 def test_a_variant_that_cannot_be_compared_is_refused(project: Compare, changes: Any, message: str) -> None:
@@ -297,6 +298,10 @@ def test_a_variant_that_cannot_be_compared_is_refused(project: Compare, changes:
         ({"tune": {"trials": 0}}, "'tune.trials' is 0"),
         ({"tune": {"space": {"muon_lr": [0.1, 0.01]}}}, r"write \[from, to\]"),
         ({"tune": {"space": {"adamw_lr": [0.0, 0.01]}}}, "begin above 0"),
+        ({"tune": {"space": {"dropout": [0.0, 1.0]}}}, "a probability below 1"),
+        ({"tune": {"space": {"state_reset_prob": [0.5, 2.0]}}}, "a probability below 1"),
+        ({"train": {"seeds": [3, 1, 3]}}, "'train.seeds' .*3 is there twice"),
+        ({"variants": ["lstm", "gru", "gru"]}, "'variants' .*'gru' is there twice"),
         ({"tune": {"trails": 3}}, "unknown parameter 'tune.trails': did you mean 'trials'"),
     ],
 )

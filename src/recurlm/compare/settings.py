@@ -26,6 +26,13 @@ LOGARITHMIC = ("muon_lr", "adamw_lr", "weight_decay")
 Range = tuple[float, float]
 
 
+def each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values, of which none may come twice: two seeds that are one have no spread."""
+    if twice := [value for value in values if values.count(value) > 1]:
+        raise ValueError(f"{twice[0]!r} is there twice")
+    return values
+
+
 class Corpus(Section):
     path: str | None  # None: the corpus of params.yaml
     kind: Literal["char", "bpe", "word"] | None
@@ -48,6 +55,13 @@ class Space(Section):
             raise ValueError("write [from, to], from 0 up")
         return bounds
 
+    @field_validator("dropout", "state_reset_prob")
+    @classmethod
+    def _is_probability(cls, bounds: Range) -> Range:
+        if not bounds[1] < 1:
+            raise ValueError("a probability below 1")
+        return bounds
+
     @model_validator(mode="after")
     def _logarithms_exist(self) -> Space:
         if zero := [name for name in LOGARITHMIC if getattr(self, name)[0] == 0]:
@@ -67,6 +81,11 @@ class Train(Section):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     tokens: Count
     num_evals: Count
+
+    @field_validator("seeds")
+    @classmethod
+    def _differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        return each_once(seeds)
 
 
 class Score(Section):
@@ -90,6 +109,11 @@ class Compare(Section):
     train: Train
     score: Score
     speed: Speed
+
+    @field_validator("variants")
+    @classmethod
+    def _differ(cls, variants: tuple[str, ...]) -> tuple[str, ...]:
+        return each_once(variants)
 
     @property
     def folder(self) -> Path:
@@ -145,7 +169,7 @@ def write_plans(compare: Compare, params: Params) -> None:
     """Write the plan of each variant: later stages hang on their own variant's alone.
 
     Raises:
-        InputError: a variant is unknown, or predicts from both sides.
+        InputError: a variant or the reference is unknown, or a variant predicts from both sides.
     """
     blocks = load_yaml(ZOO)["variants"] if ZOO.is_file() else {}
     known = {name: ModelConfig(**(params.model | block)) for name, block in blocks.items()} | params.variants
@@ -156,6 +180,8 @@ def write_plans(compare: Compare, params: Params) -> None:
         "optimizer": {"weight_decay"},
     }
     train = params.train.model_dump(exclude=own | dict.fromkeys(("seed", "init_from", "checkpoint", "machine"), True))
+    if compare.reference not in known:
+        raise InputError(f"{FILE}: reference is '{compare.reference}': {nearest(compare.reference, known)}")
     with whole_folder(compare.folder / "plan") as folder:
         for name in compare.variants:
             if name not in known:
