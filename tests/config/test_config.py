@@ -169,6 +169,39 @@ def test_a_value_of_the_wrong_type_is_named(raw: dict[str, Any], write: Write, p
 
 
 @pytest.mark.parametrize(
+    "place",
+    [
+        "train.data.batch_size",
+        "train.data.epochs",
+        "train.machine.threads",
+        "variants.gru.dropout",
+        "variants.gru.layers",
+    ],
+)
+def test_yes_is_no_number(raw: dict[str, Any], write: Write, place: str) -> None:
+    """YAML reads yes and true as a boolean, which Python takes for 1."""
+    set_at(raw, place, True)
+    with pytest.raises(InputError, match=rf"'{place}' is True: .*write a number$"):
+        config.load(write(raw))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "twice"),
+    [
+        ("export.precisions", ["int8", "fp32", "int8"], "'int8'"),
+        ("diagnose.text.temperatures", [1, 0.5, 1.0], "1"),
+        ("verify.sampling", [{"temperature": 1.0, "top_k": 0, "top_p": 1.0}] * 2, "'temperature'"),
+    ],
+)
+def test_what_comes_twice_in_a_list_is_named(
+    raw: dict[str, Any], write: Write, place: str, value: object, twice: str
+) -> None:
+    set_at(raw, place, value)
+    with pytest.raises(InputError, match=rf"'{place}' is .*{twice}.* is there twice$"):
+        config.load(write(raw))
+
+
+@pytest.mark.parametrize(
     ("place", "value", "near"),
     [
         ("fetch.source", "hbu", "hub"),

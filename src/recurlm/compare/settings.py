@@ -26,13 +26,6 @@ LOGARITHMIC = ("muon_lr", "adamw_lr", "weight_decay")
 Range = tuple[float, float]
 
 
-def each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The values, of which none may come twice: two seeds that are one have no spread."""
-    if twice := [value for value in values if values.count(value) > 1]:
-        raise ValueError(f"{twice[0]!r} is there twice")
-    return values
-
-
 class Corpus(Section):
     path: str | None  # None: the corpus of params.yaml
     kind: Literal["char", "bpe", "word"] | None
@@ -82,11 +75,6 @@ class Train(Section):
     tokens: Count
     num_evals: Count
 
-    @field_validator("seeds")
-    @classmethod
-    def _differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        return each_once(seeds)
-
 
 class Score(Section):
     min_documents: Annotated[int, Field(ge=2)]
@@ -109,11 +97,6 @@ class Compare(Section):
     train: Train
     score: Score
     speed: Speed
-
-    @field_validator("variants")
-    @classmethod
-    def _differ(cls, variants: tuple[str, ...]) -> tuple[str, ...]:
-        return each_once(variants)
 
     @property
     def folder(self) -> Path:
