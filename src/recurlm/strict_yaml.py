@@ -67,7 +67,8 @@ def first_misfit(error: ValidationError, root: type[BaseModel]) -> str:
     value = misfit["input"]
     misspelt = misfit["type"] == "literal_error" and isinstance(value, str)
     hint = f" ({nearest(value, _choices(misfit))})" if misspelt else ""
-    return f"'{where}' is {value!r}: {misfit['msg']}{hint}"
+    message = misfit["msg"].removeprefix("Value error, ")  # pydantic's, before what a validator of ours says
+    return f"'{where}' is {value!r}: {message}{hint}"
 
 
 def _choices(misfit: Any) -> list[str]:

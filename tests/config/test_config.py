@@ -181,7 +181,7 @@ def test_a_value_of_the_wrong_type_is_named(raw: dict[str, Any], write: Write, p
 def test_yes_is_no_number(raw: dict[str, Any], write: Write, place: str) -> None:
     """YAML reads yes and true as a boolean, which Python takes for 1."""
     set_at(raw, place, True)
-    with pytest.raises(InputError, match=rf"'{place}' is True: .*write a number$"):
+    with pytest.raises(InputError, match=rf"'{place}' is True: write a number$"):
         config.load(write(raw))
 
 
