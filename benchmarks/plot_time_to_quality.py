@@ -36,7 +36,7 @@ def chart(paths: list[Path], goal: float | None) -> altair.LayerChart:
     points = altair.Chart(data).encode(
         x=altair.X("seconds:Q", title="seconds since the process began", scale=altair.Scale(type="log", nice=False)),
         y=altair.Y("loss:Q", title="validation loss, nats per character", scale=altair.Scale(zero=False)),
-        color=altair.Color("run:N", title="run", sort=None),
+        color=altair.Color("run:N", title="run", sort=None, legend=altair.Legend(labelLimit=0)),
         detail="protocol:N",
     )
     # Marks of their own: points on the line itself would leave the legend of its dashes empty.

@@ -254,6 +254,8 @@ def test_losses_after_a_minute_are_those_of_their_json() -> None:
         losses = [figure(run, name, 4) for name in ("loss_cold_256", "loss_streamed")]
         assert run["budget"] == float(seconds)
         assert cells == [f"{run['parameters']:,}", *effort(run), *losses]
+    alone = result("characters-3600-mixture")["each"]["loss_cold_256"]
+    assert f"alone, the three of the hour have {min(alone):.3f} to {max(alone):.3f}" in BENCHMARKS.text
 
 
 def test_perplexities_of_words_are_those_of_their_json() -> None:
