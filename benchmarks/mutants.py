@@ -202,7 +202,7 @@ class Bench:
         os.utime(path, (self.clock, self.clock))
 
     def outcome(self, mutant: Mutant, chosen: list[str], limit: float) -> str:
-        """`caught`, `survived`, or `caught: too long`."""
+        """`caught`, `survived`, or `too long`, which counts as neither."""
         path = CLONE / "src/recurlm" / mutant.file
         source, changed = versions(mutant)
         self.write(path, changed)
@@ -234,7 +234,7 @@ class Bench:
             time.sleep(0.02)
         os.killpg(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        return "caught: too long"
+        return "too long"
 
 
 def run(drawn: list[Mutant], budget: float, more: list[str]) -> Iterator[dict[str, Any]]:
@@ -259,8 +259,8 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
     for result in results:
         package = result["file"].partition("/")[0]
         drawn[package] += 1
-        caught[package] += result["outcome"].startswith("caught")
-    survivors = [result for result in results if not result["outcome"].startswith("caught")]
+        caught[package] += result["outcome"] == "caught"
+    survivors = [result for result in results if result["outcome"] != "caught"]
     return {"drawn": drawn, "caught": caught, "survivors": survivors}
 
 
