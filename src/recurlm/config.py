@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from recurlm.errors import InputError, nearest
-from recurlm.strict_yaml import first_misfit, load_yaml
+from recurlm.strict_yaml import AsWritten, first_misfit, load_yaml
 from recurlm.strict_yaml import override as override
 
 Count = Annotated[int, Field(ge=1)]
@@ -19,31 +19,10 @@ Probability = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-class AsWritten(BaseModel):
-    """Values as they are written: pydantic would take `yes` for the number 1."""
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse a boolean for a number, and what comes twice in a list of any length."""
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and _is_number(annotation):
-            raise ValueError("write a number")
-        if isinstance(value, (list, tuple)) and get_args(annotation)[-1:] == (Ellipsis,):
-            for entry in value:
-                if value.count(entry) > 1:
-                    raise ValueError(f"{entry!r} is there twice")
-        return value
-
-
 class Section(AsWritten):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True, serialize_by_alias=True
     )
-
-
-def _is_number(annotation: Any) -> bool:
-    return annotation in (int, float) or any(map(_is_number, get_args(annotation)))
 
 
 class Packaged(Section):

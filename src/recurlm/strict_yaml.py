@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, ValidationInfo, field_validator
 
 from recurlm.errors import InputError, nearest
 
@@ -49,6 +49,27 @@ def load_yaml(path: Path) -> Any:
         raise InputError(f"{path}: not YAML ({error})") from None
     except RecursionError:
         raise InputError(f"{path}: nested too deeply to be read") from None
+
+
+class AsWritten(BaseModel):
+    """Values as they are written: pydantic would take `yes` for the number 1."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse a boolean for a number, and what comes twice in a list of any length."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and _is_number(annotation):
+            raise ValueError("write a number")
+        if isinstance(value, (list, tuple)) and get_args(annotation)[-1:] == (Ellipsis,):
+            for entry in value:
+                if value.count(entry) > 1:
+                    raise ValueError(f"{entry!r} is there twice")
+        return value
+
+
+def _is_number(annotation: Any) -> bool:
+    return annotation in (int, float) or any(map(_is_number, get_args(annotation)))
 
 
 def first_misfit(error: ValidationError, root: type[BaseModel]) -> str:
