@@ -65,6 +65,7 @@ from common import (  # noqa: E402
     square_matrices,
     write_figures,
 )
+from safetensors.torch import load_file, save_file  # noqa: E402
 from texts import Text, characters, words  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
@@ -227,9 +228,11 @@ def mixture(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(turns):
             begun, those = elapsed(), seeds[turn * lanes : (turn + 1) * lanes]
+            if begun >= arguments.budget:
+                raise InputError(f"--budget {arguments.budget:g}: over before the models of a mixture begin")
             train_side_by_side(arguments, those, (arguments.budget - begun) / (turns - turn), chosen, Path(folder))
         runs = [read_json(Path(folder) / f"{seed}.json") for seed in seeds]
-        weights = [torch.load(Path(folder) / f"{seed}.pt") for seed in seeds]
+        weights = [load_file(Path(folder) / f"{seed}.safetensors") for seed in seeds]
     text = read(arguments)
     nats: dict[str, list[np.ndarray]] = {}
     for each in weights:
@@ -261,7 +264,9 @@ def train_side_by_side(
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}
     processes = []
     for seed in seeds:
-        run = program(arguments, budget=budget, seed=seed, json=folder / f"{seed}.json", weights=folder / f"{seed}.pt")
+        run = program(
+            arguments, budget=budget, seed=seed, json=folder / f"{seed}.json", weights=folder / f"{seed}.safetensors"
+        )
         processes.append(subprocess.Popen([*run, *chosen], stdout=subprocess.DEVNULL, env=alone))
     if failed := [code for code in [process.wait() for process in processes] if code]:
         sys.exit(failed[0])
@@ -332,7 +337,7 @@ def single(arguments: argparse.Namespace) -> None:
     result = train(model, stream, text.special, config, block, keep, on_step, clock=clock)
     points: list[dict[str, float]] = []
     if arguments.weights:
-        torch.save(kept[-1][2], arguments.weights)
+        save_file(kept[-1][2], arguments.weights)
         points, kept = [{"seconds": kept[-1][0], "steps": steps}], []
     for now, step, weights in kept:
         model.load_state_dict(weights)

@@ -51,3 +51,8 @@ def test_the_models_of_a_mixture_are_those_of_single_runs_and_it_is_better_than_
 def test_a_mixture_of_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="--models 1: a mixture has two or more"):
         run(tmp_path, "--models", "1")
+
+
+def test_a_budget_that_is_over_before_it_begins_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"--budget 0\.1: over before the models of a mixture begin"):
+        run(tmp_path, "--models", "2", "--budget", "0.1")
