@@ -3,6 +3,7 @@
     python benchmarks/time_to_quality.py --corpus input.txt --budget 60      # seconds; also 600 and 3600
     python benchmarks/time_to_quality.py --corpus input.txt --budget 60 --seeds 3      # one run after the other
     python benchmarks/time_to_quality.py --corpus input.txt --budget 600 --models 2    # a mixture of two
+    python benchmarks/time_to_quality.py --corpus input.txt --budget 60 --seeds 3 --runs runs   # goes on; see below
     python benchmarks/time_to_quality.py --corpus input.txt --budget 60 --tune
     python benchmarks/time_to_quality.py --corpus data/corpus --words 10000 --budget 75 --target 61.1
 
@@ -20,8 +21,11 @@ train side by side as torch has threads, and they share the seconds; what they s
 
 The last line of output is one line of JSON; `--json FILE` keeps it with all points. Beside seconds it has what does not
 hang on the machine: steps, epochs, and the operations of the products. Of several seeds it has the mean, the standard
-deviation and each value, beside the figures of the first. Settings are those of params.yaml
-with what SETTINGS below replaces, and KEY=VALUE on the command line after that: `data.batch_size=64 hidden_size=256`.
+deviation and each value, beside the figures of the first. With `--runs FOLDER` a seed whose JSON is there is not run
+again, so that seeds may be run apart: `--seed 2 --json FOLDER/2.json` on another core or machine.
+
+Settings are those of params.yaml with what SETTINGS below replaces, and KEY=VALUE on the command line after that:
+`data.batch_size=64 hidden_size=256`.
 """
 
 from __future__ import annotations
@@ -195,16 +199,26 @@ def program(arguments: argparse.Namespace, *names: str, **replaced: Any) -> list
 
 
 def several(arguments: argparse.Namespace) -> None:
-    """A run a seed, each in a process of its own, whose clock begins with it."""
+    """A run a seed, each in a process of its own, whose clock begins with it; one that `--runs` has is not run again.
+
+    Raises:
+        InputError: a run that `--runs` has is of another budget, or of another number of models.
+    """
     runs: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.runs or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         for seed in range(1, arguments.seeds + 1):
-            file = Path(folder) / f"{seed}.json"
-            run = program(arguments, "budget", "target", "models", seed=seed, json=file)
-            done = subprocess.run([*run, *arguments.changes], stdout=subprocess.DEVNULL)
-            if done.returncode:
-                sys.exit(done.returncode)
+            file = folder / f"{seed}.json"
+            if not file.exists():
+                run = program(arguments, "budget", "target", "models", seed=seed, json=file)
+                done = subprocess.run([*run, *arguments.changes], stdout=subprocess.DEVNULL)
+                if done.returncode:
+                    sys.exit(done.returncode)
             runs.append(read_json(file))
+            for name in ("budget", "models"):
+                if runs[-1].get(name) != (asked := getattr(arguments, name)):
+                    raise InputError(f"{file}: {name} is {runs[-1].get(name)}, and --{name} is {asked}")
     names = [
         name for name in runs[0] if name.startswith("loss") or name in ("perplexity", "steps", "epochs", "operations")
     ]
@@ -289,6 +303,9 @@ def main() -> None:
     seeds = parser.add_mutually_exclusive_group()
     seeds.add_argument("--seed", type=int, default=1)
     seeds.add_argument("--seeds", type=int, metavar="N", help="that many runs, of the seeds 1 to N (2 or more)")
+    parser.add_argument(
+        "--runs", type=Path, metavar="FOLDER", help="of --seeds: where the JSON of seed N is kept as N.json, or is already"
+    )
     parser.add_argument("--models", type=int, metavar="N", help="a mixture of that many (2 or more)")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="write the last weights, and score nothing")
     parser.add_argument(
@@ -301,6 +318,8 @@ def main() -> None:
         if arguments.seeds < 2:
             raise InputError(f"--seeds {arguments.seeds}: a spread needs two or more")
         return several(arguments)
+    if arguments.runs:
+        raise InputError(f"--runs {arguments.runs}: it keeps the runs of --seeds")
     if arguments.models is not None:
         if arguments.models < 2:
             raise InputError(f"--models {arguments.models}: a mixture has two or more")

@@ -56,3 +56,15 @@ def test_a_mixture_of_one_is_refused(tmp_path: Path) -> None:
 def test_a_budget_that_is_over_before_it_begins_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"--budget 0\.1: over before the models of a mixture begin"):
         run(tmp_path, "--models", "2", "--budget", "0.1")
+
+
+def test_seeds_that_were_run_apart_are_not_run_again(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    alone = run(tmp_path, "--seed", "2", "--json", str(kept / "2.json"))
+    before = (kept / "2.json").stat().st_mtime_ns
+    seeds = run(tmp_path, "--seeds", "2", "--runs", str(kept))["seeds"]
+    assert (kept / "2.json").stat().st_mtime_ns == before
+    first = json.loads((kept / "1.json").read_text(encoding="utf-8"))
+    assert seeds["loss_streamed"]["values"] == [first["loss_streamed"], alone["loss_streamed"]]
+    with pytest.raises(AssertionError, match=r"2\.json: budget is 60\.0, and --budget is 600\.0"):
+        run(tmp_path, "--seeds", "2", "--runs", str(kept), "--budget", "600")
