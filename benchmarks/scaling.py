@@ -2,10 +2,10 @@
 
     python benchmarks/scaling.py --json benchmarks/results/scaling.json --page docs/distributed.md    # as root
 
-One process with two threads and two with one train the same model on the same global batch, in alternation, and on larger
-ones: what processes say to each other does not grow with the batch. Then two "machines" (network namespaces, which need root) train over a link that tc
-limits: that shows what a message costs and whether the model foretells a step. --page puts the tables between the marks
-of a page.
+One process with two threads and two with one train the same model on the same global batch, in alternation, and on
+larger ones: what processes say to each other does not grow with the batch. Then two "machines" (network namespaces,
+which need root) train over a link that tc limits: that shows what a message costs and whether the model foretells a
+step. --page puts the tables between the marks of a page.
 """
 
 from __future__ import annotations
@@ -275,8 +275,8 @@ def tables(figures: dict[str, Any]) -> str:
             f"| {batch['batch_size']} | {speeds['1 × 2']:,.0f} | {speeds['2 × 1']:,.0f} | {batch['ratio']:.2f} "
             f"({min(ratios):.2f} to {max(ratios):.2f}) | {batch['communication_fraction']:.0%} |"
         )
-    lines += ["", f"*1 × 2* is one process with two threads; ratios are of {len(two['ratios'])} rounds. Communication has "]
-    lines[-1] += f"the wait for the slower process in it; a step's {len(calls)} messages have "
+    lines += ["", f"*1 × 2* is one process with two threads; ratios are of {len(two['ratios'])} rounds. "]
+    lines[-1] += f"Communication has the wait for the slower process in it; a step's {len(calls)} messages have "
     lines[-1] += f"{sum(size for _, size in calls) / 1e6:.1f} MB in all, whatever the batch."
     lines += ["", "| link | a message | rate | communication of a step | by the model |", "|---|--:|--:|--:|--:|"]
     for name, link in figures["links"].items():

@@ -304,7 +304,7 @@ def main() -> None:
     seeds.add_argument("--seed", type=int, default=1)
     seeds.add_argument("--seeds", type=int, metavar="N", help="that many runs, of the seeds 1 to N (2 or more)")
     parser.add_argument(
-        "--runs", type=Path, metavar="FOLDER", help="of --seeds: where the JSON of seed N is kept as N.json, or is already"
+        "--runs", type=Path, metavar="FOLDER", help="of --seeds: where seed N's JSON is kept as N.json, or is already"
     )
     parser.add_argument("--models", type=int, metavar="N", help="a mixture of that many (2 or more)")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="write the last weights, and score nothing")
