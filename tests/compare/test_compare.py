@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import shutil
+import statistics
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 import yaml
 from configs import CHECKOUT, merged, write_params
@@ -242,7 +244,7 @@ def noisy(shift: float, spread: float = 0.0, draw: int = 2) -> np.ndarray:
         (-0.05, 0.1, "not shown"),
     ],
 )
-def test_better_is_said_only_where_interval_and_seeds_agree(shift: float, spread: float, verdict: str) -> None:
+def test_better_is_said_only_where_the_interval_of_text_and_seeds_leaves_0_out(shift: float, spread: float, verdict: str) -> None:
     found = results.against(noisy(shift, spread), noisy(0.0, draw=3), TOKENS, SCORE)
     assert found is not None
     assert found["verdict"] == verdict
@@ -275,7 +277,26 @@ def test_a_few_units_show_nothing(units: int, verdict: str) -> None:
 def test_one_seed_shows_nothing() -> None:
     found = results.against(noisy(-0.05)[:1], UNITS[None], TOKENS, SCORE)
     assert found
-    assert found["verdict"] == "not shown"
+    assert (found["interval"], found["verdict"]) == (None, "not shown")
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_of_equals_one_is_called_better_or_worse_no_more_often_than_it_says(seeds: int) -> None:
+    """Two variants that differ by their seeds and by the text alone, 2,000 times."""
+    draw, of_text, said = np.random.default_rng(seeds), 0.003, 0
+    for _ in range(2000):
+        sides = draw.normal(0, 0.012, (2, seeds))
+        mean = float(sides[0].mean() - sides[1].mean() + draw.normal(0, of_text))
+        ends = results.difference_interval(mean, of_text, 110, sides.tolist(), 0.95)
+        said += results.verdict(ends) != "not shown"
+    assert said / 2000 < 0.07
+
+
+def test_an_interval_of_seeds_alone_is_welch_s() -> None:
+    sides = [[1.0, 1.2, 1.1], [1.5, 1.4, 1.8, 1.6]]
+    low, high = results.difference_interval(statistics.fmean(sides[0]) - statistics.fmean(sides[1]), 0, 110, sides, 0.9)
+    welch = scipy.stats.ttest_ind(*sides, equal_var=False).confidence_interval(0.9)
+    assert (low, high) == pytest.approx(tuple(welch))
 
 
 @pytest.mark.parametrize(

@@ -337,11 +337,13 @@ def test_how_many_faults_were_caught_is_what_their_json_says() -> None:
 def test_what_is_said_of_the_comparison_is_in_its_json() -> None:
     found = result("compare-plays")["variants"]
     better = [name for name, part in found.items() if (part["against_reference"] or {}).get("verdict") == "better"]
-    assert sorted(better) == ["hgrn2", "mingru", "rglru"]
-    assert found["slstm"]["against_reference"]["verdict"] == "not shown"
-    shares = [found[name]["perplexity_per_token"] / found["lstm"]["perplexity_per_token"] for name in better]
+    assert better == ["rglru"]
+    unclear = [name for name, part in found.items() if (part["against_reference"] or {}).get("verdict") == "not shown"]
+    assert sorted(unclear) == ["hgrn2", "mingru", "slstm"]
+    assert max(abs(found[name]["against_reference"]["nats_per_token"]) for name in unclear) < 0.03
+    share = found["rglru"]["perplexity_per_token"] / found["lstm"]["perplexity_per_token"]
     text = " ".join(Page("docs/compare.md").text.split())
-    assert f"by {1 - max(shares):.0%} to {1 - min(shares):.0%} of its perplexity".replace("%", " %") in text
+    assert f"by {1 - share:.0%} of its perplexity".replace("%", " %") in text
     lead = found["lstm"]["validation_nats_at_equal_seconds"] - found["mingru"]["validation_nats_at_equal_seconds"]
     assert f"By equal seconds minGRU leads the LSTM by {lead:.2f} nats" in text
     matrices = [found[name]["state_bytes"] for name in ("hgrn2", "mamba2", "kda", "gated_deltanet")]

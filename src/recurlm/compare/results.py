@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.stats import t as student
 
 from recurlm.compare.settings import Compare, Score
 from recurlm.diagnostics.intervals import Bootstrap, Interval
@@ -100,21 +101,48 @@ def against(
     tokens: Int[np.ndarray, "units"],
     settings: Score,
 ) -> dict[str, Any] | None:
-    """The difference from the reference in nats a token, unit by unit; None for the reference itself.
+    """The difference from the reference in nats a token; None for the reference itself.
 
-    It is called better or worse only if the interval leaves 0 out, and no seed of the one lies among the other's.
+    Another text would change it, and so would other seeds. The interval knows of both: the bootstrap's standard error
+    over units, taken unit by unit, and that of the mean of each side's seeds. There is none for fewer than two seeds or
+    FEWEST_UNITS. The difference is called better or worse only if the interval leaves 0 out.
     """
     if reference is None or reference is nats:
         return None
     difference = nats.mean(axis=0) - reference.mean(axis=0)
-    low_high = interval(difference, tokens, settings)
-    ours, theirs = nats.sum(axis=1), reference.sum(axis=1)
-    verdict = "not shown"
-    if low_high and len(ours) > 1 and low_high[1] < 0 and ours.max() < theirs.min():
-        verdict = "better"
-    if low_high and len(ours) > 1 and low_high[0] > 0 and ours.min() > theirs.max():
-        verdict = "worse"
-    return {"nats_per_token": float(difference.sum() / tokens.sum()), "interval": low_high, "verdict": verdict}
+    mean, low_high = float(difference.sum() / tokens.sum()), None
+    if min(len(nats), len(reference)) > 1 and len(tokens) >= FEWEST_UNITS:
+        bootstrap = Bootstrap(settings.resamples, settings.confidence, settings.seed)
+        of_text = bootstrap.standard_error(difference, tokens)
+        seeds = [(side.sum(axis=1) / tokens.sum()).tolist() for side in (nats, reference)]
+        low_high = difference_interval(mean, of_text or 0.0, len(tokens), seeds, settings.confidence)
+    return {"nats_per_token": mean, "interval": low_high, "verdict": verdict(low_high)}
+
+
+def difference_interval(
+    mean: float, of_text: float, units: int, seeds: Sequence[Sequence[float]], confidence: float
+) -> Interval:
+    """Student's interval of a difference of two means, with the degrees of freedom of Welch (1947, Biometrika 34).
+
+    Args:
+        of_text: the standard error over `units` of text.
+        seeds: the losses of each side's seeds, two or more.
+    """
+    parts = [(of_text**2, units - 1)]
+    parts += [(statistics.variance(losses) / len(losses), len(losses) - 1) for losses in seeds]
+    variance = sum(part for part, _ in parts)
+    if variance == 0:
+        return mean, mean
+    freedom = variance**2 / sum(part**2 / freedom for part, freedom in parts)
+    half = float(student.ppf((1 + confidence) / 2, freedom)) * math.sqrt(variance)
+    return mean - half, mean + half
+
+
+def verdict(low_high: Interval | None) -> str:
+    """What an interval of a difference of losses shows."""
+    if low_high is None or low_high[0] <= 0 <= low_high[1]:
+        return "not shown"
+    return "better" if low_high[1] < 0 else "worse"
 
 
 def interval(amounts: Float[np.ndarray, "units"], tokens: Int[np.ndarray, "units"], settings: Score) -> Interval | None:
