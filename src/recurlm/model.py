@@ -134,6 +134,8 @@ def build(name: str, config: ModelConfig, vocab_size: int) -> LanguageModel:
     residual = config.block == "residual"
     if not residual and (config.conv or config.mlp_ratio):
         raise InputError(f"params.yaml: 'variants.{name}': conv and mlp_ratio need 'block: residual'")
+    if config.conv == 1:
+        raise InputError(f"params.yaml: 'variants.{name}.conv' is 1: a kernel of one element mixes nothing; 0 is none")
 
     def layer(input_size: int) -> Recurrence:
         try:
@@ -148,8 +150,12 @@ def build(name: str, config: ModelConfig, vocab_size: int) -> LanguageModel:
             layers.append(layer(layers[-1].output_size if layers else config.embedding_size))
         return Stack(layers, config.dropout, config.concat_layers, norm=residual)
 
+    recurrence = Bidirectional(stack(), stack()) if config.bidirectional else stack()
+    if config.weight_drop and not recurrence.recurrent_matrices():
+        drop = f"'variants.{name}.weight_drop' is {config.weight_drop:g}"
+        raise InputError(f"params.yaml: {drop}, and no matrix of {config.cell} multiplies its state: set it to 0")
     return LanguageModel(
-        Bidirectional(stack(), stack()) if config.bidirectional else stack(),
+        recurrence,
         vocab_size,
         config.embedding_size,
         config.tie_weights,

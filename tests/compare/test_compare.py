@@ -244,7 +244,9 @@ def noisy(shift: float, spread: float = 0.0, draw: int = 2) -> np.ndarray:
         (-0.05, 0.1, "not shown"),
     ],
 )
-def test_better_is_said_only_where_the_interval_of_text_and_seeds_leaves_0_out(shift: float, spread: float, verdict: str) -> None:
+def test_better_is_said_only_where_the_interval_of_text_and_seeds_leaves_0_out(
+    shift: float, spread: float, verdict: str
+) -> None:
     found = results.against(noisy(shift, spread), noisy(0.0, draw=3), TOKENS, SCORE)
     assert found is not None
     assert found["verdict"] == verdict

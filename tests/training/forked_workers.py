@@ -53,6 +53,7 @@ RUNS: dict[str, tuple[str, int, bool, str | None]] = {
     "lstm2stopped": ("lstm", 2, True, None),
     "lstm2goeson": ("lstm", 2, False, "lstm2stopped"),
     "lstm4goeson": ("lstm", 4, False, "lstm2stopped"),
+    "lstm2returned": ("lstm", 2, False, "lstm2stopped"),  # the first process is of a machine that was away
     "bilstm1": ("bilstm", 1, False, None),
     "bilstm4": ("bilstm", 4, False, None),
 }
@@ -76,11 +77,10 @@ def work(name: str, rank: int, folder: Path) -> None:
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
     checkpoint = None
     if stops or goes_on:
-        own = folder / f"{name}.checkpoint"
-        if goes_on and workers.first:
-            own.write_bytes((folder / f"{goes_on}.checkpoint").read_bytes())
-        # The others have no disk in common with the first.
-        path = own if workers.first else folder / "elsewhere"
+        # They have no disk in common.
+        path = folder / (f"{name}.checkpoint" if workers.first else f"{name}.elsewhere{rank}")
+        if goes_on and rank == (world - 1 if name.endswith("returned") else 0):
+            path.write_bytes((folder / f"{goes_on}.checkpoint").read_bytes())
         checkpoint = Checkpoint(path, "key", every=1e9, workers=workers)
     precision = {"precision": "bf16"} if name.endswith("bf16") else {}
     config, sizes = train_config(**SETTINGS | precision), model_config(variant, **DROPOUTS)

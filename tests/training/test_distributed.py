@@ -90,6 +90,10 @@ def test_a_run_goes_on_from_its_checkpoint_with_the_state_of_every_row(runs: Pat
     assert losses(runs, "lstm2goeson") == losses(runs, "lstm2")[forked_workers.STOP_AFTER :]
 
 
+def test_a_run_goes_on_from_the_furthest_checkpoint_though_the_first_process_has_none(runs: Path) -> None:
+    assert weights(runs, "lstm2returned") == weights(runs, "lstm2")
+
+
 @given(world=st.integers(1, 40), more=st.integers(0, 100))
 def test_each_row_has_one_process_and_each_process_a_row(world: int, more: int) -> None:
     parts = [Workers(rank, world).lanes(world + more) for rank in range(world)]

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from recurlm.errors import InputError
 from recurlm.model import build
 from recurlm.training.regularization import activation_penalty, weight_drop
 from recurlm.variants.base import LockedDropout
@@ -36,6 +37,26 @@ def test_weight_drop_acts_on_the_recurrent_matrices_and_leaves_no_trace(name: st
         assert not matrix.grad[zero].any()
         assert matrix.grad[~zero].any()
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "matrices"),
+    [("slstm", {"heads": 2}, 2 * 2), ("m2rnn", {"heads": 2}, 2 * 2), ("mogrifier", {"rounds": 3, "rank": 4}, 2 * 5)],
+)
+def test_weight_drop_finds_the_matrices_of_a_state_whatever_their_names(
+    cell: str, options: dict[str, int], matrices: int
+) -> None:
+    """Of two layers: one a head; of the mogrifier U and both factors of each Q."""
+    model = build("mine", model_config(cell, hidden_size=12, weight_drop=0.5, **options), 9)
+    assert len(model.recurrence.recurrent_matrices()) == matrices
+
+
+def test_weight_drop_of_a_cell_without_such_matrices_is_refused() -> None:
+    expected = (
+        r"^params.yaml: 'variants.mine.weight_drop' is 0.5, and no matrix of mingru multiplies its state: set it to 0$"
+    )
+    with pytest.raises(InputError, match=expected):
+        build("mine", model_config("mingru", weight_drop=0.5), 9)
 
 
 def test_the_gradient_under_weight_drop_is_that_of_a_product_with_the_mask() -> None:

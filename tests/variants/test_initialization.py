@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from configs import model_config
 from torch import Tensor
 from torch.nn import functional as F
 
+from recurlm.model import build
 from recurlm.variants import REGISTRY
 from recurlm.variants.linear import Decay
 
@@ -101,7 +103,8 @@ def test_retnet_s_heads_keep_from_31_of_32_on_and_turn_ever_slower() -> None:
 def test_the_forget_gates_of_slstm_and_mlstm_begin_as_published() -> None:
     slstm = fresh("slstm", heads=2)
     bias = slstm.W.bias.detach().view(2, 4, 256)
-    torch.testing.assert_close(bias[:, 1], (-(5 - 12 * torch.linspace(0, 1, 256) ** 0.3)).expand(2, -1))
+    torch.testing.assert_close(bias[:, 1], (-(-5 + 12 * torch.linspace(0, 1, 256) ** 0.3)).expand(2, -1))
+    assert float(torch.sigmoid(bias[:, 1]).median()) < 0.02  # most forget at once, a few remember
     assert not bias[:, [0, 2, 3]].any()
     assert not any(block.any() for block in slstm.R.blocks)
     mlstm = fresh("mlstm", heads=4)
@@ -109,6 +112,18 @@ def test_the_forget_gates_of_slstm_and_mlstm_begin_as_published() -> None:
     assert not mlstm.Wf.weight.any()
     assert not mlstm.Wi.weight.any()
     assert float(fresh("mlstm", heads=512).Wi.bias.detach().std()) == pytest.approx(0.1, rel=0.1)
+
+
+def test_a_network_that_adds_up_what_it_reads_begins_with_a_loss_of_guessing() -> None:
+    """By two layers of the default size: the sums of the lower one are summed up by the upper one."""
+    torch.manual_seed(1)
+    block = model_config("rnn", hidden_size=480, embedding_size=256, nonlinearity="relu", start="identity")
+    model = build("rnn", block, 100).eval()
+    tokens = torch.randint(100, (4, 49))
+    with torch.no_grad():
+        logits, _ = model(tokens[:, :-1], model.initial_state(4))
+    loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    assert float(loss) == pytest.approx(math.log(100), rel=0.1)
 
 
 def test_other_recurrent_weights_begin_within_their_bounds() -> None:

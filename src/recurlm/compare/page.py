@@ -147,8 +147,8 @@ def lead(results: Results) -> str:
         f"{results['training_tokens']:,} tokens from {len(results['seeds'])} seed(s), and scored once on "
         f"{results['test_tokens']:,} test tokens of {results['corpus']['name']} ({results['tokenizer']['kind']}, "
         f"{results['tokenizer']['vocab_size']:,} tokens); {interval}. A variant is called better or worse than "
-        f"{results['reference'] or 'the reference'} only where the interval of the difference, which knows of other text "
-        "and of other seeds, leaves 0 out."
+        f"{results['reference'] or 'the reference'} only where the interval of the difference, which knows of other "
+        "text and of other seeds, leaves 0 out."
     )
 
 

@@ -34,7 +34,8 @@ class Snapshot(NamedTuple):
 class Checkpoint:
     """One file, replaced every so often. It belongs to one run, whose key hashes all that shapes its result.
 
-    Of several processes, the first one writes and reads it.
+    Of several processes, the first one of each machine writes a file, all but one with its rank in the name, since the
+    machines may have a disk in common. A run goes on from the file that is furthest.
     """
 
     def __init__(self, path: Path, key: str, every: float, workers: Workers = ALONE) -> None:
@@ -51,7 +52,7 @@ class Checkpoint:
 
     def save(self, snapshot: Snapshot) -> None:
         """Replace the file, whole or not at all."""
-        if self.workers.first:
+        if self.workers.local_rank == 0:
             content = save(
                 {
                     name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -59,13 +60,35 @@ class Checkpoint:
                 },
                 {"key": self.key, "values": json.dumps(snapshot.values)},
             )
-            with whole_file(self.path) as partial:
+            rank = "" if self.workers.first else f".{self.workers.rank}"
+            with whole_file(self.path.with_name(f"{self.path.stem}{rank}{self.path.suffix}")) as partial:
                 partial.write_bytes(content)
         self._saved_at = time.monotonic()
 
     def load(self) -> Snapshot | None:
         """What was saved last; None if nothing was, or if it belongs to another run."""
-        content = self.workers.from_first(lambda: self.path.read_bytes() if self.path.exists() else b"")
+        content, steps = b"", -1
+        for path in self._files():
+            read = path.read_bytes()
+            saved = self._snapshot(read)
+            if saved is not None and saved.values["step"] > steps:
+                content, steps = read, saved.values["step"]
+        return self._snapshot(self.workers.furthest(content, steps))
+
+    def remove(self) -> None:
+        """The run is over, and its result written."""
+        for path in self._files():
+            path.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        """Those of this run on this machine, for its first process."""
+        if self.workers.local_rank != 0:
+            return []
+        others = self.path.parent.glob(f"{self.path.stem}.*{self.path.suffix}")
+        return [path for path in (self.path, *sorted(others)) if path.is_file()]
+
+    def _snapshot(self, content: bytes) -> Snapshot | None:
+        """What a file's content holds; None if it is broken, or of another run."""
         try:
             tensors = load(content)
         except SafetensorError:
@@ -74,10 +97,6 @@ class Checkpoint:
         size = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
         return Snapshot(tensors, json.loads(metadata["values"])) if metadata.get("key") == self.key else None
-
-    def remove(self) -> None:
-        """The run is over, and its result written."""
-        self.path.unlink(missing_ok=True)
 
 
 def run_key(settings: Mapping[str, Any], files: Iterable[Path]) -> str:

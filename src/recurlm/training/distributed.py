@@ -45,6 +45,8 @@ class Workers:
 
     rank: int = 0
     world: int = 1
+    local_rank: int = 0
+    """Number among the processes of its machine, whose first one keeps the machine's checkpoint."""
 
     @property
     def first(self) -> bool:
@@ -138,16 +140,21 @@ class Workers:
             self.exchange(parts, owner=lambda number: number)
         return whole
 
-    def from_first(self, content: Callable[[], bytes]) -> bytes:
-        """What the first process reads, in all processes: the others need no disk in common with it."""
+    def furthest(self, content: bytes, steps: int) -> bytes:
+        """The content of the process with the most steps, in all processes: they need no disk in common.
+
+        Ranks go by address, so a machine that went away may come back as the first one, with an old checkpoint.
+        """
         if self.world == 1:
-            return content()
-        read = bytearray(content() if self.first else b"")
-        size = int(self.sum(len(read))[0])
+            return content
+        reached = self.sum(*(float(steps + 1) if rank == self.rank else 0.0 for rank in range(self.world)))
+        owner = reached.index(max(reached))
+        mine = self.rank == owner
+        size = int(self.sum(float(len(content)) if mine else 0.0)[0])
         if size == 0:
             return b""
-        message = torch.frombuffer(read if self.first else bytearray(size), dtype=torch.uint8)
-        self.exchange([message], owner=lambda number: 0)
+        message = torch.frombuffer(bytearray(content) if mine else bytearray(size), dtype=torch.uint8)
+        self.exchange([message], owner=lambda number: owner)
         return message.numpy().tobytes()
 
 
@@ -188,7 +195,7 @@ def workers_of(config: TrainConfig) -> Iterator[Workers]:
     store, rank, world = next(rendezvous("env://", timeout=patience))
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=patience)
     try:
-        yield Workers(rank, world)
+        yield Workers(rank, world, local)
         dist.destroy_process_group()
     except InputError:
         if _says(store):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # and torch, which who reads a journal does without
     from recurlm.training.state import EvalPoint, LogPoint
 
 SECONDS = 1.0  # between two lines of the training loss
+LARGEST = 700.0  # nats whose exponential is still a number
 
 
 class Journal:
@@ -68,10 +69,9 @@ class Journal:
 
     def validation(self, point: EvalPoint) -> None:
         """The loss on the whole validation split."""
-        names = {
-            "validation_loss": point.validation_loss,
-            "validation_perplexity": math.exp(point.validation_loss),
-        }
+        names = {"validation_loss": point.validation_loss}
+        if point.validation_loss < LARGEST:
+            names["validation_perplexity"] = math.exp(point.validation_loss)
         self.write(point.step, {f"{self.prefix}{name}": value for name, value in names.items()})
 
     def sample(self, point: LogPoint) -> None:

@@ -20,7 +20,7 @@ from recurlm.training.batches import BatchIterator, Stream
 from recurlm.training.checkpoint import Checkpoint
 from recurlm.training.distributed import ALONE, Workers
 from recurlm.training.loss import linear_cross_entropy, sampled_cross_entropy
-from recurlm.training.machine import out_of_memory_is_bad_input
+from recurlm.training.machine import EVALUATION, out_of_memory_is_bad_input
 from recurlm.training.optimizer import lr_scale, optimizers, precision, set_lr
 from recurlm.training.regularization import WeightAverage, activation_penalty, weight_drop
 from recurlm.training.state import EvalPoint, LogPoint, TrainResult, TrainState
@@ -118,12 +118,14 @@ def train(
         if eval_due(config.log.points, len(state.result.log), progress()):
             sampled = sum(point.validation_loss is not None for point in state.result.log)
             due = eval_due(config.log.evals, sampled, progress())
-            _log(state, evaluate_sample if due else None, model_config.muon_lr * scale)
+            with out_of_memory_is_bad_input(config.evaluation.batch_size, EVALUATION):
+                _log(state, evaluate_sample if due else None, model_config.muon_lr * scale)
             state.result.seconds[state.step] = seconds()
             if workers.first:
                 on_log(state.result.log[-1])
         if eval_due(config.evaluation.num_evals, len(state.result.curve), progress()):
-            _evaluate(state, evaluate, model_config.muon_lr * scale)
+            with out_of_memory_is_bad_input(config.evaluation.batch_size, EVALUATION):
+                _evaluate(state, evaluate, model_config.muon_lr * scale)
             state.result.seconds[state.step] = seconds()
             if workers.first:
                 on_evaluation(state.result.curve[-1])

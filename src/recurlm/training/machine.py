@@ -34,9 +34,15 @@ def tune_malloc() -> None:
         mallopt(TOP_PAD, AT_ONCE)
 
 
+TRAINING, EVALUATION = "train.data.batch_size", "train.evaluation.batch_size"  # of params.yaml
+
+
 @contextmanager
-def out_of_memory_is_bad_input(batch_size: int) -> Iterator[None]:
+def out_of_memory_is_bad_input(batch_size: int, key: str = TRAINING) -> Iterator[None]:
     """Turn an allocation that fails into one line.
+
+    Args:
+        key: under which params.yaml has the batch size.
 
     Raises:
         InputError: memory is short.
@@ -47,9 +53,10 @@ def out_of_memory_is_bad_input(batch_size: int) -> Iterator[None]:
         if not _is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())
+        length = "train.data.sequence_length" if key == TRAINING else "train.evaluation.window_tokens"
         raise InputError(
-            f"params.yaml: out of memory with train.data.batch_size {batch_size}: lower train.data.batch_size, "
-            f"train.data.sequence_length or the variant's hidden_size ({reason[:200]})"
+            f"params.yaml: out of memory with {key} {batch_size}: lower {key}, "
+            f"{length} or the variant's hidden_size ({reason[:200]})"
         ) from None
 
 

@@ -87,8 +87,14 @@ def train_variant(
     system = SystemMetrics()
 
     def waiting() -> dict[str, Work]:
-        names = [other for other in params.variants if other != name and not _is_trained(other, params, device, data)]
-        return {other: size for other in names if (size := work(other)) is not None}
+        sizes = {}
+        for other in params.variants:
+            try:  # a block that is wrong is told when its own turn comes
+                if other != name and not _is_trained(other, params, device, data):
+                    sizes[other] = work(other)
+            except (InputError, OSError):
+                continue
+        return {other: size for other, size in sizes.items() if size is not None}
 
     bar = TrainingBar(name, config, stream, TimeLeft(name, own, waiting) if own else None)
     with bar, follow(journal.path) if journal else nullcontext():
@@ -120,6 +126,8 @@ def train_variant(
             workers=workers,
         )
     if journal is None:  # another process writes
+        workers.any()
+        checkpoint.remove()
         return
     with whole_folder(data / "models" / name) as folder:
         model.save(folder, network, name, model_config, copy_tokenizer(data / "tokens", folder))
@@ -128,6 +136,7 @@ def train_variant(
     timings = _timings(data / "models" / name, result, device) | {"processes": workers.world, "run_key": key}
     write_json(data / "timings" / f"train-{name}.json", timings)
     journal.close(data / "timings" / f"train-{name}.jsonl")
+    workers.any()  # from here on the checkpoints of all machines may go
     checkpoint.remove()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
@@ -50,7 +51,10 @@ class TrainResult:
 
     @property
     def best(self) -> EvalPoint:
-        return min(self.curve, key=lambda point: point.validation_loss)
+        """The point with the least validation loss; one that is no number is worse than any that is."""
+        return min(
+            self.curve, key=lambda point: math.inf if math.isnan(point.validation_loss) else point.validation_loss
+        )
 
 
 @dataclass

@@ -25,6 +25,9 @@ class Recurrence(nn.Module, ABC):
     gates: int = 0
     """Gates of one cell: 0 for an RNN, 2 for a GRU, 3 for an LSTM."""
 
+    over_state: tuple[str, ...] = ()
+    """Parts that multiply a state and whose matrices have other names than U… and weight_hh…."""
+
     output_size: int
     state_spec: dict[str, tuple[int, ...]]
     """Name → shape of one sequence's state, of any rank."""
@@ -45,9 +48,13 @@ class Recurrence(nn.Module, ABC):
         return {name: parameter.new_zeros(batch_size, *shape) for name, shape in self.state_spec.items()}
 
     def recurrent_matrices(self) -> list[nn.Parameter]:
-        """The matrices that multiply a state: named U…, as in the papers, or weight_hh…, as in torch."""
+        """The matrices that multiply a state: named U… as in the papers, weight_hh… as in torch, or in `over_state`."""
         named = [(name.rpartition(".")[2], parameter) for name, parameter in self.named_parameters()]
-        return [matrix for name, matrix in named if matrix.ndim == 2 and name.startswith(("U", "weight_hh"))]
+        matrices = [parameter for name, parameter in named if name.startswith(("U", "weight_hh"))]
+        for part in self.modules():
+            if isinstance(part, Recurrence):
+                matrices += [matrix for name in part.over_state for matrix in part.get_submodule(name).parameters()]
+        return [matrix for matrix in matrices if matrix.ndim == 2]
 
     def gate_activations(self, x: Float[Tensor, "batch input"], state: State) -> dict[str, Float[Tensor, "batch _"]]:
         """Each gate's activation, 0 (closed) to 1 (open), when `step` reads x: "layer0.forget" → [batch, hidden].

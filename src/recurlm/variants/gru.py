@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from recurlm.variants.base import Recurrence, State, orthogonal_, product
-from recurlm.variants.loop import GRUChunk, over_time
+from recurlm.variants.loop import GRUChunk, by_chunk, over_time
 
 INPUT_GAIN = 0.5  # of fresh input matrices: gates start half open
 
@@ -38,7 +38,7 @@ class GRU(Recurrence):
         if x.is_cuda and reset is None:  # cuDNN
             y, h = self.gru(x, state["h"][None])
             return y, {"h": h[0]}
-        y, h = GRUChunk.apply(x, state["h"], *self.gru.parameters(), reset)  # type: ignore[no-untyped-call]
+        y, h = by_chunk(GRUChunk, x, state["h"], *self.gru.parameters(), reset)
         return y, {"h": h}
 
     def step(self, x: Float[Tensor, "batch input"], state: State) -> tuple[Float[Tensor, "batch output"], State]:

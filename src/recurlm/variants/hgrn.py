@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recurlm.variants.base import Recurrence, State
-from recurlm.variants.linear import scan
+from recurlm.variants.linear import gate, scan
 
 
 class HGRN(Recurrence):
@@ -44,4 +44,4 @@ class HGRN(Recurrence):
 
     def _forget(self, x: Float[Tensor, "*batch input"]) -> Tensor:
         floor = torch.sigmoid(self.floor)
-        return floor + (1 - floor) * torch.sigmoid(self.Wf(x))
+        return floor + (1 - floor) * gate(self.Wf(x))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recurlm.variants.base import State
-from recurlm.variants.linear import HeadNorm, MatrixRecurrence, Writes, bounded, linear, read
+from recurlm.variants.linear import HeadNorm, MatrixRecurrence, Writes, bounded, gate, linear, read
 
 
 class HGRN2(MatrixRecurrence):
@@ -26,7 +26,7 @@ class HGRN2(MatrixRecurrence):
 
     def writes(self, x: Float[Tensor, "*batch input"]) -> Writes:
         floor = torch.sigmoid(self.floor)
-        f = self.by_head(floor + (1 - floor) * torch.sigmoid(self.Wf(x)))
+        f = self.by_head(floor + (1 - floor) * gate(self.Wf(x)))
         q, v = self.by_head(F.silu(self.Wq(x))), self.by_head(self.Wv(x))
         return Writes(q, 1 - f, v, bounded(torch.log(f + 1e-6)))
 

@@ -32,5 +32,10 @@ class IndRNN(Recurrence):
         return self._cell(self.W(x), state)
 
     def _cell(self, Wx: Float[Tensor, "batch hidden"], state: State) -> tuple[Tensor, State]:
-        h = torch.relu(Wx + self.u.clamp(-1, 1) * state["h"])
+        h = torch.relu(Wx + self._bounded() * state["h"])
         return h, {"h": h}
+
+    def _bounded(self) -> Tensor:
+        """u, cut at ±1; its slope is 1 beyond too, else a unit that came there would stay for ever."""
+        bounded = self.u.clamp(-1, 1)
+        return self.u + (bounded - self.u).detach() if torch.is_grad_enabled() else bounded

@@ -108,7 +108,8 @@ def chunked(
         inside, begin, end, whole = _segments(reset, time, tokens, count, micro, S.device)
         # In double, since a sum of large numbers loses what is added to it last; those of a vector are bounded.
         g = g if vector else g.double()[..., None]
-        b = g.cumsum(3) if reset is None else inside.to(g) @ g
+        # By a product too on a GPU, where torch has no deterministic cumsum of floats.
+        b = g.cumsum(3) if reset is None and not g.is_cuda else inside.to(g) @ g
         fade = (torch.exp(b) * begin[..., None]).to(S.dtype)  # of S₀
         until_end = (b[..., -1:, :] - b).masked_fill(~end[..., None], -torch.inf)
         keep = torch.exp(until_end).to(S.dtype)  # of what a step wrote
@@ -313,6 +314,11 @@ def products(x: Float[Tensor, "*batch input"], *layers: nn.Module) -> tuple[Tens
     if not (torch.is_grad_enabled() and weights[0].requires_grad):
         return tuple(layer(x) for layer in layers)
     return torch.split(F.linear(x, torch.cat(weights)), [len(weight) for weight in weights], dim=-1)
+
+
+def gate(x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
+    """σ(x) in fp32 or more: one near 1 is 1 in bf16, and what is left of it to write, 1 − σ(x), is nothing."""
+    return torch.sigmoid(x.to(torch.promote_types(x.dtype, torch.float32)))
 
 
 def unit(x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:

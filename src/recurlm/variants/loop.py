@@ -125,6 +125,19 @@ class Resets:
         return values if self.keep is None else values * self.keep
 
 
+def by_chunk(
+    chunk: type[torch.autograd.Function], x: Float[Tensor, "batch time input"], h: Tensor, *others: Any
+) -> tuple[Tensor, Tensor]:
+    """Apply RNNChunk or GRUChunk: under a CPU's autocast in its precision, elsewhere in that of the state.
+
+    They write products into tensors that are there already, which autocast does not see.
+    """
+    if x.device.type == "cpu":
+        return chunk.apply(x, h, *others)  # type: ignore[no-untyped-call, no-any-return]
+    with torch.autocast(x.device.type, enabled=False):
+        return chunk.apply(x.to(h.dtype), h, *others)  # type: ignore[no-untyped-call, no-any-return]
+
+
 class RNNChunk(torch.autograd.Function):
     """A chunk through one layer on a CPU, with the backward pass written out.
 

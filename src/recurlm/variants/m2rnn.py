@@ -20,6 +20,7 @@ class M2RNN(Recurrence):
     """
 
     gates = 1
+    over_state = ("W",)
 
     def __init__(self, input_size: int, hidden_size: int, heads: int = 1, key_size: int | None = None) -> None:
         super().__init__()

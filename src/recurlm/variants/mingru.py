@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from recurlm.variants.base import Recurrence, State
-from recurlm.variants.linear import positive, scan
+from recurlm.variants.linear import gate, positive, scan
 
 
 class MinGRU(Recurrence):
@@ -27,14 +26,14 @@ class MinGRU(Recurrence):
     def forward(
         self, x: Float[Tensor, "batch time input"], state: State, reset: Bool[Tensor, "batch time"] | None = None
     ) -> tuple[Float[Tensor, "batch time output"], State]:
-        z = torch.sigmoid(self.Wz(x))
+        z = gate(self.Wz(x))
         y, h = scan(1 - z, z * positive(self.Wh(x)), state["h"], reset)
         return y, {"h": h}
 
     def step(self, x: Float[Tensor, "batch input"], state: State) -> tuple[Float[Tensor, "batch output"], State]:
-        z = torch.sigmoid(self.Wz(x))
+        z = gate(self.Wz(x))
         h = (1 - z) * state["h"] + z * positive(self.Wh(x))
         return h, {"h": h}
 
     def gate_activations(self, x: Float[Tensor, "batch input"], state: State) -> dict[str, Float[Tensor, "batch _"]]:
-        return {"update": torch.sigmoid(self.Wz(x))}
+        return {"update": gate(self.Wz(x))}

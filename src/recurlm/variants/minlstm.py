@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recurlm.variants.base import Recurrence, State
-from recurlm.variants.linear import positive, scan
+from recurlm.variants.linear import gate, positive, scan
 
 
 class MinLSTM(Recurrence):
@@ -43,4 +42,4 @@ class MinLSTM(Recurrence):
 
     def _forget(self, x: Float[Tensor, "*batch input"]) -> Tensor:
         """f / (f + i) = σ(log f − log i), which is no 0 / 0 where both gates are closed."""
-        return torch.sigmoid(F.softplus(-self.Wi(x)) - F.softplus(-self.Wf(x)))
+        return gate(F.softplus(-self.Wi(x)) - F.softplus(-self.Wf(x)))

@@ -26,6 +26,7 @@ class Mogrifier(Recurrence):
         def gate(to: int, of: int) -> nn.Module:
             return nn.Sequential(nn.Linear(of, rank, bias=False), nn.Linear(rank, to))
 
+        self.over_state = tuple(f"gates_of.{r}" for r in range(0, rounds, 2))  # Q
         self.gates_of = nn.ModuleList(gate(sizes[r % 2], sizes[1 - r % 2]) for r in range(rounds))
         self.W = nn.Linear(input_size, 4 * hidden_size)
         self.U = nn.Parameter(torch.cat([nn.init.orthogonal_(torch.empty(hidden_size, hidden_size)) for _ in range(4)]))

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from recurlm.variants.base import Recurrence, State
-from recurlm.variants.linear import before, scan
+from recurlm.variants.linear import before, gate, scan
 
 
 class QRNN(Recurrence):
@@ -42,4 +42,4 @@ class QRNN(Recurrence):
 
     def _gates(self, last: Float[Tensor, "*batch input"], x: Float[Tensor, "*batch input"]) -> tuple[Tensor, ...]:
         both = torch.cat([last.to(x.dtype), x], dim=-1)
-        return torch.tanh(self.Wz(both)), torch.sigmoid(self.Wf(both)), torch.sigmoid(self.Wo(both))
+        return torch.tanh(self.Wz(both)), gate(self.Wf(both)), torch.sigmoid(self.Wo(both))

@@ -19,6 +19,7 @@ class SLSTM(Recurrence):
     """
 
     gates = 3
+    over_state = ("R",)
 
     def __init__(self, input_size: int, hidden_size: int, heads: int = 1) -> None:
         super().__init__()
@@ -30,8 +31,9 @@ class SLSTM(Recurrence):
         for block in self.R.blocks:
             nn.init.zeros_(block)
         nn.init.zeros_(self.W.bias)
-        with torch.no_grad():  # forget gates between 0.007 and 0.999
-            self.W.bias.view(heads, 4, size)[:, 1] = -(5 - 12 * torch.linspace(0, 1, size) ** 0.3)
+        # As published for the first block of a stack: a cell does not know which it is in.
+        with torch.no_grad():  # forget gates between 0.993 and 0.001
+            self.W.bias.view(heads, 4, size)[:, 1] = 5 - 12 * torch.linspace(0, 1, size) ** 0.3
 
     def forward(
         self, x: Float[Tensor, "batch time input"], state: State, reset: Bool[Tensor, "batch time"] | None = None
