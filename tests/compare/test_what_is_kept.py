@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +18,10 @@ from configs import CHECKOUT, merged
 from test_compare import SMALL, project, write_compare  # noqa: F401
 
 from recurlm.compare import own_files, runs, settings, speed, tune
+from recurlm.compare.mirror import log_trials
 from recurlm.compare.settings import Compare, read_plan
 from recurlm.storage import write_json
+from recurlm.tracking.store import DamagedStoreError, find
 
 
 def test_own_files_that_were_edited_added_or_removed_are_read_again(
@@ -117,6 +119,53 @@ def test_stages_depend_on_the_statistics_and_drawings_that_they_import() -> None
             for module in re.findall(r"^from recurlm\.((?:diagnostics|report)\.\w+) import", text, re.MULTILINE):
                 path = f"src/recurlm/{module.replace('.', '/')}.py"
                 assert any(path == dep or path.startswith(f"{dep}/") for dep in deps), f"{stage}: {path}"
+
+
+def test_scores_from_more_seeds_go_into_the_same_runs(
+    project: Compare,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    compare = write_compare(SMALL | {"variants": ["gru"]})
+    trials = [{"settings": {"dropout": rate}, "validation_nats_per_token": 4.0} for rate in (0.1, 0.2)]
+    tuned = {"variant": "gru", "key": "a-key", "trials": trials, "best": {"dropout": 0.1}}
+    write_json(compare.folder / "tuned/gru.json", tuned)
+
+    def log(nats: float) -> list[str]:
+        scores = dict.fromkeys(("nats_per_token", "perplexity_per_token", "bits_per_byte"), nats)
+        return log_trials(Path(), compare, "comparison", {"variants": {"gru": scores}})
+
+    where = "in MLflow's experiment comparison"
+    assert log(4.5) == [f"logged gru and 2 trials {where}"]
+    assert log(4.75) == [f"logged new scores of gru {where}"]
+    assert log(4.25) == [f"logged new scores of gru {where}"]
+    assert log(4.25) == []
+    with find(Path()).connected() as client:
+        found = client.search_runs([client.get_experiment_by_name("comparison").experiment_id])
+    assert len(found) == 3
+    assert [run.data.metrics["test_nats_per_token"] for run in found if run.info.run_name == "gru"] == [4.25]
+
+
+def test_a_damaged_store_is_one_line_after_the_table(
+    project: Compare,  # noqa: F811
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    report, written = runpy.run_path(str(CHECKOUT / "compare/report.py")), []
+
+    def refuse(*_: Any) -> list[str]:
+        raise DamagedStoreError(Path("mlflow.db"), "not a database")
+
+    stubs = {
+        "speed": SimpleNamespace(speeds=lambda *_: {}),
+        "results": SimpleNamespace(collect=lambda *_: {}),
+        "page": SimpleNamespace(write=lambda *_: written.append("the table")),
+        "log_trials": refuse,
+    }
+    report["main"].__globals__.update(stubs)
+    report["main"]()
+    assert written == ["the table"]
+    (line,) = capfd.readouterr().err.splitlines()[-1:]
+    assert line.startswith("mlflow.db: a damaged database (not a database)")
 
 
 SLOW_DVC = """#!/bin/sh
