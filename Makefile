@@ -39,8 +39,7 @@ ui: PORT ?= 5000
 ui: setup  ## compare the runs in MLflow, on http://127.0.0.1:5000 (PORT=…)
 	$(FREE)
 	$(ACTIVATE) && env -u MLFLOW_TRACKING_URI recurlm sync
-	@echo 'All variants in a table: http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=comparison'
-	@echo 'The same as charts:      http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey=comparison'
+	@$(ACTIVATE) && env -u MLFLOW_TRACKING_URI python -m recurlm.tracking.view http://127.0.0.1:$(PORT)
 	$(ACTIVATE) && MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///.mlflow/mlflow.db
 
 playground: PORT ?= 5002

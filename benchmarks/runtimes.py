@@ -123,7 +123,7 @@ def run_in_node(worker: Path, jobs: list[dict[str, Any]]) -> dict[str, Any]:
     packages = ROOT / "playground/node_modules"
     if node is None or not packages.is_dir():
         raise InputError(
-            "onnxruntime-web needs node and playground/node_modules: pip install '.[playground]', make playground"
+            "onnxruntime-web needs node and playground/node_modules: pip install -e '.[playground]', make playground"
         )
     folder = packages / f".runtimes-{os.getpid()}"
     folder.mkdir()

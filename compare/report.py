@@ -15,6 +15,7 @@ from recurlm.compare import page, results, settings, speed
 from recurlm.compare.mirror import log_trials
 from recurlm.errors import exit_cleanly
 from recurlm.storage import read_json, write_json
+from recurlm.tracking.store import DamagedStoreError
 
 
 def main() -> None:
@@ -24,7 +25,11 @@ def main() -> None:
     collected = results.collect(compare, speeds, read_json(compare.folder / "tokens/manifest.json"))
     write_json(compare.folder / "results.json", collected)
     page.write(collected, compare.folder, compare.folder.parent / "index.html")
-    for line in log_trials(Path(), compare, f"{params.report.experiment}-compare", collected):
+    try:
+        lines = log_trials(Path(), compare, f"{params.report.experiment}-compare", collected)
+    except DamagedStoreError as error:  # MLflow holds copies alone, and the table is there
+        lines = [str(error)]
+    for line in lines:
         sys.stderr.write(f"{line}\n")
 
 

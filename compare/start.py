@@ -9,13 +9,14 @@ What is not given stays as compare/params.yaml has it: the same command again go
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from recurlm.compare import settings
+from recurlm.compare import own_files, settings
 from recurlm.compare.runs import Texts
 from recurlm.compare.speed import estimate
 from recurlm.errors import exit_cleanly
@@ -34,9 +35,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, metavar="N", help="how many: 1, 2, 3, …")
     arguments = parser.parse_args()
     _edit(arguments)
-    compare = settings.load()
-    for stage in ("text", "plan"):
-        _dvc(f"{PIPELINE}:{stage}")
+    compare, params = settings.project()
+    _dvc(*(["--force", "--single-item"] if own_files.changed(compare, params) else []), f"{PIPELINE}:text")
+    _dvc(f"{PIPELINE}:plan")
     plans = [settings.read_plan(compare, name) for name in compare.variants]
     make_deterministic(plans[0].train.machine.threads)
     seconds = estimate(compare, plans, Texts(compare.folder / "tokens"))
@@ -68,10 +69,15 @@ def _edit(arguments: argparse.Namespace) -> None:
         settings.load(file=partial)
 
 
-def _dvc(target: str) -> None:
-    done = subprocess.run([str(Path(sys.executable).parent / "dvc"), "repro", target])
+def _dvc(*arguments: str) -> None:
+    """Run `dvc repro`, and end as it does where it fails. Ctrl-C is for its stage, which saves what it has."""
+    before = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        done = subprocess.run([str(Path(sys.executable).parent / "dvc"), "repro", *arguments])
+    finally:
+        signal.signal(signal.SIGINT, before)
     if done.returncode:
-        sys.exit(done.returncode)
+        sys.exit(done.returncode if done.returncode > 0 else 128 - done.returncode)  # as a shell reports a signal
 
 
 if __name__ == "__main__":

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import optuna
 import pytest
 from configs import CHECKOUT
 from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.trial import TrialState
+from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState
 from servers import postgresql
 from test_compare import project  # noqa: F401
 
@@ -21,6 +25,7 @@ from recurlm.compare import shared, tune
 from recurlm.compare.settings import Compare, read_plan
 from recurlm.errors import InputError
 from recurlm.storage import read_json
+from recurlm.training.loop import StoppedError
 
 PASSWORD = "a-password-of-the-database"
 # One process of the search; with an argument it hangs in its first trial.
@@ -111,3 +116,63 @@ def test_a_trial_whose_process_was_killed_before_its_first_heartbeat_is_tried_ag
         address, "search", 2, space, lambda number, earlier: {"rate": 0.5}, lambda number, settings: settings["rate"]
     )
     assert sorted(trial.params["rate"] for trial in trials) == [0.25, 0.5]
+
+
+@pytest.fixture
+def trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of a database without trials, for searches whose processes do not wait long for each other."""
+    monkeypatch.setattr(shared, "HEARTBEAT_SECONDS", 1)
+    monkeypatch.setattr(shared, "POLL_SECONDS", 0.1)
+    return tmp_path / "trials.db"
+
+
+def rates(file: Path, run: Callable[[int, shared.Settings], float]) -> list[float]:
+    """What a search of three trials tries; the settings of a proposal are a tenth of its number."""
+    space: dict[str, BaseDistribution] = {"rate": FloatDistribution(0.0, 1.0)}
+
+    def propose(number: int, earlier: list[FrozenTrial]) -> shared.Settings:
+        return {"rate": (number + 1) / 10}
+
+    return [trial.params["rate"] for trial in shared.search(f"sqlite:///{file}", "search", 3, space, propose, run)]
+
+
+@pytest.mark.parametrize("error", [StoppedError("stopped"), InputError("out of memory")])
+def test_a_trial_that_ended_early_is_tried_again_and_the_end_is_the_same(trials: Path, error: Exception) -> None:
+    def end_early(number: int, settings: shared.Settings) -> float:
+        if number == 1:
+            raise error
+        return settings["rate"]
+
+    for _ in range(5):  # more often than what kills its process
+        with pytest.raises(type(error)):
+            rates(trials, end_early)
+    assert rates(trials, lambda number, settings: settings["rate"]) == [0.1, 0.2, 0.3]
+
+
+def test_a_process_that_was_taken_for_dead_during_a_pause_goes_on(trials: Path) -> None:
+    tried: list[float] = []
+
+    def pause(number: int, settings: shared.Settings) -> float:
+        tried.append(settings["rate"])
+        if tried == [0.1, 0.2]:
+            study, storage = shared._open(f"sqlite:///{trials}", "search")
+            (running,) = study.get_trials(states=(TrialState.RUNNING,))
+            storage.set_trial_state_values(running._trial_id, TrialState.FAIL)
+            RetryHeartbeatStaleTrialCallback(shared.RETRIES)(study, running)
+        return settings["rate"]
+
+    assert rates(trials, pause) == [0.1, 0.2, 0.3]
+    assert tried == [0.1, 0.2, 0.2, 0.3]
+
+
+def test_a_database_that_is_lost_in_the_middle_is_one_line(trials: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def lose(number: int, settings: shared.Settings) -> float:
+        with closing(sqlite3.connect(trials)) as database:
+            database.execute("DROP TABLE trial_values")
+            database.execute("DROP TABLE trial_heartbeats")
+        time.sleep(1.5)  # a heartbeat
+        return settings["rate"]
+
+    with pytest.raises(InputError, match=r"the database that OPTUNA_STORAGE names: no such table"):
+        rates(trials, lose)
+    assert "Traceback" not in capfd.readouterr().err

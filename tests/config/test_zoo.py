@@ -57,3 +57,48 @@ def test_blocks_that_would_not_stand_under_variants_are_refused(files: tuple[Pat
     with pytest.raises(InputError):
         add_variants(["kda"], zoo, params)
     assert params.read_bytes() == before
+
+
+ODD = """variants:
+  first:  # a comment behind the name
+    cell: gru
+
+    # and one inside, after a blank line
+    hidden_size: 64
+  # of the next
+  second:
+    cell: lstm
+    hidden_size: 32"""
+
+
+def test_blank_lines_comments_and_a_last_line_without_an_end_belong_to_their_block(files: tuple[Path, Path]) -> None:
+    zoo, params = files
+    zoo.write_text(ODD, encoding="utf-8")
+    assert add_variants(["first", "second"], zoo, params) == ["first", "second"]
+    added = config.load(params).variants
+    assert [(added[name].cell, added[name].hidden_size) for name in ("first", "second")] == [("gru", 64), ("lstm", 32)]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        ("variants:\n  B2:\n    cell: gru\n", "B2", "B2"),
+        ("variants:\n  small: {cell: gru}\n", "small", "'small' is not written as the others are"),
+        ("variants:\n  small:\n    cell: gru\n   \n    hidden_size: 8\n    dropout:\n     0.5\n    \n", "small", ""),
+        ("variants:\n   small:\n    cell: gru\n", "small", "'small' is not written as the others are"),
+        ("all: &all\n  cell: gru\nvariants:\n  small:\n    <<: *all\n", "small", "params.yaml"),
+    ],
+)
+def test_a_block_that_cannot_be_copied_is_one_line_and_one_that_can_is_whole(
+    files: tuple[Path, Path], text: str, name: str, message: str
+) -> None:
+    zoo, params = files
+    zoo.write_text(text, encoding="utf-8")
+    before = params.read_bytes()
+    if not message:
+        add_variants([name], zoo, params)
+        assert config.load(params).variants[name].dropout == 0.5
+        return
+    with pytest.raises(InputError, match=message):
+        add_variants([name], zoo, params)
+    assert params.read_bytes() == before

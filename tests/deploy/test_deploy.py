@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from configs import CHECKOUT
-from servers import team_packages
+from servers import postgresql, team_packages
 from shared import shared_root
 
 DEPLOY = CHECKOUT / "deploy"
@@ -89,3 +89,50 @@ def test_the_job_of_kubernetes_has_one_run_and_enough_pods() -> None:
     assert service["spec"]["selector"]["job-name"] == job["metadata"]["name"]
     assert job["spec"]["template"]["spec"]["subdomain"] == service["metadata"]["name"]
     assert f"{job['metadata']['name']}-0.{service['metadata']['name']}:29500" in container["args"][0]
+
+
+STUB = """#!/bin/sh
+echo "${0##*/} $*" >> calls
+if [ "${0##*/}" = torchrun ] && [ -n "$RANK_0" ]; then
+    mkdir -p data/models/lstm && touch data/models/lstm/model.safetensors
+fi
+"""
+
+
+@pytest.mark.parametrize("has_model", [False, True])
+def test_the_pod_that_has_the_model_pushes_it_whichever_it_is(tmp_path: Path, has_model: bool) -> None:
+    _, job = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8"))
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    (tmp_path / "bin").mkdir()
+    for name in ("dvc", "git", "torchrun"):
+        (tmp_path / "bin" / name).write_text(STUB, encoding="utf-8")
+        (tmp_path / "bin" / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    environment |= {"JOB_COMPLETION_INDEX": "2" if has_model else "0", "RANK_0": "yes" if has_model else ""}
+    subprocess.run([*container["command"], *container["args"]], cwd=tmp_path, env=environment, check=True)
+    called = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
+    pushes = ["dvc commit --force train@lstm", "dvc push train@lstm", "git diff dvc.lock"]
+    assert called[2:] == (pushes if has_model else [])
+
+
+def test_postgresql_has_the_database_of_shared_searches() -> None:
+    (file,) = DEPLOY.glob("*.sql")
+    service = COMPOSE["services"]["database"]
+    assert f"./{file.name}:/docker-entrypoint-initdb.d/{file.name}:ro" in service["volumes"]
+    with postgresql() as address:
+        import psycopg2
+
+        connection = psycopg2.connect(address.replace("+psycopg2", ""))
+        connection.autocommit = True
+        connection.cursor().execute(file.read_text(encoding="utf-8"))
+        connection.close()
+        psycopg2.connect(address.replace("+psycopg2", "").replace("/postgres", "/optuna")).close()
+
+
+def test_what_adds_an_extra_to_a_checkout_leaves_its_source_in_place() -> None:
+    """Without -e pip puts a copy in place of the checkout, and DVC hashes what no stage runs."""
+    files = [CHECKOUT / "docs/team.md", CHECKOUT / "docs/serving.md", CHECKOUT / "src/recurlm/cli/commands.py"]
+    for file in files:
+        commands = re.findall(r"pip install ([^#\n]*)'\.\[", file.read_text(encoding="utf-8"))
+        assert commands, file
+        assert all(command.endswith("-e ") for command in commands), file

@@ -30,7 +30,7 @@ def npm() -> str:
     """npm of the same environment as this Python, and what package-lock.json lists, installed."""
     found = shutil.which("npm", path=str(Path(sys.executable).parent))
     if found is None:
-        pytest.skip("no npm beside this Python: pip install '.[playground]'")
+        pytest.skip("no npm beside this Python: pip install -e '.[playground]'")
     stamp = PLAYGROUND / "node_modules/.package-lock.json"
     lock = PLAYGROUND / "package-lock.json"
     if not stamp.exists() or stamp.stat().st_mtime < lock.stat().st_mtime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import socket
@@ -15,7 +16,7 @@ from mlflow_project import runs, track, wait_for
 
 from recurlm.tracking import store
 from recurlm.tracking.describe import PARENT
-from recurlm.tracking.live import follower
+from recurlm.tracking.live import Follower, follower
 from recurlm.tracking.sync import sync
 from recurlm.training.journal import Journal, read_journal
 from recurlm.training.loop import StoppedError
@@ -145,6 +146,48 @@ def test_a_result_that_is_logged_already_is_no_second_run_because_it_was_trained
     end(root, journal)
     assert track(root) == []
     assert runs(root)["lstm"].info.run_id == before
+
+
+def test_the_store_is_made_and_the_run_looked_for_within_the_lock_and_a_database_is_read_through_once(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(root / ".mlflow")  # as in a fresh clone
+    locked, checks = [], []
+    reach, check = store.Store._client, store.Store.check
+
+    def reach_and_look(place: store.Store) -> Any:
+        with place.lock.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked.append(False)
+            except BlockingIOError:
+                locked.append(True)
+        return reach(place)
+
+    def count(place: store.Store) -> None:
+        checks.append(place)
+        check(place)
+
+    monkeypatch.setattr(store.Store, "_client", reach_and_look)
+    monkeypatch.setattr(store.Store, "check", count)
+    journal = begin(root)
+    live = Follower(journal.path, "recurlm")
+    for step in range(3):
+        tell(journal, step)
+        live.log(None)
+    assert locked == [True, False, False]  # `sync` may hold it for minutes: lines are logged beside it
+    assert len(checks) == 1
+    path = root / ".mlflow/mlflow.db"
+    whole = path.read_bytes()
+    path.write_bytes(b"no database" * 1000)
+    tell(journal, 3)
+    with pytest.raises(store.DamagedStoreError):
+        live.log(None)
+    path.write_bytes(whole)
+    before = len(checks)
+    live.log("FINISHED")
+    live.log("FINISHED")
+    assert len(checks) == before + 1
 
 
 @pytest.fixture

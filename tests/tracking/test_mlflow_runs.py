@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from configs import CHECKOUT
 from mlflow_project import all_runs, pipelines, runs, track
 
 from recurlm import config
@@ -168,3 +169,19 @@ def test_the_sample_is_logged_where_there_is_one(root: Path) -> None:
     track(root)
     files = Path(runs(root)["lstm"].info.artifact_uri.removeprefix("file://"))
     assert (files / "sample/lstm.txt").read_text(encoding="utf-8") == "KING.\nHa!\n"
+
+
+def test_the_addresses_of_the_view_name_the_experiment_of_the_results_whatever_was_logged_before(root: Path) -> None:
+    address = "http://127.0.0.1:5000"
+    assert view.addresses(root, address) == [f"No result is logged in the experiment 'recurlm' yet: {address}"]
+    with store.find(root).connected() as client:
+        store.open_experiment(client, store.find(root), "recurlm-compare")
+    track(root)
+    with store.find(root).connected() as client:
+        number = client.get_experiment_by_name("recurlm").experiment_id
+    table, charts = (line.partition(": ")[2].strip() for line in view.addresses(root, address))
+    start = f"{address}/#/experiments/{number}/runs?"
+    assert table.startswith(start)
+    assert charts.startswith(start)
+    assert "compareRunsMode=CHART" in charts
+    assert "/experiments/" not in (CHECKOUT / "Makefile").read_text(encoding="utf-8")

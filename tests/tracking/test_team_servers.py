@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPConnection
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from mlflow_project import QUIET
+import yaml
+from configs import CHECKOUT
+from mlflow_project import QUIET, serving
 from servers import s3, team_packages
 from shared import shared_root
 from tiny_project import Project
@@ -80,3 +86,26 @@ def test_without_its_key_the_storage_refuses(team: Team, tmp_path: Path) -> None
     done = foreign.run("dvc", "pull", "train@gru")
     assert done.returncode != 0
     assert not (foreign.folder / "data/models").exists()
+
+
+def test_mlflow_answers_clients_that_name_it_as_documented_and_no_others(tmp_path: Path) -> None:
+    compose = yaml.safe_load((CHECKOUT / "deploy/compose.yaml").read_text(encoding="utf-8"))
+    command = shlex.split(compose["services"]["mlflow"]["command"])
+    (documented,) = re.findall(r"^mlflow server .*$", (CHECKOUT / "docs/team.md").read_text(encoding="utf-8"), re.M)
+    assert shlex.split(documented) == command
+    (hosts,) = [value for name, value in pairwise(command) if name == "--allowed-hosts"]
+    where = ("--host", "127.0.0.1", "--port", "{port}", "--workers", "1", "--allowed-hosts", hosts)
+    store = ("--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db")
+    with serving(tmp_path, "server", *where, *store, ready="/health") as address:
+        place = address.removeprefix("http://")
+
+        def status(host: str) -> int:
+            connection = HTTPConnection(place, timeout=60)
+            path = "/api/2.0/mlflow/experiments/search?max_results=1"
+            connection.request("GET", path, headers={"Host": host})
+            return connection.getresponse().status
+
+        job = (CHECKOUT / "deploy/kubernetes.yaml").read_text(encoding="utf-8")
+        (named,) = re.findall(r"value: http://(mlflow:\d+)", job)
+        hosts_and_answers = {host: status(host) for host in (named, "localhost:5000", place, "elsewhere.org")}
+        assert hosts_and_answers == {named: 200, "localhost:5000": 200, place: 200, "elsewhere.org": 403}

@@ -40,8 +40,8 @@ one another.
 """
 SERVE = """\
 Answers POST /v1/completions, /score and /fill, GET /v1/models, /health and /metrics; /openapi.json describes them.
-SIGTERM or Ctrl-C lets running requests finish. In a checkout, pip install '.[serve]' installs what it needs; elsewhere
-pip install fastapi prometheus-client pydantic uvicorn.
+SIGTERM or Ctrl-C lets running requests finish. In a checkout, pip install -e '.[serve]' installs what it needs;
+elsewhere pip install fastapi prometheus-client pydantic uvicorn.
 
   recurlm serve --variant lstm --precision int8
   recurlm serve --model small=path/to/bundle --model large=path/to/another --host 0.0.0.0
@@ -253,6 +253,6 @@ def sync(arguments: argparse.Namespace) -> None:
         if (error.name or "").startswith("recurlm"):
             raise
         raise InputError(
-            f"sync needs the package '{error.name}': in recurlm's checkout, pip install '.[pipeline]'"
+            f"sync needs the package '{error.name}': in recurlm's checkout, pip install -e '.[pipeline]'"
         ) from None
     write("".join(f"{line}\n" for line in messages or ["nothing new"]))

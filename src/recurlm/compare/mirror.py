@@ -27,17 +27,24 @@ def log_trials(root: Path, compare: Compare, experiment: str, results: dict[str,
         place = open_experiment(client, store, experiment)
         for name in compare.variants:
             tuned = read_json(root / compare.folder / f"tuned/{name}.json")
-            if _log(client, place, tuned, results["variants"][name]):
-                lines.append(f"logged {name} and {len(tuned['trials'])} trials in MLflow's experiment {experiment}")
+            if said := _log(client, place, tuned, results["variants"][name]):
+                lines.append(f"logged {said} in MLflow's experiment {experiment}")
     return lines
 
 
-def _log(client: MlflowClient, experiment: str, tuned: dict[str, Any], part: dict[str, Any]) -> bool:
-    """Log one variant; what a killed process left unfinished is replaced."""
-    key = f"{tuned['key']}-{len(tuned['trials'])}-{part['nats_per_token']!r}"
+def _log(client: MlflowClient, experiment: str, tuned: dict[str, Any], part: dict[str, Any]) -> str:
+    """Log one variant, and return what was logged; what a killed process left unfinished is replaced.
+
+    Scores of the same trials, as from more seeds, go into the same run, whose history keeps the earlier ones.
+    """
+    key = f"{tuned['key']}-{len(tuned['trials'])}"
     earlier = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'")
-    if any(run.info.status == "FINISHED" and CHILD_OF not in run.data.tags for run in earlier):
-        return False
+    for run in earlier:
+        if run.info.status == "FINISHED" and CHILD_OF not in run.data.tags:
+            if run.data.metrics.get("test_nats_per_token") == part["nats_per_token"]:
+                return ""
+            _log_scores(client, run.info.run_id, part)
+            return f"new scores of {tuned['variant']}"
     for run in earlier:
         client.delete_run(run.info.run_id)
     parent = _start(client, experiment, tuned["variant"], {KEY: key}, tuned["best"])
@@ -48,10 +55,14 @@ def _log(client: MlflowClient, experiment: str, tuned: dict[str, Any], part: dic
         if loss is not None:
             client.log_metric(child, "validation_nats_per_token", loss)
         client.set_terminated(child, "FINISHED" if loss is not None else "FAILED")
-    for metric in ("nats_per_token", "perplexity_per_token", "bits_per_byte"):
-        client.log_metric(parent, f"test_{metric}", part[metric])
+    _log_scores(client, parent, part)
     client.set_terminated(parent, "FINISHED")
-    return True
+    return f"{tuned['variant']} and {len(tuned['trials'])} trials"
+
+
+def _log_scores(client: MlflowClient, run: str, part: dict[str, Any]) -> None:
+    for metric in ("bits_per_byte", "perplexity_per_token", "nats_per_token"):  # the last says that all are there
+        client.log_metric(run, f"test_{metric}", part[metric])
 
 
 def _start(client: MlflowClient, experiment: str, name: str, tags: dict[str, str], settings: dict[str, float]) -> str:

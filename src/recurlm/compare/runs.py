@@ -15,6 +15,7 @@ from jaxtyping import Int
 
 from recurlm import model
 from recurlm.compare.settings import Compare, Plan
+from recurlm.compare.settings import __file__ as settings_code
 from recurlm.diagnostics.likelihoods import split_nll
 from recurlm.errors import InputError
 from recurlm.evaluation.perplexity import score
@@ -51,8 +52,10 @@ class Texts:
 
 
 def key_of(plan: Plan, texts: Texts, **more: Any) -> str:
-    """A hash of what shapes the weights of a variant's runs."""
-    return run_key({"plan": plan.sha256, "torch": torch.__version__, "tokens": texts.sha256, **more}, [])
+    """A hash of what shapes the weights of a variant's runs: a change of this code, too, makes them anew."""
+    code = [sha256_of(Path(file)) for file in (__file__, settings_code)]
+    known = {"plan": plan.sha256, "torch": torch.__version__, "tokens": texts.sha256, "code": code}
+    return run_key(known | more, [])
 
 
 def run(

@@ -74,19 +74,21 @@ def _stepper(plan: Plan, texts: Texts) -> Callable[[], int]:
 
 
 def speeds(compare: Compare, plans: Sequence[Plan], export: config.Export) -> dict[str, Any]:
-    """Speeds of all variants, measured once for these models and kept where DVC does not hash them."""
+    """Speeds of all variants, measured once for these models and settings, and kept where DVC does not hash them."""
     path = compare.folder.parents[1] / f"timings/compare-{compare.name}.json"
     folders = {plan.variant: _first(compare, plan.variant) for plan in plans}
-    key = {name: read_json(folder / "model.json")["sha256"] for name, folder in folders.items()}
-    if path.is_file() and (kept := read_json(path))["models"] == key:
+    models = {name: read_json(folder / "model.json")["sha256"] for name, folder in folders.items()}
+    key = {"threads": torch.get_num_threads(), "speed": compare.speed.model_dump(), "models": models}
+    if path.is_file() and (kept := read_json(path)).items() >= key.items():
         return dict(kept["variants"])
     say("compare: measuring the speed of training and of generation")
     texts, settings = Texts(compare.folder / "tokens"), compare.speed
     training = training_speeds(plans, texts, settings.rounds, settings.seconds)
     speeds = {
-        name: {"training_tokens_per_second": training[name]} | _generation(folders[name], texts, export) for name in key
+        name: {"training_tokens_per_second": training[name]} | _generation(folders[name], texts, export)
+        for name in models
     }
-    write_json(path, {"threads": torch.get_num_threads(), "models": key, "variants": speeds})
+    write_json(path, key | {"variants": speeds})
     return speeds
 
 

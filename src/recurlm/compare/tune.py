@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -21,7 +22,7 @@ from recurlm.compare.runs import Settings, Stop, Texts, key_of, run
 from recurlm.compare.settings import LOGARITHMIC, Compare, Plan, Space, Tune
 from recurlm.errors import InputError
 from recurlm.progress import say
-from recurlm.storage import write_json
+from recurlm.storage import sha256_of, write_json
 
 
 def tune(compare: Compare, plan: Plan, stop: Stop = lambda: False) -> None:
@@ -34,7 +35,7 @@ def tune(compare: Compare, plan: Plan, stop: Stop = lambda: False) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     budget, folder, texts = compare.tune, compare.folder, Texts(compare.folder / "tokens")
     # More trials go on from fewer: their number is no part of the key.
-    key = key_of(plan, texts, tune=budget.model_dump(exclude={"trials"}))
+    key = key_of(plan, texts, tune=budget.model_dump(exclude={"trials"}), search=sha256_of(Path(__file__)))
 
     def loss_of(number: int, settings: Settings) -> float:
         sizes = {"seed": budget.seed, "tokens": budget.tokens, "evals": 1}

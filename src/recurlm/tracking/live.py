@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
@@ -69,6 +69,7 @@ class Follower:
         self.head: dict[str, Any] = {}
         self.waiting: list[dict[str, Any]] = []
         self.experiment, self.run = experiment, ""
+        self.sound = False  # whether the store answered last time
 
     def log(self, verdict: str | None) -> None:
         """Log the lines that are new; `verdict` is the run's status at its end.
@@ -81,28 +82,33 @@ class Follower:
         *lines, self.rest = (self.rest + self.file.read()).split("\n")  # the last one may have no end yet
         self.waiting += map(json.loads, lines)
         self.head = self.head or self.waiting.pop(0)
-        place = store.find(Path())
-        with place.connected() as client:
+        place, checked = store.find(Path()), self.sound
+        self.sound = False
+        with ExitStack() as entered:
+            if not self.run:  # `sync` may make the store's tables, or look for this run, at the same time
+                entered.enter_context(place.locked())
+            # To read a large database through takes about a second, as long as from one look to the next.
+            client = entered.enter_context(place.connected(check=not checked))
             self.run = self.run or self._open(client, place)
             metrics = [Metric(*each) for each in metrics_of(self.waiting)]
             client.log_batch(self.run, metrics)
             if verdict:
                 client.set_terminated(self.run, verdict, self.waiting[-1]["time"] if self.waiting else None)
             self.waiting.clear()
+        self.sound = True
 
     def _open(self, client: MlflowClient, place: Store) -> str:
-        """The run of this training: a new one, or that of a training which goes on after a kill."""
+        """The run of this training: a new one, or that of a training which goes on after a kill; within the lock."""
         from recurlm.tracking import view
 
-        with place.locked():
-            experiment = store.open_experiment(client, place, self.experiment)
-            view.lay_out(client, experiment)
-            for run in client.search_runs([experiment], f"tags.`{TRAINING}` = '{self.head['id']}'"):
-                client.update_run(run.info.run_id, "RUNNING")
-                return str(run.info.run_id)
-            tags = {TRAINING: self.head["id"], "variant": self.head["variant"], "mlflow.user": store.user()}
-            run = client.create_run(experiment, self.head["time"], tags, self.head["variant"])
+        experiment = store.open_experiment(client, place, self.experiment)
+        view.lay_out(client, experiment)
+        for run in client.search_runs([experiment], f"tags.`{TRAINING}` = '{self.head['id']}'"):
+            client.update_run(run.info.run_id, "RUNNING")
             return str(run.info.run_id)
+        tags = {TRAINING: self.head["id"], "variant": self.head["variant"], "mlflow.user": store.user()}
+        run = client.create_run(experiment, self.head["time"], tags, self.head["variant"])
+        return str(run.info.run_id)
 
 
 def metrics_of(lines: list[dict[str, Any]]) -> Iterator[tuple[str, float, int, int]]:

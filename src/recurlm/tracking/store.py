@@ -102,13 +102,17 @@ class Store:
             raise DamagedStoreError(Path(name), answer.splitlines()[-1])
 
     @contextmanager
-    def connected(self) -> Iterator[MlflowClient]:
+    def connected(self, check: bool = True) -> Iterator[MlflowClient]:
         """A client of the store.
+
+        Args:
+            check: read a database of SQLite through first; after an error it is read through in any case.
 
         Raises:
             StoreError: the store is out of reach, refuses, is damaged, or went away in the middle.
         """
-        self.check()
+        if check:
+            self.check()
         from mlflow.exceptions import MlflowException
         from requests.exceptions import RequestException
         from sqlalchemy.exc import SQLAlchemyError

@@ -1,5 +1,7 @@
 """A shared view of the experiment for MLflow's UI, stored in a tag as its button "Share" does.
 
+python -m recurlm.tracking.view ADDRESS prints where a server at that address shows it.
+
 Its URL ends in `?viewStateShareKey=comparison`. It shows the runs of variants without those of pipelines, the best
 first, with the columns and charts that matter. MLflow has no call for it: this is the tag that its button sets.
 """
@@ -7,9 +9,15 @@ first, with the columns and charts that matter. MLflow has no call for it: this 
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
+
+from recurlm import config
+from recurlm.errors import exit_cleanly
+from recurlm.tracking.store import find
 
 TAG = "mlflow.sharedViewState.comparison"
 SECTION = "comparison"
@@ -62,3 +70,26 @@ def _chart(kind: str, name: str) -> dict[str, Any]:
 
 def _section(uuid: str, name: str, open_: bool) -> dict[str, Any]:
     return {"uuid": uuid, "name": name, "display": open_, "isReordered": True, "deleted": False, "isGenerated": False}
+
+
+def addresses(root: Path, server: str) -> list[str]:
+    """Where a server of the store shows the view: a line for the table, and one for the charts.
+
+    Raises:
+        InputError: the store is out of reach, or params.yaml does not fit.
+    """
+    name, place = config.load(root / "params.yaml").report.experiment, find(root)
+    with place.locked(), place.connected(check=False) as client:
+        experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        return [f"No result is logged in the experiment '{name}' yet: {server}"]
+    runs = f"{server}/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning"
+    shown = "&viewStateShareKey=comparison"
+    return [
+        f"All variants in a table: {runs}{shown}",
+        f"The same as charts:      {runs}&compareRunsMode=CHART{shown}",
+    ]
+
+
+if __name__ == "__main__":
+    exit_cleanly(lambda: print("\n".join(addresses(Path(), sys.argv[1]))))
