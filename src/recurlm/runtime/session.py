@@ -245,6 +245,7 @@ MESSAGES: dict[str, dict[int, str]] = {
 }
 EXTERNAL_DATA, DATA_LOCATION = 13, 14  # fields of a tensor
 MAX_DEPTH = 64
+TAG_BYTES, TAG_BITS = 5, 32
 VARINT, BYTES = 0, 2
 FIXED = {1: 8, 5: 4}  # wire type → bytes
 
@@ -285,7 +286,11 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """The number and value of each field; of fixed-width numbers the bytes."""
     place, end = 0, len(message)
     while place < end:
+        begin = place
         tag, place = _varint(message, place)
+        # onnxruntime keeps the low 32 bits of a tag: a longer one would be another field there than here.
+        if place - begin > TAG_BYTES or tag >> TAG_BITS or tag >> 3 == 0:
+            raise ValueError("no tag")
         wire_type = tag & 7
         value: int | memoryview
         if wire_type == VARINT:
