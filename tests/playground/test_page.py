@@ -18,6 +18,7 @@ from selenium.webdriver import ActionChains, Keys
 from tiny_bundles import TinyBundles
 
 from recurlm.runtime import Bundle, Filler, Generator
+from recurlm.storage import write_sealed_json
 
 pytestmark = pytest.mark.xdist_group("playground")
 
