@@ -52,8 +52,9 @@ def _copy(folder: Path, target: Path) -> dict[str, Any]:
     """Copy what the page needs of a bundle; returns its bundle.json."""
     bundle = Bundle.open(folder)
     description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_bytes())
-    if description["verification"].get("verified") is False:
-        raise InputError(f"{folder}: its verification failed, so it is not shown: dvc repro")
+    verification = description.get("verification")
+    if not isinstance(verification, dict) or verification.get("verified") is not True:
+        raise InputError(f"{folder}: it was not verified, so it is not shown: dvc repro")
     target.mkdir(parents=True)
     for name in [GENERATOR if "generate" in bundle.tasks else FILLER, *FILES]:
         shutil.copyfile(folder / name, target / name)

@@ -8,7 +8,7 @@ import type { Answer, Request, Role } from "./messages.ts";
 import { Activity } from "./runtime/activity.ts";
 import { Bundle, type Description, taskOf } from "./runtime/bundle.ts";
 import { InputError } from "./runtime/errors.ts";
-import { Filler } from "./runtime/filler.ts";
+import { Filler, Stopped } from "./runtime/filler.ts";
 import { generate, promptIds } from "./runtime/generator.ts";
 import type { Graph } from "./runtime/graph.ts";
 import { seedOf } from "./runtime/sampling.ts";
@@ -42,6 +42,7 @@ async function handle(request: Exclude<Request, { kind: "stop" }>): Promise<void
     else if (opened?.filler) await fill(request, reply);
     else await continuePrompt(request, reply);
   } catch (error) {
+    if (error instanceof Stopped) return;
     const expected = error instanceof InputError;
     reply({ kind: "error", message: error instanceof Error ? error.message : String(error), expected });
   }
@@ -80,7 +81,11 @@ async function continuePrompt(request: Of<"generate">, reply: (answer: Reply) =>
 
 async function fill(request: Of<"generate">, reply: (answer: Reply) => void): Promise<void> {
   const { bundle, filler } = ready();
-  const { ids, words } = await filler!.fill(request.text, request.sampling, seedOf(request.seed));
+  const goesOn = async () => {
+    await messages();
+    return request.run === current;
+  };
+  const { ids, words } = await filler!.fill(request.text, request.sampling, seedOf(request.seed), goesOn);
   // `<bos>` is not shown.
   const shownWords = words.map((positions) => positions.map((position) => position - 1));
   reply({ kind: "prompt", ...shown(bundle, ids), words: shownWords });

@@ -130,7 +130,8 @@ def read_sealed_json(path: Path, remedy: str = "make it again") -> Any:
     except (ValueError, RecursionError) as error:  # infinity, half a surrogate pair, or lists in lists in lists
         raise InputError(f"{path}: not a JSON file of ours ({error}): {remedy}") from None
     # One of another format has its say before: it may not be sealed at all.
-    if "seal" in sealed and path.read_text(encoding="utf-8") != expected:
+    # Bytes, since reading text would turn another line end into ours.
+    if "seal" in sealed and path.read_bytes() != expected.encode():
         raise InputError(f"{path}: corrupted (its content is not what its seal says): {remedy}")
     return sealed
 

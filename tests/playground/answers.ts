@@ -5,7 +5,7 @@ import { createInterface } from "node:readline";
 
 import { type Bundle, type Description, taskOf } from "../../playground/src/runtime/bundle.ts";
 import { InputError } from "../../playground/src/runtime/errors.ts";
-import { Filler } from "../../playground/src/runtime/filler.ts";
+import { Filler, Stopped } from "../../playground/src/runtime/filler.ts";
 import { generate } from "../../playground/src/runtime/generator.ts";
 import { Graph } from "../../playground/src/runtime/graph.ts";
 import { allowedTokens } from "../../playground/src/runtime/maskedText.ts";
@@ -60,6 +60,18 @@ const ANSWERS: Record<string, (...given: any[]) => unknown> = {
   },
   fill: async (folder: string, text: string, sampling: Sampling, seed: string) =>
     await new Filler(bundleAt(folder), await graphAt(`${folder}/filler.onnx`)).fill(text, sampling, seedOf(seed)),
+  /** How many calls of the graph a filler makes that is stopped after some. */
+  stopped: async (folder: string, text: string, sampling: Sampling, after: number) => {
+    let calls = 0;
+    const goesOn = async () => ++calls < after;
+    try {
+      await new Filler(bundleAt(folder), await graphAt(`${folder}/filler.onnx`)).fill(text, sampling, seedOf("1"), goesOn);
+    } catch (error) {
+      if (!(error instanceof Stopped)) throw error;
+      return { calls, stopped: true };
+    }
+    return { calls, stopped: false };
+  },
   score: async (folder: string, ids: number[]) => {
     const [bundle, graph] = [bundleAt(folder), await graphAt(`${folder}/step.onnx`)];
     let scores: TokenScore[] = [];

@@ -18,6 +18,7 @@ from selenium.webdriver import ActionChains, Keys
 from tiny_bundles import TinyBundles
 
 from recurlm.runtime import Bundle, Filler, Generator
+from recurlm.storage import write_sealed_json
 
 pytestmark = pytest.mark.xdist_group("playground")
 
@@ -304,3 +305,16 @@ def test_what_cannot_be_gathered_is_named(refuses: Any, bundles: TinyBundles, tm
     shutil.copytree(bundles("gru"), tmp_path / "onnx/gru/fp32")
     (tmp_path / "onnx/gru/fp32/step.onnx").write_bytes(b"")
     refuses(gathered(tmp_path / "onnx", tmp_path), "step.onnx")
+
+
+@pytest.mark.parametrize("verification", [{"verified": False}, {"verified": None}, {}, None, "missing"])
+def test_what_was_not_verified_is_not_gathered(
+    refuses: Any, bundles: TinyBundles, tmp_path: Path, verification: Any
+) -> None:
+    (tmp_path / "index.html").touch()
+    folder = shutil.copytree(bundles("gru"), tmp_path / "onnx/gru/fp32")
+    description = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    del description["seal"], description["verification"]
+    more = {} if verification == "missing" else {"verification": verification}
+    write_sealed_json(folder / "bundle.json", description | more)
+    refuses(gathered(tmp_path / "onnx", tmp_path), "it was not verified, so it is not shown")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +180,27 @@ def test_masks_get_pythons_words(node: Node, bundles: TinyBundles, variant: str,
         for seed, setting in [(1, SETTINGS[1]), (5, FREE), (6, SETTINGS[2])]:
             filled = node.ask("fill", str(folder), text, camel(setting), str(seed))
             assert filled["text"] == filler.fill(text, seed=seed, **setting)
+
+
+def test_a_filler_that_is_stopped_makes_no_further_call(node: Node, bundles: TinyBundles) -> None:
+    question = (str(bundles("bilstm")), "to ___ or ___ to be", camel(FREE))
+    whole = node.ask("stopped", *question, 1000)
+    assert not whole["stopped"]
+    assert whole["calls"] > 3
+    for calls in (1, 3):
+        assert node.ask("stopped", *question, calls) == {"calls": calls, "stopped": True}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tokenizer_that_cuts_or_pads_is_refused(node: Node, bundles: TinyBundles, tmp_path: Path, kind: str) -> None:
+    cut = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    padded = {"strategy": {"Fixed": 7}, "direction": "Right", "pad_id": 0, "pad_token": "<bos>"}
+    for name, step in (("truncation", cut), ("padding", padded)):
+        folder = shutil.copytree(bundles("lstm", kind), tmp_path / name)
+        parts = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        (folder / "tokenizer.json").write_text(json.dumps(parts | {name: step}), encoding="utf-8")
+        with pytest.raises(ValueError, match=rf"tokenizer\.json is not of kind {kind} as this page knows it"):
+            node.ask("ids", str(folder), "to be")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -111,6 +111,13 @@ def test_a_description_that_is_no_json_of_ours_is_refused(copy: Path, text: str,
     assert message in refused(copy)
 
 
+@pytest.mark.parametrize("end", [b"\r\n", b"\r"])
+def test_other_line_ends_are_noticed(copy: Path, end: bytes) -> None:
+    content = (copy / "bundle.json").read_bytes()
+    (copy / "bundle.json").write_bytes(content.replace(b"\n", end, 1))
+    assert "bundle.json: corrupted (its content is not what its seal says)" in refused(copy)
+
+
 def with_tokenizer(folder: Path, content: str) -> None:
     (folder / "tokenizer.json").write_text(content)
     files = json.loads((folder / "bundle.json").read_text())["files"]
@@ -121,6 +128,52 @@ def with_tokenizer(folder: Path, content: str) -> None:
 def test_a_tokenizer_that_is_none_is_refused(copy: Path, content: str) -> None:
     with_tokenizer(copy, content[:20_000])
     assert "tokenizer.json: not a tokenizer (" in refused(copy)
+
+
+def test_a_tokenizer_that_makes_its_reader_panic_is_refused(copy: Path) -> None:
+    parts = json.loads((copy / "tokenizer.json").read_text())
+    parts["model"]["continuing_subword_prefix"] = "#" * 40  # longer than a token
+    with_tokenizer(copy, json.dumps(parts))
+    assert "tokenizer.json: not a tokenizer (" in refused(copy)
+
+
+PADDING = {"direction": "Right", "pad_id": 0, "pad_token": "<bos>", "pad_type_id": 0, "pad_to_multiple_of": None}
+STEPS: dict[str, dict[str, Any]] = {
+    "truncation": {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0},
+    "padding": PADDING | {"strategy": {"Fixed": 7}},
+    "added_tokens": {
+        "id": 0,
+        "content": "<bos>",
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    },
+    "normalizer": {"type": "NFC"},
+    "pre_tokenizer": {"type": "Whitespace"},
+    "post_processor": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+}
+
+
+@pytest.mark.parametrize("kind", ["bpe", "char", "word"])
+def test_a_tokenizer_of_another_step_is_refused(bundles: TinyBundles, tmp_path: Path, kind: str) -> None:
+    folder = Path(shutil.copytree(bundles("lstm", kind), tmp_path / kind))
+    usual = json.loads((folder / "tokenizer.json").read_text())
+    for name, step in STEPS.items():
+        with_tokenizer(folder, json.dumps(usual | {name: [step] if name == "added_tokens" else step}))
+        assert f"tokenizer.json: its {name} is not that of the kind '{kind}'" in refused(folder)
+
+
+def test_a_word_tokenizer_of_lower_case_is_one_of_ours(bundles: TinyBundles, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bundles("lstm", "word"), tmp_path / "word"))
+    parts = json.loads((folder / "tokenizer.json").read_text())
+    parts["normalizer"]["normalizers"].insert(0, {"type": "Lowercase"})
+    with_tokenizer(folder, json.dumps(parts))
+    assert Bundle.open(folder).vocabulary.ids("KING", "the text") == Bundle.open(folder).vocabulary.ids("king", "it")
+    parts["normalizer"]["normalizers"].insert(0, {"type": "NFC"})
+    with_tokenizer(folder, json.dumps(parts))
+    assert "tokenizer.json: its normalizer is not that of the kind 'word'" in refused(folder)
 
 
 def test_a_tokenizer_of_another_kind_is_refused(copy: Path, bundles: TinyBundles) -> None:

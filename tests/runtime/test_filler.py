@@ -87,7 +87,9 @@ def test_a_longer_line_is_one_mask(fillers: dict[str, Filler]) -> None:
     [
         ("bpe", "to be or not", {}, "no mask: write ___"),
         ("bpe", "", {}, "no mask: write ___"),
-        ("bpe", LINE, {"max_mask_tokens": 0}, "max_mask_tokens is 0: 1 or more"),
+        ("bpe", LINE, {"max_mask_tokens": 0}, "max_mask_tokens is 0: 1 to 12"),
+        ("bpe", LINE, {"max_mask_tokens": 13}, "max_mask_tokens is 13: 1 to 12"),
+        ("word", LINE, {"max_mask_tokens": 10**19}, f"max_mask_tokens is {10**19}: 1 to 12"),
         ("bpe", LINE, {"temperature": -1}, "temperature is -1"),
         ("bpe", "to be " * 2000 + "___", {}, "at most 2048 are read at once"),
         ("bpe", "\udce9 ___", {}, "the text is not UTF-8"),

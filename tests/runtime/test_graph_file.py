@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,20 @@ def with_tensor(path: Fields) -> tuple[onnx.ModelProto, TensorProto]:
         message = inner.add() if hasattr(inner, "add") else inner
     message.CopyFrom(helper.make_tensor("weights", TensorProto.FLOAT, [1], [0.5]))
     return model, message
+
+
+def varint(number: int, least: int = 1) -> bytes:
+    """A number in groups of 7 bits, in `least` bytes or more."""
+    groups = [number >> shift & 0x7F for shift in range(0, max(number.bit_length(), 7 * least), 7)]
+    return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])
+
+
+def along(path: Fields, tags: Iterable[bytes]) -> bytes:
+    """A model with a tensor at one place whose weights lie in another file, with these tags on the way."""
+    content = TensorProto(data_location=TensorProto.EXTERNAL).SerializeToString()
+    for _, tag in reversed([*zip(path, tags, strict=True)]):
+        content = tag + varint(len(content)) + content
+    return content
 
 
 def check(folder: Path, content: bytes) -> None:
@@ -106,3 +120,25 @@ def test_a_number_has_ten_bytes_at_most(tmp_path: Path) -> None:
     version = b"\x08"  # the field before the number
     assert refusal(tmp_path, version + b"\xff" * 9 + b"\x01") is None  # −1
     assert "not an ONNX file" in str(refusal(tmp_path, version + b"\x80" * 10 + b"\x01"))
+
+
+def test_no_tag_is_another_field_for_onnxruntime(tmp_path: Path) -> None:
+    """It keeps the low 32 bits of a tag, of at most five bytes: 0x10000003A is a model's graph to it."""
+    for path in PATHS:
+        usual = [field.number << 3 | 2 for field in path]
+        assert "lie in another file" in str(refusal(tmp_path, along(path, map(varint, usual))))
+        for place in range(len(path)):
+            for tag, message in (
+                (varint(usual[place], 5), "lie in another file"),
+                (varint(usual[place] + (1 << 32)), "not an ONNX file"),
+                (varint(usual[place] + (7 << 32)), "not an ONNX file"),
+                (varint(usual[place], 6), "not an ONNX file"),
+                (varint(usual[place] + (1 << 40)), "not an ONNX file"),
+            ):
+                tags = [varint(number) if at != place else tag for at, number in enumerate(usual)]
+                assert message in str(refusal(tmp_path, along(path, tags))), (path, place, tag)
+
+
+def test_no_field_has_the_number_0(tmp_path: Path) -> None:
+    assert "not an ONNX file" in str(refusal(tmp_path, b"\x02\x00"))
+    assert "not an ONNX file" in str(refusal(tmp_path, b"\x00\x00"))

@@ -107,6 +107,7 @@ export class Pane {
         this.text.addScores(answer.scores);
         return this.strip.add(answer.scores.map((score) => score.activity));
       case "done":
+        if (!this.running) return;
         return this.finish(this.generates() ? "Generated" : "Filled in");
       case "error":
         if (this.running) this.finish("");

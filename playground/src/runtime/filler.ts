@@ -32,10 +32,14 @@ export interface Filled {
   words: number[][]; // the positions of each filled word
 }
 
+/** What `fill` throws where it should not go on. */
+export class Stopped extends Error {}
+
 export class Filler {
   private readonly bundle: Bundle;
   private readonly graph: Graph;
   private readonly allowed: AllowedTokens;
+  private goesOn: () => Promise<boolean> = async () => true; // of the text that is being filled: there is one at a time
 
   constructor(bundle: Bundle, graph: Graph) {
     this.bundle = bundle;
@@ -43,9 +47,14 @@ export class Filler {
     this.allowed = allowedTokens(bundle.vocabulary);
   }
 
-  /** The text with a word in place of each `___`. */
-  async fill(text: string, sampling: Sampling, seed: bigint): Promise<Filled> {
+  /**
+   * The text with a word in place of each `___`.
+   *
+   * @param goesOn asked after each call of the graph; `Stopped` is thrown where it says no
+   */
+  async fill(text: string, sampling: Sampling, seed: bigint, goesOn = async () => true): Promise<Filled> {
     checked(sampling);
+    this.goesOn = goesOn;
     const masked = new MaskedText(text, this.bundle.vocabulary, this.allowed);
     const words = Array.from({ length: masked.count }, (_, word) => word);
     const largest = MAX_WORD_TOKENS[this.bundle.vocabulary.kind];
@@ -117,6 +126,7 @@ export class Filler {
       length: integers(sequences.map((ids) => ids.length), [sequences.length]),
       uniform: floats(uniform, shape),
     });
+    if (!(await this.goesOn())) throw new Stopped();
     const tokens = numbers(filled!);
     const part = <T>(of: { slice(begin: number, end: number): T }, row: number) => of.slice(row * time, (row + 1) * time);
     return sequences.map((_, row) => [part(tokens, row), part(values(log_prob!), row)]);

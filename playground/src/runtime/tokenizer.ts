@@ -24,6 +24,8 @@ export type Kind = "bpe" | "char" | "word";
 
 /** What is read of a tokenizer.json. */
 export interface TokenizerFile {
+  truncation?: unknown; // null, as padding is
+  padding?: unknown;
   added_tokens: unknown[];
   normalizer: { type: string; normalizers?: unknown[] } | null;
   pre_tokenizer: { type: string; add_prefix_space?: boolean; use_regex?: boolean; pattern?: { Regex?: string } };
@@ -121,7 +123,8 @@ function checkedSteps(file: TokenizerFile, kind: Kind): boolean {
       JSON.stringify(lowercase ? steps.slice(1) : steps) === JSON.stringify([...RESERVED, LINES]) &&
       split.pattern?.Regex === "[\\s\\x1c-\\x1f]+",
   };
-  if (!fits[kind]?.() || file.added_tokens.length || split.use_regex === false)
+  const more = file.truncation || file.padding || file.added_tokens.length || split.use_regex === false;
+  if (!fits[kind]?.() || more)
     throw new InputError(`tokenizer.json is not of kind ${kind} as this page knows it: build the page again`);
   return lowercase;
 }

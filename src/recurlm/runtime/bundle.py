@@ -26,6 +26,13 @@ TASKS: dict[str, tuple[Task, ...]] = {"causal": ("generate", "score"), "cloze": 
 PRECISIONS = ("fp32", "int8", "int4")
 # Which graphs carry a state from call to call. A cloze model's others read a whole text at once, from both sides.
 STATEFUL = {"causal": {"generator.onnx", "scorer.onnx", "step.onnx"}, "cloze": {"step.onnx"}}
+# The outputs of a graph that are read, apart from the state.
+OUTPUTS = {
+    "generator.onnx": {"tokens", "next_seen"},
+    "filler.onnx": {"filled", "log_prob"},
+    "scorer.onnx": {"log_prob"},
+    "step.onnx": {"logits"},
+}
 
 # A plain file name: no folder, no drive, nothing hidden.
 FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*", re.ASCII)
@@ -134,13 +141,14 @@ class Bundle(Description):
             threads: within one operator; None means one.
 
         Raises:
-            InputError: the bundle has no such file, the graph has other inputs or states, or this onnxruntime is too
-                old for it.
+            InputError: the bundle has no such file, the graph has other inputs, outputs or states, or this onnxruntime
+                is too old for it.
         """
         if name not in self.files:
             raise InputError(f"{self.folder}: the bundle has no {name}: {REMEDY}")
         state_spec = self.state_spec if name in STATEFUL[self.objective] else {}
-        return GraphSession(self.folder / name, state_spec, threads, inputs, self.vocabulary.size)
+        outputs = OUTPUTS.get(name, set())
+        return GraphSession(self.folder / name, state_spec, threads, inputs, self.vocabulary.size, outputs)
 
 
 def bundles_in(folder: Path) -> list[str]:

@@ -34,6 +34,7 @@ from recurlm.runtime.tokenizer import Vocabulary
 MARKER = re.compile("_{3,}")
 INPUTS = {"tokens", "length", "temperature", "top_k", "top_p", "uniform"}
 MAX_WORD_TOKENS = {"bpe": 3, "char": 12, "word": 1}  # by kind of tokenizer
+MOST_WORD_TOKENS = max(MAX_WORD_TOKENS.values())
 MAX_TOKENS = 2048  # of a text, which is read in one call
 RETRIES = 64  # tokens sampled for each position where no sampled token is allowed
 RETRY_TEMPERATURES = (1.0, 10.0, 100.0)  # tried in this order, until a token is allowed
@@ -73,7 +74,7 @@ class Filler(BundleModel):
         """The text with a word in place of each `___`; the text around them is unchanged.
 
         Args:
-            max_mask_tokens: of a word; None means 3 for bpe, 12 for char, 1 for word.
+            max_mask_tokens: of a word, at most 12; None means 3 for bpe, 12 for char, 1 for word.
             progress: called with the number of masks that are done, and of all; each is read twice.
 
         Raises:
@@ -82,8 +83,8 @@ class Filler(BundleModel):
         sampling, rng = Sampling(temperature, top_k, top_p), seeded_rng(seed)
         vocabulary = self.bundle.vocabulary
         largest = MAX_WORD_TOKENS[vocabulary.kind] if max_mask_tokens is None else max_mask_tokens
-        if not largest >= 1:
-            raise InputError(f"max_mask_tokens is {largest}: 1 or more")
+        if not 1 <= largest <= MOST_WORD_TOKENS:  # as many texts are filled side by side, to find a word's size
+            raise InputError(f"max_mask_tokens is {largest}: 1 to {MOST_WORD_TOKENS}")
         masked = MaskedText(text, vocabulary, self._allowed)
         tokens = len(masked.sequence([largest] * len(masked), []).ids)
         if tokens > MAX_TOKENS:

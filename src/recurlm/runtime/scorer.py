@@ -15,7 +15,7 @@ import numpy as np
 
 from recurlm.errors import InputError
 from recurlm.runtime.bundle import Bundle
-from recurlm.runtime.session import State, pad_batch
+from recurlm.runtime.session import GraphError, State, pad_batch
 from recurlm.runtime.tokenizer import Vocabulary, read_blocks, split_at_words
 
 INPUTS = {"tokens", "length"}
@@ -136,6 +136,9 @@ class Scorer(OfBundle):
         nats, scored, shown = 0.0, 0, 0
         for call in score(counts.encode(split_at_words(texts), self.bundle.vocabulary, what)):
             for tokens, log_prob in call:
+                if len(tokens) != len(log_prob):
+                    path = self.session.path
+                    raise GraphError(f"{path}: {len(log_prob)} log-probabilities for {len(tokens)} tokens")
                 nats -= float(log_prob.sum(dtype=np.float64))
                 scored += len(tokens)
                 if on_tokens is not None:

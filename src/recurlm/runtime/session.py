@@ -29,6 +29,14 @@ OF_VOCABULARY = ("logits", "seen", "next_seen")  # inputs and outputs with a num
 TOKENS = ("token", "tokens", "prompt", "uniform")  # inputs with a value for each token
 # What an input of generator.onnx is for all rows where the caller does not say.
 DEFAULTS = {"min_p": np.float32(0), "repetition_penalty": np.float32(1), "stop_token": np.int64(-1), "seen": np.False_}
+# The type of each input and output that this project names; states are float32 too.
+FLOAT = ("temperature", "top_p", "uniform", "min_p", "repetition_penalty", "logits", "log_prob")
+INT = (*TOKENS[:3], "length", "prompt_length", "max_new_tokens", "top_k", "stop_token", "filled")
+TYPES = {
+    **dict.fromkeys(FLOAT, "tensor(float)"),
+    **dict.fromkeys(INT, "tensor(int64)"),
+    **dict.fromkeys(("seen", "next_seen"), "tensor(bool)"),
+}
 # A graph that takes longer is stopped.
 CALL_SECONDS, TOKEN_SECONDS = 60.0, 1.0
 POLL_SECONDS = 0.25
@@ -50,6 +58,7 @@ class GraphSession:
         threads: int | None = None,
         inputs: Set[str] | None = None,
         vocab_size: int | None = None,
+        outputs: Set[str] = frozenset(),
     ) -> None:
         """Load the graph.
 
@@ -57,12 +66,16 @@ class GraphSession:
             state_spec: name → shape of one sequence's state, of any rank; empty for a graph without state.
             threads: within one operator; None means one.
             inputs: all inputs that the graph should have, apart from the state; None checks only the state.
-            vocab_size: the width that its logits should have, if it has any; None checks nothing.
+            vocab_size: the width that its logits should have, if it has any, and one more than the largest of its
+                tokens; None checks nothing.
+            outputs: that the graph should have, among others.
 
         Raises:
-            InputError: the file is no graph, has other inputs, states or widths, or is too new for this onnxruntime.
+            InputError: the file is no graph, has other inputs, outputs, types, states or widths, or is too new for
+                this onnxruntime.
         """
         check_threads(threads)
+        self.vocab_size = vocab_size
         self.path = Path(path)
         self.state_spec = {name: tuple(shape) for name, shape in state_spec.items()}
         self._session, self._run_options = _load(self.path, threads or 1)
@@ -70,7 +83,7 @@ class GraphSession:
         # In bundles of before a part of the inputs had a default; onnxruntime lists these apart.
         optional = {value.name: tuple(value.shape[1:]) for value in self._session.get_overridable_initializers()}
         results = {value.name: tuple(value.shape[1:]) for value in self._session.get_outputs()}
-        self._check(required | optional, results, inputs, vocab_size)
+        self._check(required | optional, results, inputs, outputs)
         self._state_required = any(name.startswith(STATE) for name in required)
         self._defaults = {
             name: np.full((1, *shape[-1:]) if name in OF_VOCABULARY else 1, DEFAULTS[name])
@@ -97,7 +110,8 @@ class GraphSession:
             state: the state before the call; None for zeros.
 
         Raises:
-            GraphError: the graph did not come to an end in a time that grows with the number of tokens.
+            GraphError: onnxruntime stops with an error, as at an index that is out of range; the graph did not come to
+                an end in a time that grows with the number of tokens; or it gave other tokens than there are.
         """
         names = list(self.output_names if outputs is None else outputs)
         if state is None:
@@ -106,7 +120,9 @@ class GraphSession:
             [*names, *self._next_state],
             {**self._defaults, **feeds, **{f"{STATE}{name}": value for name, value in state.items()}},
         )
-        return dict(zip(names, values, strict=False)), dict(zip(self.state_spec, values[len(names) :], strict=True))
+        results = dict(zip(names, values, strict=False))
+        self._check_results(results, feeds)
+        return results, dict(zip(self.state_spec, values[len(names) :], strict=True))
 
     def _call(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
         options = self._run_options()
@@ -116,23 +132,51 @@ class GraphSession:
         try:
             with WATCHDOG.limit(options, seconds):
                 return list(self._session.run(outputs, feeds, options))
-        except Exception:
-            if not options.terminate:
+        except Exception as error:
+            if options.terminate:
+                raise GraphError(f"{self.path}: no result after {seconds:,.0f} s: the graph may have no end") from None
+            if not isinstance(error, _errors()):
                 raise
-            raise GraphError(f"{self.path}: no result after {seconds:,.0f} s: the graph may have no end") from None
+            raise GraphError(f"{self.path}: it does not run ({_one_line(error)})") from None
 
-    def _check(self, shapes: Shapes, results: Shapes, inputs: Set[str] | None, vocab_size: int | None) -> None:
+    def _check_results(self, results: Mapping[str, Any], feeds: Mapping[str, Any]) -> None:
+        """A text is made of these: a wrong number of them would be a wrong text or score, or an error elsewhere."""
+        expected: dict[str, tuple[int, int]] = {}
+        if "prompt" in feeds and "max_new_tokens" in feeds:
+            expected["tokens"] = (len(feeds["prompt"]), int(feeds["max_new_tokens"]))
+        elif "tokens" in feeds:
+            expected["filled"] = expected["log_prob"] = np.shape(feeds["tokens"])
+        stops = "stop_token" in feeds
+        for name in results.keys() & expected.keys():
+            shape, (rows, time) = np.shape(results[name]), expected[name]
+            # Once all rows have stopped no more are drawn; and a causal model does not predict the first token.
+            fewer = time if name == "tokens" and stops else int(name == "log_prob" and "filled" not in results)
+            if len(shape) != 2 or shape[0] != rows or not time - fewer <= shape[1] <= time:
+                raise GraphError(f"{self.path}: '{name}' has the shape {shape}, expected {(rows, time)}")
+        least = -1 if stops else 0  # no token follows one that stops
+        for name in results.keys() & {"tokens", "filled"}:
+            tokens = results[name]
+            for token in (tokens.min(), tokens.max()) if tokens.size and self.vocab_size is not None else ():
+                if not least <= token < self.vocab_size:
+                    raise GraphError(f"{self.path}: '{name}' holds {token}, and tokens are below {self.vocab_size}")
+
+    def _check(self, shapes: Shapes, results: Shapes, inputs: Set[str] | None, outputs: Set[str]) -> None:
         states = {name.removeprefix(STATE): shape for name, shape in shapes.items() if name.startswith(STATE)}
         next_states = {
             name.removeprefix(NEXT_STATE): shape for name, shape in results.items() if name.startswith(NEXT_STATE)
         }
         others = {name for name in shapes if not name.startswith(STATE)}
+        values = [*self._session.get_inputs(), *self._session.get_overridable_initializers()]
+        types = {value.name: value.type for value in [*values, *self._session.get_outputs()]}
+        carried = dict.fromkeys([name for name in types if name.startswith((STATE, NEXT_STATE))], "tensor(float)")
         widths = [shape[-1:] for name, shape in [*shapes.items(), *results.items()] if name in OF_VOCABULARY]
         if (
             states != self.state_spec
             or next_states != self.state_spec
             or (inputs is not None and others != inputs)
-            or (vocab_size is not None and any(width != (vocab_size,) for width in widths))
+            or not outputs <= results.keys()
+            or any(types.get(name, type) != type for name, type in {**TYPES, **carried}.items())
+            or (self.vocab_size is not None and any(width != (self.vocab_size,) for width in widths))
         ):
             raise InputError(
                 f"{self.path}: not the graph that the JSON file beside it describes: download or export it again"
@@ -159,27 +203,38 @@ def _load(path: Path, threads: int) -> tuple[Any, Callable[[], Any]]:
     """The session, and what makes options for a call of it."""
     if path.is_file():
         check_graph_file(path)
-    # Imported here, so that `import recurlm.runtime` is quick.
-    import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as exceptions
+    import onnxruntime  # here, so that `import recurlm.runtime` is quick
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
     options.use_deterministic_compute = True
-    unusable = (
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except _errors() as error:
+        version = onnxruntime.__version__
+        raise InputError(f"{path}: onnxruntime {version} cannot run it ({_one_line(error)})") from None
+    return session, onnxruntime.RunOptions
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises about a graph: a name in it that is not UTF-8 breaks the message itself."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as exceptions
+
+    return (
         exceptions.Fail,
+        exceptions.InvalidArgument,
         exceptions.InvalidGraph,
         exceptions.InvalidProtobuf,
         exceptions.NoSuchFile,
         exceptions.NotImplemented,
+        exceptions.RuntimeException,
+        UnicodeDecodeError,
     )
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except unusable as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: onnxruntime {onnxruntime.__version__} cannot run it ({reason})") from None
-    return session, onnxruntime.RunOptions
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _batch_size(feeds: Mapping[str, Any]) -> int:
@@ -245,6 +300,7 @@ MESSAGES: dict[str, dict[int, str]] = {
 }
 EXTERNAL_DATA, DATA_LOCATION = 13, 14  # fields of a tensor
 MAX_DEPTH = 64
+TAG_BYTES, TAG_BITS = 5, 32
 VARINT, BYTES = 0, 2
 FIXED = {1: 8, 5: 4}  # wire type → bytes
 
@@ -285,7 +341,11 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """The number and value of each field; of fixed-width numbers the bytes."""
     place, end = 0, len(message)
     while place < end:
+        begin = place
         tag, place = _varint(message, place)
+        # onnxruntime keeps the low 32 bits of a tag: a longer one would be another field there than here.
+        if place - begin > TAG_BYTES or tag >> TAG_BITS or tag >> 3 == 0:
+            raise ValueError("no tag")
         wire_type = tag & 7
         value: int | memoryview
         if wire_type == VARINT:

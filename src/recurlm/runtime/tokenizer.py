@@ -8,11 +8,12 @@ split_at_words      a text of any length in pieces whose tokens are those of the
 from __future__ import annotations
 
 import codecs
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tokenizers import Tokenizer, decoders, models
 
@@ -23,6 +24,22 @@ KINDS = {
     "bpe": (models.BPE, decoders.ByteLevel),
     "char": (models.WordLevel, decoders.Fuse),
     "word": (models.WordLevel, decoders.Sequence),
+}
+# The steps before the model, as tokenizer.json says them: of each kind what recurlm.tokens.tokenizer writes.
+RESERVED = [{"type": "Replace", "pattern": {"String": token}, "content": "<unk>"} for token in ("<bos>", "<mask>")]
+WORDS = [*RESERVED, {"type": "Replace", "pattern": {"String": "\n"}, "content": " <eol> "}]
+NORMALIZERS: dict[str, list[Any]] = {
+    "bpe": [None],
+    "char": [None],
+    "word": [
+        {"type": "Sequence", "normalizers": WORDS},
+        {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *WORDS]},
+    ],
+}
+PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
+    "bpe": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    "char": {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False},
+    "word": {"type": "Split", "pattern": {"Regex": r"[\s\x1c-\x1f]+"}, "behavior": "Removed", "invert": False},
 }
 SPECIAL = {"bos": "<bos>", "mask": "<mask>", "unk": "<unk>", "eol": "<eol>"}  # role → token
 MAX_TOKENIZER_BYTES = 64 << 20
@@ -52,7 +69,9 @@ class Vocabulary:
         """
         try:
             tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises nothing more specific
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # tokenizers raises nothing more specific, and a panic of Rust is no Exception
             reason = " ".join(str(error).split())
             raise InputError(f"{path}: not a tokenizer ({reason}): download or export the bundle again") from None
         if wrong := _contradiction(tokenizer, kind, special, size):
@@ -198,6 +217,8 @@ def _contradiction(tokenizer: Tokenizer, kind: str, special: Mapping[str, int | 
     model, decoder = KINDS[kind]
     if not isinstance(tokenizer.model, model) or not isinstance(tokenizer.decoder, decoder):
         return f"not a tokenizer of the kind '{kind}', as bundle.json says"
+    if step := _other_step(json.loads(tokenizer.to_str()), kind):
+        return f"its {step} is not that of the kind '{kind}'"
     tokens: dict[str, int] = tokenizer.get_vocab()
     if sorted(tokens.values()) != list(range(size)):
         return f"its {len(tokens)} tokens are not the {size} that bundle.json says"
@@ -209,6 +230,19 @@ def _contradiction(tokenizer: Tokenizer, kind: str, special: Mapping[str, int | 
         return f"its tokens hold {sorted(unknown)[0]!r}, which stands for no byte" if unknown else None
     unk: str | None = getattr(tokenizer.model, "unk_token", None)
     return None if unk == SPECIAL["unk"] and special["unk"] is not None else "it has no <unk>"
+
+
+def _other_step(parts: Mapping[str, Any], kind: str) -> str | None:
+    """The first step of a tokenizer that this project does not write: it would read another text than was typed."""
+    usual: dict[str, list[Any]] = {
+        "truncation": [None],
+        "padding": [None],
+        "added_tokens": [[]],
+        "normalizer": NORMALIZERS[kind],
+        "pre_tokenizer": [PRE_TOKENIZERS[kind]],
+        "post_processor": [None],
+    }
+    return next((name for name, known in usual.items() if parts[name] not in known), None)
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -152,7 +152,7 @@ class Verification:
             self._extra,
             partial(edges.every_token_generates, comparison),
             partial(checks.in_parts, comparison.graphs, rows, numbers[:, :EXTRA_TOKENS]),
-            partial(checks.stopped, comparison.graphs, rows, numbers),
+            partial(checks.stopped, comparison.graphs, rows, numbers, comparison.stop_tolerance),
             *(partial(self._chunked, rows[-1], numbers[0], each) for each in self._settings()),
             self._generated,
         ]

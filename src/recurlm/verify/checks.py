@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from recurlm.config import Sampling
@@ -28,7 +28,7 @@ FILLER = 3  # what stands behind a shorter row: a token that a graph which read 
 EXACT_LOG_PROB = 2e-5  # of a log-probability whose logits are equal: the last bits of log-sum-exp
 MOST_NEAR_TIES = 2e-4  # of all tokens of a verification; a single one is always let through
 CHUNKS = (1, 7, 64)  # new tokens of the first calls; the last call makes the rest
-STOP_TOLERANCE = 1e-4  # of a state in a batch and alone
+STOP_TOLERANCE = 1e-4  # of a state in a batch and alone, in fp32
 GREEDY = Sampling(temperature=0.0, top_k=0, top_p=1.0)
 FREE = Sampling(temperature=1.0, top_k=0, top_p=1.0)
 
@@ -90,6 +90,7 @@ class Comparison:
         self.tolerance = 0.0 if self.exact else tolerance
         self.log_prob_tolerance = EXACT_LOG_PROB if self.exact else tolerance
         self.error = None if self.exact else error
+        self.stop_tolerance = 0.0 if self.exact else STOP_TOLERANCE
 
     def states(self, found: dict[str, Any], expected: dict[str, Tensor], what: str) -> float:
         return max(alike(found[name], value, self.tolerance, f"{name} {what}") for name, value in expected.items())
@@ -289,8 +290,12 @@ class Comparison:
 # generator.onnx against itself: in one call and in several, with a stop token, with what it has seen.
 
 
-def stopped(graphs: Graphs, prompts: Rows, uniform: Float[np.ndarray, "rows new_time"]) -> None:
-    """Check generator.onnx with a stop token in each row, one that it draws: nothing follows it."""
+def stopped(graphs: Graphs, prompts: Rows, uniform: Float[np.ndarray, "rows new_time"], tolerance: float) -> None:
+    """Check generator.onnx with a stop token in each row, one that it draws: nothing follows it.
+
+    Args:
+        tolerance: of a state in a batch and alone.
+    """
     tokens, lengths = padded(prompts, FILLER)
     free = graphs.generate(tokens, uniform, FREE, lengths=lengths)[0]["tokens"]
     stops = free[np.arange(len(free)), np.arange(len(free)) % free.shape[1]]
@@ -299,11 +304,21 @@ def stopped(graphs: Graphs, prompts: Rows, uniform: Float[np.ndarray, "rows new_
         end = int(np.argmax(free[row] == stop)) + 1
         _, then = graphs.generate(prompts[row][None], uniform[row : row + 1, :end], FREE)
         for name, value in then.items():
-            if not np.abs(value[0] - after[name][row]).max() <= STOP_TOLERANCE:
+            if not np.abs(value[0] - after[name][row]).max() <= tolerance:
                 raise VerificationError(f"the state {name} of generator.onnx moves on after a stop token")
         tokens_of_row = results["tokens"][row]
         if not np.array_equal(tokens_of_row[:end], free[row, :end]) or (tokens_of_row[end:] != -1).any():
             raise VerificationError("generator.onnx does not end where its stop token stands")
+        if results["length"][row] != end:
+            raise VerificationError("`length` of generator.onnx is not the number of tokens up to the stop token")
+        _has_seen(results["next_seen"][row], prompts[row], free[row, :end])
+
+
+def _has_seen(seen: Bool[np.ndarray, "vocabulary"], *read: Int[np.ndarray, "_"]) -> None:
+    expected = np.zeros(len(seen), bool)
+    expected[np.concatenate(read)] = True
+    if not np.array_equal(seen, expected):
+        raise VerificationError("`next_seen` of generator.onnx does not hold the tokens of prompt and text")
 
 
 def chunked(
@@ -336,10 +351,7 @@ def in_parts(graphs: Graphs, prompts: Rows, uniform: Float[np.ndarray, "rows new
     if not np.array_equal(np.concatenate([first["tokens"], second["tokens"]], axis=1), whole["tokens"]):
         raise VerificationError("a second call that was given the first one's `seen` makes other tokens than one call")
     for row, prompt in enumerate(prompts):
-        expected = np.zeros(whole["next_seen"].shape[1], bool)
-        expected[prompt] = expected[whole["tokens"][row]] = True
-        if not np.array_equal(whole["next_seen"][row], expected):
-            raise VerificationError("`next_seen` of generator.onnx does not hold the tokens of prompt and text")
+        _has_seen(whole["next_seen"][row], prompt, whole["tokens"][row])
     if (whole["length"] != uniform.shape[1]).any():
         raise VerificationError("`length` of generator.onnx is not the number of new tokens")
 
