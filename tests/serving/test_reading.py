@@ -6,7 +6,6 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -48,8 +47,8 @@ class App:
 
 
 @pytest.fixture
-def app(bundles: TinyBundles) -> Iterator[App]:
-    yield App(bundles, fill_reading=MOST)
+def app(bundles: TinyBundles) -> App:
+    return App(bundles, fill_reading=MOST)
 
 
 def test_a_text_that_takes_too_much_reading_is_refused(app: App) -> None:
