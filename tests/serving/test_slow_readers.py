@@ -55,7 +55,7 @@ def connect(port: int, size: int) -> socket.socket:
 
 @pytest.mark.parametrize("size", [50_000, 500_000])
 def test_who_does_not_read_an_answer_is_dropped(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    """Of a large answer and of one whose rest fits the transport's buffer, which is what a closed one would wait for."""
+    """Of a large answer, and of one whose rest fits the transport's buffer, for which its closing would wait."""
 
     async def check() -> None:
         async with serving(monkeypatch) as (port, state):
