@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from recurlm.serving.exceptions import ApiError
@@ -78,7 +79,7 @@ class Connection(H11Protocol):
 
     def shutdown(self) -> None:
         """Finish the request that runs; one that has not arrived as a whole is refused."""
-        if self._waits_for == "body":
+        if self._waits_for == "body" or (self._waits_for == "headers" and self.conn.trailing_data[0]):
             self._refuse(503, "the server is stopping")
         else:
             super().shutdown()
@@ -141,7 +142,8 @@ class Connection(H11Protocol):
     def _refuse(self, status: int, message: str) -> None:
         """Answer a request that is not read, unless its answer has begun, and close the connection."""
         self._wait_for(None)
-        if not self.transport.is_closing() and (self.cycle is None or not self.cycle.response_started):
+        # IDLE: no request has arrived, or none since the last answer.
+        if not self.transport.is_closing() and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = ApiError(status, message).body().encode()
             head = f"HTTP/1.1 {status} \r\nconnection: close\r\ncontent-type: application/json\r\n"
             self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
