@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from tiny_bundles import TOKENIZERS, WORDS, TinyBundles
 
 from recurlm.errors import InputError
-from recurlm.runtime import Filler
+from recurlm.runtime import Filler, filler
+from recurlm.runtime.filler import RETRY_TOKENS
 
 KINDS = ["bpe", "char", "word"]
 LINE = "to be or ___ to be,\n___ that is"
@@ -75,6 +77,30 @@ def test_drawn_words_follow_the_seed(fillers: dict[str, Filler]) -> None:
     drawn = [fillers["bpe"].fill(LINE, temperature=1.0, seed=seed) for seed in (1, 1, 2, 3, 4)]
     assert drawn[0] == drawn[1]
     assert len(set(drawn)) > 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_many_samples_of_a_long_text_are_read_in_parts(
+    fillers: dict[str, Filler], monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    """All at once they would take gigabytes; the words are the same."""
+    bpe, run, read = fillers["bpe"], fillers["bpe"].session.run, []
+
+    def counted(outputs: Any, feeds: Any) -> Any:
+        read.append(feeds["tokens"].size)
+        return run(outputs, feeds)
+
+    monkeypatch.setattr(bpe.session, "run", counted)
+    text = "the sea " * 100 + "___ " * 3
+
+    def fill() -> str:
+        return bpe.fill(text, temperature, seed=1, max_mask_tokens=2)
+
+    in_parts = fill()
+    assert RETRY_TOKENS // 2 < max(read) <= RETRY_TOKENS
+    monkeypatch.setattr(filler, "RETRY_TOKENS", 10**9)
+    assert fill() == in_parts
+    assert max(read) > RETRY_TOKENS
 
 
 def test_a_longer_line_is_one_mask(fillers: dict[str, Filler]) -> None:

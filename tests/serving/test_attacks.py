@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+from pydantic import ValidationError
 from server_process import Server
 from starlette.testclient import TestClient
 from tiny_bundles import TinyBundles
@@ -24,11 +25,13 @@ from recurlm.serving.app import create_app
 from recurlm.serving.completions import Logprobs
 from recurlm.serving.middleware import Metrics
 from recurlm.serving.models import load_models
+from recurlm.serving.schema import CompletionRequest
 from recurlm.serving.settings import Settings
 
 pytestmark = pytest.mark.xdist_group("serving")
 
 LARGEST: dict[str, Any] = {"model": "lstm", "prompt": "king", "max_tokens": 4096, "n": 64, "temperature": 0}
+UNKNOWN = {f"field{number}": 1 for number in range(60_000)}
 MULTIPLE = 20  # docs/serving.md: of its own time, for a small request
 
 
@@ -97,7 +100,7 @@ def test_stop_sequences_at_their_limits_hold_nothing_up(usual: Server) -> None:
         ("/v1/completions", {"prompt": [[]] * 250_000}, "prompt: a string, a list of strings"),
         ("/v1/completions", {"prompt": [*[1] * 300_000, "a"]}, "prompt: a string, a list of strings"),
         ("/v1/completions", {"prompt": "a" * 1_000_000}, "tokens or more, at most 8192"),
-        ("/v1/completions", {f"field{number}": 1 for number in range(60_000)}, "unrecognized request argument"),
+        ("/v1/completions", UNKNOWN, "unrecognized request argument"),
         ("/score", {"text": "storm " * 170_000}, "tokens or more, at most 8192"),
     ],
 )
@@ -106,6 +109,13 @@ def test_a_body_of_the_largest_size_holds_nothing_up(usual: Server, path: str, b
         assert_health_is_answered_meanwhile(usual, lambda: bool(responses))
     assert responses[0].status_code == 400
     assert message in responses[0].json()["error"]["message"]
+
+
+@pytest.mark.parametrize("body", [UNKNOWN, {"stream_options": UNKNOWN}, {"logit_bias": dict.fromkeys(UNKNOWN, "")}])
+def test_a_body_has_few_errors_however_many_fields_it_has(body: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        CompletionRequest.model_validate(body)
+    assert caught.value.error_count() == 1
 
 
 def test_log_probabilities_of_the_longest_prompt_hold_nothing_up(usual: Server, bundles: TinyBundles) -> None:

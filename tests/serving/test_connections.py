@@ -71,6 +71,29 @@ def test_a_half_sent_body_does_not_hold_up_the_end(bundles: TinyBundles) -> None
         assert answer(body) == (503, "the server is stopping")
 
 
+def kept_alive(server: Server) -> socket.socket:
+    """A connection that has had an answer, and has sent half the headers of its next request."""
+    client = connect(server, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    while not client.recv(65536).endswith(b"}"):
+        pass
+    client.sendall(HEAD)
+    return client
+
+
+def test_half_sent_headers_are_refused_at_first_and_on_a_connection_that_was_kept(bundles: TinyBundles) -> None:
+    model = f"lstm={bundles('lstm')}"
+    with Server("--model", model, "--header-seconds", "2") as server, kept_alive(server) as client:
+        assert answer(client) == (408, "the request's headers took longer than 2 s")
+    with (
+        Server("--model", model, "--header-seconds", "3600") as server,
+        connect(server, HEAD) as first,
+        kept_alive(server) as kept,
+    ):
+        assert server.get("/health").status_code == 200  # what was sent before has arrived
+        assert server.stop() == 0
+        assert answer(first) == answer(kept) == (503, "the server is stopping")
+
+
 def test_a_log_does_not_flood_and_says_what_it_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(connections.time, "monotonic", lambda: now)

@@ -163,6 +163,8 @@ def test_a_bundle_is_named_by_what_it_is(bundles: TinyBundles) -> None:
         (["--model", "a=x", "--max-queue", "0"], "queue is 0: 1 or more"),
         (["--model", "a=x", "--api-key", ""], "the API key is empty"),
         (["--model", "a=x", "--host", "256.0.0.1"], "cannot listen at 256.0.0.1"),
+        (["--model", "a=x", "--host", "a..b"], "cannot listen at a..b, port 8000: "),
+        (["--model", "a=x", "--host", "a" * 64], "cannot listen at aaa"),
         (["--model", "a=x", "--threads", "2000"], "threads is 2000: 1 to "),
     ],
 )

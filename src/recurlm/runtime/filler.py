@@ -38,6 +38,7 @@ MOST_WORD_TOKENS = max(MAX_WORD_TOKENS.values())
 MAX_TOKENS = 2048  # of a text, which is read in one call
 RETRIES = 64  # tokens sampled for each position where no sampled token is allowed
 RETRY_TEMPERATURES = (1.0, 10.0, 100.0)  # tried in this order, until a token is allowed
+RETRY_TOKENS = 8192  # read in one call: all samples of a long text at once would take gigabytes
 
 
 Progress = Callable[[float, float], None]  # what is done, and all that there is
@@ -140,12 +141,18 @@ class Filler(BundleModel):
         greedy = sampling.temperature == 0
         even = np.repeat((np.arange(RETRIES, dtype=np.float32)[:, None] + 0.5) / RETRIES, len(sequence.ids), axis=1)
         hotter = [Sampling(temperature, 0, 1.0) for temperature in RETRY_TEMPERATURES]
+        rows = max(1, RETRY_TOKENS // len(sequence.ids))
         for setting in hotter if greedy else [sampling, *hotter]:
             uniform = even if greedy else uniforms(rng, even.shape)
-            sampled = zip(*self._sample([sequence.ids] * RETRIES, setting, uniform), strict=True)
-            candidates = [allowed for row in sampled if (allowed := sequence.candidates(*row))]
+            candidates: list[list[Candidate]] = []
+            for begin in range(0, RETRIES, rows):
+                part = uniform[begin : begin + rows]
+                sampled = zip(*self._sample([sequence.ids] * len(part), setting, part), strict=True)
+                candidates += [allowed for row in sampled if (allowed := sequence.candidates(*row))]
+                if candidates and not greedy:
+                    return candidates[0]
             if candidates:
-                return max(candidates, key=max) if greedy else candidates[0]
+                return max(candidates, key=max)
         raise InputError("the vocabulary has no token that could stand for a mask of this text")
 
     def _sample(

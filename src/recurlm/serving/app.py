@@ -21,6 +21,7 @@ from recurlm.serving.completions import CompletionJob, token_text
 from recurlm.serving.exceptions import ApiError, add_error_handlers
 from recurlm.serving.middleware import ApiKey, BodyLimit, Metrics, RequestMetrics
 from recurlm.serving.models import LoadedModel, choose_model
+from recurlm.serving.reading import Reading
 from recurlm.serving.settings import SMALL_TOKENS, Limits, Settings
 from recurlm.serving.workers import Worker
 
@@ -115,7 +116,11 @@ def create_app(settings: Settings, models: dict[str, LoadedModel], metrics: Metr
         """Mask filling: a word in place of each ___."""
         model = choose_model(models, request.model, "fill")
         work = await encoding.run(lambda: fill_work(request, model, settings.limits), len(request.text))
-        return await _until_disconnected(http, filling.run(partial(fill, request, model), work))
+        reading = Reading(settings.limits.fill_reading)
+        try:
+            return await _until_disconnected(http, filling.run(partial(fill, request, model, reading), work))
+        finally:
+            reading.stop()
 
     @router.get("/metrics", response_class=Response, responses=TEXT)
     async def get_metrics() -> Response:
@@ -204,7 +209,7 @@ def score(request: schema.ScoreRequest, model: LoadedModel) -> schema.ScoreRespo
 
 
 def fill_work(request: schema.FillRequest, model: LoadedModel, limits: Limits) -> int:
-    """The tokens that are read to fill a text.
+    """The tokens that are read to fill a text, where those sampled first can stand there.
 
     Raises:
         ApiError, InputError: they are too many, or the text has lone surrogates.
@@ -224,14 +229,15 @@ def fill_work(request: schema.FillRequest, model: LoadedModel, limits: Limits) -
     return work
 
 
-def fill(request: schema.FillRequest, model: LoadedModel) -> schema.FillResponse:
+def fill(request: schema.FillRequest, model: LoadedModel, reading: Reading) -> schema.FillResponse:
     """Fill the masks of a text.
 
     Raises:
+        ApiError: more is read than may be, or the client has gone.
         InputError: it has no `___`, or something that the vocabulary lacks.
     """
     assert model.filler is not None
-    filled = model.filler.fill(
+    filled = reading.of(model.filler).fill(
         request.text, request.temperature, request.top_k, request.top_p, request.seed, request.max_mask_tokens
     )
     return schema.FillResponse(model=model.name, text=filled)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from recurlm.serving.exceptions import ApiError
@@ -21,7 +22,7 @@ from recurlm.serving.settings import Limits
 ACCEPTED_AT_ONCE = 16  # connections that the event loop accepts before it looks at those that it has
 # File descriptors for connections that are being accepted and closed, and for what the program itself opens.
 RESERVED_FILES = 8 * ACCEPTED_AT_ONCE + 32
-STALLED_SECONDS = 60.0  # a client may read nothing for so long
+STALLED_SECONDS = 60.0  # a client may read nothing for so long, while there is something for it to read
 LOG_LINES, LOG_SECONDS = 10, 10.0
 
 
@@ -56,6 +57,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # With room for more, a client that does not read the last of its answer would be waited for without end.
+        transport.set_write_buffer_limits(high=0)
         if self._bounds.make_room(len(self.connections)):
             self._update()
         else:
@@ -76,19 +79,30 @@ class Connection(H11Protocol):
 
     def shutdown(self) -> None:
         """Finish the request that runs; one that has not arrived as a whole is refused."""
-        if self._waits_for == "body":
+        if self._waits_for == "body" or (self._waits_for == "headers" and self.conn.trailing_data[0]):
             self._refuse(503, "the server is stopping")
         else:
             super().shutdown()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stalled = self.loop.call_later(STALLED_SECONDS, self.drop)
+        self._watch(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         if self._stalled is not None:
             self._stalled.cancel()
         super().resume_writing()
+
+    def _watch(self, unread: int) -> None:
+        self._stalled = self.loop.call_later(STALLED_SECONDS, self._check_reading, unread)
+
+    def _check_reading(self, unread: int) -> None:
+        """Drop a client that has left as much unread as before; one that reads slowly may go on."""
+        now = self.transport.get_write_buffer_size()
+        if now < unread:
+            self._watch(now)
+        else:
+            self.drop()
 
     def drop(self) -> None:
         """Close the connection at once."""
@@ -128,7 +142,8 @@ class Connection(H11Protocol):
     def _refuse(self, status: int, message: str) -> None:
         """Answer a request that is not read, unless its answer has begun, and close the connection."""
         self._wait_for(None)
-        if not self.transport.is_closing() and (self.cycle is None or not self.cycle.response_started):
+        # IDLE: no request has arrived, or none since the last answer.
+        if not self.transport.is_closing() and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = ApiError(status, message).body().encode()
             head = f"HTTP/1.1 {status} \r\nconnection: close\r\ncontent-type: application/json\r\n"
             self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)

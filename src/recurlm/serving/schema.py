@@ -21,6 +21,10 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _one_item(value: object) -> object:
+    return dict(list(value.items())[:1]) if isinstance(value, dict) else value
+
+
 # In JSON 4.0 is an integer too.
 WHOLE = BeforeValidator(_whole)
 # One error of a list is enough: a body may hold hundreds of thousands.
@@ -34,7 +38,7 @@ Temperature = Annotated[float, Field(ge=0, le=100)]
 TopP = Annotated[float, Field(gt=0, le=1)]
 
 
-class _Request(BaseModel):
+class _Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
@@ -46,12 +50,12 @@ class _Request(BaseModel):
         unknown = next((key for key in data if key not in cls.model_fields), None)
         return {key: value for key, value in data.items() if key in cls.model_fields or key == unknown}
 
+
+class _Request(_Body):
     model: str | None = Field(None, description="Its name in /v1/models; may be left out where only one can do this.")
 
 
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-
+class StreamOptions(_Body):
     include_usage: bool = False
     include_obfuscation: bool | None = None  # accepted: the pieces say nothing that their lengths don't
 
@@ -85,7 +89,8 @@ class CompletionRequest(_Request):
     )
     user: str | None = Field(None, description="Accepted, and not used.")
     suffix: None = None
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    # One item is enough to be refused: each could be an error of its own.
+    logit_bias: Annotated[dict[str, float], Field(max_length=0), BeforeValidator(_one_item)] | None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = Field(None, description="Only 0.")
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = Field(
         None, description="Only 0: see repetition_penalty."
@@ -155,7 +160,7 @@ class ScoreRequest(_Request):
 
 
 class ScoredToken(BaseModel):
-    token: str = Field(description="Bytes that are no whole character are shown as U+FFFD.")
+    token: str = Field(description="Its text; `bytes:` and its bytes, as `\\x80`, where they are no whole characters.")
     id: int
     log_prob: float = Field(description="In nats.")
 

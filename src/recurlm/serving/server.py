@@ -74,8 +74,9 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise InputError(f"cannot listen at {settings.host}, port {settings.port}: {error.strerror}") from None
+    except (OSError, UnicodeError) as error:  # UnicodeError: of a host that IDNA cannot encode
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot listen at {settings.host}, port {settings.port}: {why}") from None
 
 
 def _announce(settings: Settings, listening: socket.socket, names: list[str]) -> None:
