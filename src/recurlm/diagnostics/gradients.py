@@ -77,7 +77,8 @@ class _Unrolled:
             if carry_output:
                 self.y = carried["output"] = self.y.clone()
             for value in carried.values():
-                value.retain_grad()
+                if value.requires_grad:  # not what only counts tokens, such as a position
+                    value.retain_grad()
             self.inputs.append(x)
             self.states.append(carried)
             state = carried
