@@ -57,12 +57,13 @@ def source(params: Fetch) -> Source:
     """The files of a glob, dealt to the splits by document or by position; or a glob for each split.
 
     Raises:
-        InputError: a path leads to no file.
+        InputError: a path leads to no file, or a file is trained on and held out too.
     """
     files = params.files
     if files.split == "explicit":
         patterns = {"train": files.path, "validation": files.validation_path, "test": files.test_path}
         shards = {split: _shards(str(pattern)) for split, pattern in patterns.items()}
+        _check_apart(shards)
     else:
         shards = {"all": _shards(files.path)}
     parts = tuple(
@@ -72,6 +73,19 @@ def source(params: Fetch) -> Source:
     name = files.name or (Path(files.path).name if Path(files.path).is_absolute() else files.path)
     key = [files.model_dump(), shards]
     return Source(kind="files", name=name, revision=None, licence=files.licence, parts=parts, key=key)
+
+
+def _check_apart(shards: dict[str, list[list[Stretch]]]) -> None:
+    """Refuse a train split that holds a held-out file: its scores would be those of text known by heart."""
+    held_out, trained = (
+        {Path(stretch.path).resolve(): (split, stretch.path) for split in splits for stretch in chain(*shards[split])}
+        for splits in (SPLITS[1:], SPLITS[:1])
+    )
+    for path, (_, name) in trained.items():
+        if path in held_out:
+            raise InputError(
+                f"params.yaml: fetch.files.path: {name} is a file of {held_out[path][0]}_path too: leave it out of path"
+            )
 
 
 def _deal(files: Files) -> Deal:
@@ -119,7 +133,7 @@ def _find(pattern: str) -> list[str]:
         return [pattern]
     if Path(pattern).is_dir():
         raise InputError(f"{pattern}: a folder: name its files, for instance {Path(pattern) / '*.txt'}")
-    matches = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
+    matches = [Path(path) for path in sorted(set(glob.glob(pattern, recursive=True)))]  # noqa: PTH207
     for path in matches:
         if path.is_symlink() and not path.exists():
             raise InputError(f"{path}: a link to {path.readlink()}, which does not exist: mend or delete it")
