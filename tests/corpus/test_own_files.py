@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,15 @@ def test_a_dangling_link_and_a_pipe_are_named(tmp_path: Path) -> None:
     for pattern in ("*.txt", "c.txt"):
         with pytest.raises(InputError, match=r"c\.txt: no file that can be read twice \(a pipe"):
             fetch(tmp_path, path=str(tmp_path / pattern), split="position")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system has names in UTF-8 only")
+@pytest.mark.parametrize("pattern", ["*.txt", "caf\udce9.txt"])
+def test_a_file_whose_name_is_not_utf8_is_to_be_renamed(tmp_path: Path, pattern: str) -> None:
+    Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.txt")).write_bytes(b"0123456789")
+    with pytest.raises(InputError) as caught:
+        fetch(tmp_path, path=str(tmp_path / pattern), split="position")
+    assert str(caught.value) == f"{tmp_path}/caf\\xe9.txt: the name of this file is not UTF-8: rename it"
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def _shards(pattern: str) -> list[list[Stretch]]:
 
 def _find(pattern: str) -> list[str]:
     if Path(pattern).is_file():
-        return [pattern]
+        return [_named_in_utf8(pattern)]
     if Path(pattern).is_dir():
         raise InputError(f"{pattern}: a folder: name its files, for instance {Path(pattern) / '*.txt'}")
     matches = [Path(path) for path in sorted(set(glob.glob(pattern, recursive=True)))]  # noqa: PTH207
@@ -139,10 +139,20 @@ def _find(pattern: str) -> list[str]:
             raise InputError(f"{path}: a link to {path.readlink()}, which does not exist: mend or delete it")
         if not path.is_file() and not path.is_dir():
             raise InputError(f"{path}: no file that can be read twice (a pipe, a socket or a device): name others")
-    files = [str(path) for path in matches if path.is_file()]
+    files = [_named_in_utf8(str(path)) for path in matches if path.is_file()]
     if not files:
         raise InputError(f"{pattern}: no such file: set fetch.files in params.yaml to where your text lies")
     return files
+
+
+def _named_in_utf8(path: str) -> str:
+    """The path, if it can be written into a manifest or a message."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        raise InputError(f"{shown}: the name of this file is not UTF-8: rename it") from None
+    return path
 
 
 def _stretches(path: str) -> Iterator[tuple[Stretch, int]]:
