@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recurlm.evaluation.perplexity import exact
@@ -57,6 +57,18 @@ def flow(model: LanguageModel, tokens: Int[np.ndarray, "windows time"]) -> Flow:
         for name in joined.keys() - {"input"}:
             joined[name][0] = np.nan
     return Flow(list(range(nearest, nearest + before.shape[1])), joined.pop("input"), joined)
+
+
+def let_through(model: LanguageModel) -> bool:
+    """Draw the projection of a fresh model where it is zero, as that of tied residual blocks is; whether it was.
+
+    No gradient passes a zero: the flow would be 0 at every distance, whatever the recurrence.
+    """
+    projection = model.projection
+    if not isinstance(projection, nn.Linear) or projection.weight.any():
+        return False
+    nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
+    return True
 
 
 class _Unrolled:
