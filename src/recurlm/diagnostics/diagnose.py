@@ -171,6 +171,5 @@ def _samples(subject: Subject) -> Block:
     begins = line_starts(ids, starts, subject.tokenizer)
     held_out = passages(ids, starts, settings.num_samples, length, length, seed, begins)
     train = open_split(subject.data / "corpus", "train")
-    documents = ("".join(train.pieces(number)) for number in range(len(train)))
     special = subject.train.manifest["special"]
-    return samples.measure(subject.model, held_out, subject.tokenizer, documents, special, settings, seed)
+    return samples.measure(subject.model, held_out, subject.tokenizer, train.documents(), special, settings, seed)
