@@ -21,6 +21,10 @@ class InputError(Exception):
     """Bad input: the message is one line that says what is wrong, where, and what to do."""
 
 
+class KilledError(InputError):
+    """A process of the work was killed: what the others finished counts, and another run goes on from it."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown name: "did you mean" the nearest known one, or the list of all."""
     known = sorted(known)

@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from recurlm.errors import InputError
+from recurlm.errors import KilledError
 from recurlm.stage import end_with_parent
 from recurlm.storage import read_json, write_json
 
@@ -71,7 +71,8 @@ def each_once(
         work: a function of a module, whose results are for JSON.
 
     Raises:
-        InputError: of the work, or because a process was killed.
+        InputError: of the work.
+        KilledError: a process was killed.
     """
     places = [notes / f"{name}.{number}.json" for number in range(len(tasks))]
     left = [number for number, place in enumerate(places) if not place.exists()]
@@ -99,8 +100,8 @@ def _in_processes(
                 progress(done.value - reported)
                 reported = done.value
         except BrokenProcessPool:
-            raise InputError(
-                "a process that works on a shard was killed, perhaps for want of memory: start again"
+            raise KilledError(
+                "a process that works on a shard was killed, perhaps for want of memory: start again, and it goes on"
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)

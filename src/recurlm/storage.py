@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from recurlm.errors import InputError
+from recurlm.errors import InputError, KilledError
 
 WORK = ".work"  # in a folder that is being filled: what is done
 
@@ -59,7 +59,7 @@ def whole_folder(path: Path, key: Any = None) -> Iterator[Path]:
         partial.replace(path)
         sync(path.parent)
         shutil.rmtree(old, ignore_errors=True)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, KilledError):
         if key is None:
             shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -23,6 +23,8 @@ from recurlm.corpus import files
 from recurlm.corpus.reader import open_split
 from recurlm.corpus.writer import write
 from recurlm.errors import InputError
+from recurlm.shards import Progress, each_once
+from recurlm.storage import WORK, whole_folder
 from recurlm.tokens import encode
 from recurlm.tokens.encode import write_tokens
 from recurlm.tokens.files import ShardedIds, open_tokens
@@ -196,6 +198,33 @@ def test_a_stopped_tokenize_goes_on_shard_by_shard(tmp_path: Path, monkeypatch: 
     assert names[:4] == ["train.bin", "train-00001.bin", "train-00002.bin", "train-00002.bin"]
     assert len(names) == 1 + 2 * len(set(names))
     assert contents(tmp_path / "tokens") == contents(tmp_path / "afresh")
+
+
+def dies_once(number: int, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Work of a process: the fourth task kills its process when those before are done, but not a second time."""
+    with (folder / "begun").open("a") as begun:
+        begun.write(f"{number}\n")
+    if number == 3 and not (folder / "killed").exists():
+        (folder / "killed").touch()
+        while len(list((folder / f".whole.partial/{WORK}").glob("double.?.json"))) < 3:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"double": 2 * number}
+
+
+def test_a_killed_process_costs_only_the_shards_that_it_did_not_finish(tmp_path: Path) -> None:
+    def run(processes: int) -> list[dict[str, Any]]:
+        with whole_folder(tmp_path / "whole", "key") as partial:
+            tasks = [(number, tmp_path) for number in range(5)]
+            return each_once("double", dies_once, tasks, partial / WORK, processes, lambda _: None)
+
+    with pytest.raises(InputError, match="was killed, perhaps for want of memory: start again, and it goes on"):
+        run(2)
+    assert not (tmp_path / "whole").exists()
+    assert run(1) == [{"double": 2 * number} for number in range(5)]
+    begun = (tmp_path / "begun").read_text().split()
+    assert [begun.count(str(number)) for number in range(4)] == [1, 1, 1, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "killed", "whole"]
 
 
 def test_what_a_killed_run_left_of_another_text_is_not_taken(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,32 @@ def test_too_few_documents_to_draw_from_are_split_by_position_and_it_is_said(
     )
 
 
+@pytest.mark.parametrize("held_out", ["valid.txt", "test.txt", "../text/test.txt", "link.txt"])
+def test_a_held_out_file_that_is_trained_on_too_is_named(tmp_path: Path, held_out: str) -> None:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for name in ("train", "valid", "test"):
+        (folder / f"{name}.txt").write_text(f"{name} text", encoding="utf-8")
+    (tmp_path / "link.txt").symlink_to(folder / "test.txt")
+    (tmp_path / "apart.txt").write_text("apart", encoding="utf-8")
+    held_out = str(folder / held_out) if held_out != "link.txt" else str(tmp_path / held_out)
+    split = "validation" if "valid" in held_out else "test"
+    paths = {"validation_path": str(tmp_path / "apart.txt"), "test_path": str(tmp_path / "apart.txt")}
+    with pytest.raises(InputError) as caught:
+        fetch(tmp_path, split="explicit", path=str(folder / "*.txt"), **(paths | {f"{split}_path": held_out}))
+    trained = folder / f"{'valid' if split == 'validation' else 'test'}.txt"
+    assert f"params.yaml: fetch.files.path: {trained} is a file of {split}_path too: " in str(caught.value)
+    manifest = fetch(tmp_path, split="explicit", path=str(folder / "train.txt"), **paths)
+    assert [manifest["splits"][name]["bytes"] for name in ("train", "validation", "test")] == [10, 5, 5]
+
+
+def test_a_file_that_a_glob_finds_twice_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/c.txt").write_bytes(b"0123456789")
+    fetch(tmp_path, path=str(tmp_path / "**/**/**/*.txt"), split="position", val_fraction=0.1, test_fraction=0.1)
+    assert [text(tmp_path, split) for split in ("train", "validation", "test")] == ["01234567", "8", "9"]
+
+
 def test_an_empty_file_of_a_glob_is_skipped_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, data in {"a.txt": b"", "b.txt": b"0123456789", "c.txt.gz": gzip.compress(b"")}.items():
         (tmp_path / name).write_bytes(data)
@@ -180,6 +207,15 @@ def test_a_dangling_link_and_a_pipe_are_named(tmp_path: Path) -> None:
     for pattern in ("*.txt", "c.txt"):
         with pytest.raises(InputError, match=r"c\.txt: no file that can be read twice \(a pipe"):
             fetch(tmp_path, path=str(tmp_path / pattern), split="position")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system has names in UTF-8 only")
+@pytest.mark.parametrize("pattern", ["*.txt", "caf\udce9.txt"])
+def test_a_file_whose_name_is_not_utf8_is_to_be_renamed(tmp_path: Path, pattern: str) -> None:
+    Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.txt")).write_bytes(b"0123456789")
+    with pytest.raises(InputError) as caught:
+        fetch(tmp_path, path=str(tmp_path / pattern), split="position")
+    assert str(caught.value) == f"{tmp_path}/caf\\xe9.txt: the name of this file is not UTF-8: rename it"
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:

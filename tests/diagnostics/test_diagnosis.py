@@ -8,15 +8,22 @@ import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from configs import PARAMS, model_config
+from tiny_models import VOCABULARY
 from tiny_project import CHECKOUT, write_tiny_corpus
 
 from recurlm import config, model
 from recurlm.config import override
+from recurlm.diagnostics import diagnose, gradients
+from recurlm.diagnostics.subject import Subject
+from recurlm.objective import objective_of
 
 Diagnoses = dict[str, dict[str, Any]]
 PARTS = ("perplexity", "diagnostics", "samples")
@@ -98,6 +105,24 @@ def diagnoses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Diagnoses]:
             results[name] = {"metrics": json.loads(Path(f"data/metrics/{name}.json").read_bytes())}
             results[name] |= {part: json.loads(Path(f"data/metrics/{part}/{name}.json").read_bytes()) for part in PARTS}
         yield results
+
+
+@pytest.mark.parametrize("block", ["none", "residual"])
+def test_a_fresh_residual_block_s_projection_is_drawn_so_that_a_gradient_passes(block: str) -> None:
+    config, windows = model_config("lstm", block=block), np.random.default_rng(1).integers(2, VOCABULARY, (3, 8))
+    trained = model.build("lstm", config, VOCABULARY)
+    params = SimpleNamespace(diagnose=PARAMS.diagnose, train=PARAMS.train, variant=lambda _: config)
+    subject = SimpleNamespace(
+        name="lstm", model=trained, params=params, objective=objective_of(trained), windows=lambda *_: windows
+    )
+    measured = diagnose._gradients(cast("Subject", subject))
+    assert measured is not None
+    assert all(norm > 0 for norm in measured["before_training"]["state_mean"][1:])
+    assert ("projection_before_training" in measured) == (block == "residual")
+    torch.manual_seed(PARAMS.train.seed)
+    fresh = model.build("lstm", config, VOCABULARY)
+    as_it_is = gradients.describe(gradients.flow(fresh, windows))
+    assert (measured["before_training"] == as_it_is) == (block == "none")
 
 
 def paths(value: Any, above: str = "") -> Iterator[str]:

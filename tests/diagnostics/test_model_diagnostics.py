@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from configs import PARAMS
+from configs import PARAMS, ZOO, model_config
 from hypothesis import given
 from hypothesis import strategies as st
 from linear_attention import HEADS, KEYS, VALUES, LinearAttention
@@ -21,6 +21,7 @@ from recurlm.config import Context, override
 from recurlm.diagnostics import context, gates, gradients
 from recurlm.diagnostics.intervals import Bootstrap
 from recurlm.diagnostics.subset import line_starts, passages
+from recurlm.model import build
 from recurlm.objective import bidirectional
 from recurlm.tokens.encode import write_tokens
 from recurlm.tokens.files import open_tokens
@@ -133,6 +134,21 @@ def test_a_cloze_model_s_nearest_state_is_its_output_and_the_next_one_what_the_c
     assert (flow.states["output"][1] == 0).all()
     whole = torch.stack([torch.cat(norms[key]) for key in layers]).norm(dim=0)
     np.testing.assert_allclose(flow.states["state"][1], whole, rtol=1e-3)
+
+
+@pytest.mark.parametrize("cell", [cell for cell in ZOO if cell in REGISTRY])
+def test_every_cell_has_a_flow_and_what_only_counts_tokens_has_none(cell: str) -> None:
+    own = {key: value for key, value in ZOO[cell].items() if key not in ("embedding_size", "hidden_size", "mlp_ratio")}
+    changes = own | {"embedding_size": 8, "hidden_size": 4 * own.get("heads", 2), "layers": 1, "mlp_ratio": 1.0}
+    torch.manual_seed(1)
+    model = build(cell, model_config(**changes), VOCABULARY)
+    for parameter in model.projection.parameters():
+        torch.nn.init.normal_(parameter)
+    flow = gradients.flow(model, text(2, 6))
+    assert (flow.states["state"][1:] > 0).all()
+    counting = {key for key in flow.states if key.endswith((".filled", ".angle")) and cell in ("transformer", "retnet")}
+    assert len(counting) == (cell in ("transformer", "retnet"))
+    assert all((flow.states[key][1:] == 0).all() for key in counting)
 
 
 def test_a_state_of_rank_three_has_gradients_a_context_and_gates() -> None:

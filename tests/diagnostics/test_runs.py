@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from configs import PARAMS, train_config
+from configs import PARAMS, model_config, train_config
 from tiny_bundles import TOKENIZERS
 from tiny_models import CLOZE, small_config
 
@@ -60,6 +60,31 @@ def test_a_run_that_diverges_says_so_and_costs_the_other_blocks_nothing(monkeypa
     block = overfitting.paired("rnn", small_config("rnn"), *subsets, 20, SPECIAL, TRAIN, overfit())
     assert [run["gap"] for run in block["runs"]] == [None, None]
     assert "diverged" in block["runs"][0]["problem"]
+
+
+@pytest.mark.parametrize(("heads", "hidden_size"), [(6, 126), (12, 132), (4, 128), (1, 128), (300, 300)])
+def test_a_short_run_s_size_is_the_nearest_that_the_heads_divide(
+    monkeypatch: pytest.MonkeyPatch, heads: int, hidden_size: int
+) -> None:
+    tried: list[int] = []
+
+    def train(*arguments: Any) -> TrainResult:
+        tried.append(arguments[4].hidden_size)
+        raise InputError("enough")
+
+    monkeypatch.setattr(overfitting, "train", train)
+    config = model_config("transformer", heads=heads, hidden_size=4 * heads)
+    block = overfitting.paired("t", config, verse(600, 1), verse(300, 2), 20, SPECIAL, TRAIN, overfit())
+    assert block["model"]["hidden_size"] == hidden_size
+    assert tried == [hidden_size, hidden_size]
+
+
+def test_a_model_that_cannot_be_small_costs_the_other_blocks_nothing() -> None:
+    config = model_config("mamba3", heads=100, hidden_size=400)
+    block = overfitting.paired("m", config, verse(600, 1), verse(300, 2), 20, SPECIAL, TRAIN, overfit())
+    assert [run["problem"] for run in block["runs"]] == 2 * [
+        "params.yaml: 'variants.m': a key of 1 has no pair that turns"
+    ]
 
 
 def test_the_gap_of_a_learning_curve_is_validation_less_training(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from recurlm.diagnostics.texts import CopyFinder, words
 
 few_words = st.lists(st.sampled_from("abc"), max_size=25)
 TRAIN = ["The king, the queen -- and the fool's dog.", "To be, or not to be: that is the question."]
+IN_PIECES = [[text[:9], text[9:]] for text in TRAIN]
 
 
 def longest_by_hand(source: list[str], text: list[str]) -> int:
@@ -31,25 +34,56 @@ def longest_by_hand(source: list[str], text: list[str]) -> int:
     )
 
 
-@given(st.lists(few_words, min_size=1, max_size=3), few_words)
-def test_the_longest_copied_ngram_is_the_one_that_comparing_all_positions_finds(
-    documents: list[list[str]], text: list[str]
+@given(st.lists(few_words, max_size=3), st.lists(few_words, min_size=1, max_size=3))
+def test_the_longest_copied_ngram_is_the_first_that_comparing_all_positions_finds(
+    documents: list[list[str]], compared: list[list[str]]
 ) -> None:
-    copies = CopyFinder(" ".join(document) for document in documents)
-    ngram = copies.longest(text)
-    length = len(ngram)
-    assert length == max(longest_by_hand(document, text) for document in documents)
-    assert any(text[i : i + length] == ngram for i in range(len(text) + 1))
-    assert any(document[i : i + length] == ngram for document in documents for i in range(len(document) + 1))
+    copies = CopyFinder(compared, ([" ".join(document)] for document in documents))
+    for text in compared:
+        length = max((longest_by_hand(document, text) for document in documents), default=0)
+        ngrams = [text[start : start + length] for start in range(len(text) - length + 1)]
+        assert copies.longest(text) == next(
+            ngram
+            for ngram in ngrams
+            if not ngram or any(ngram == document[i : i + length] for document in documents for i in range(26))
+        )
+        for word in text:
+            assert (word in copies) == any(word in document for document in documents)
 
 
 def test_no_ngram_crosses_the_end_of_a_document_and_unknown_words_are_never_copied() -> None:
-    copies = CopyFinder(TRAIN)
-    assert copies.longest(words("fool's dog to be or")) == ["to", "be", "or"]
-    assert copies.longest(words("xyzzy plugh")) == copies.longest([]) == []
-    assert copies.longest(words("a BEAR. To be or, not; to be")) == ["to", "be", "or", "not", "to", "be"]
+    compared = ["fool's dog to be or", "xyzzy plugh", "", "a BEAR. To be or, not; to be", "queen dogs"]
+    split = [words(text) for text in compared]
+    copies = CopyFinder(split, ([text] for text in TRAIN))
+    assert copies.longest(split[0]) == ["to", "be", "or"]
+    assert copies.longest(split[1]) == copies.longest(split[2]) == []
+    assert copies.longest(split[3]) == ["to", "be", "or", "not", "to", "be"]
     assert "queen" in copies
     assert "dogs" not in copies
+
+
+@given(st.text(st.sampled_from("aBΣ .'’-\n。7é"), max_size=40), st.integers(1, 7))
+def test_words_are_the_same_wherever_a_text_is_cut(text: str, size: int) -> None:
+    pieces = [text[start : start + size] for start in range(0, len(text), size)]
+    assert list(texts.words_of(pieces)) == words(text)
+
+
+def test_memory_stays_flat_however_long_the_source_is() -> None:
+    sample = words("the king of 7 lords and 11 ships")
+
+    def peak(pieces: int) -> int:
+        tracemalloc.start()
+        try:
+            source = (
+                " ".join(f"the king of {number * 1000 + each} lords" for each in range(1000))
+                for number in range(pieces)
+            )
+            assert CopyFinder([sample], [source]).longest(sample) == sample[:5]
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(40) < 2 * peak(4)
 
 
 def test_a_word_is_letters_with_apostrophes_and_hyphens_inside() -> None:
@@ -106,8 +140,8 @@ def test_samples_of_every_tokenizer_have_texts_and_measures(name: str, kind: str
     passages = np.random.default_rng(1).integers(4, VOCABULARY, (3, 20))
     settings = Text(temperatures=(0.5, 2.0), num_samples=3, num_tokens=16, prompt_tokens=4, ngram_size=4, mask_every=5)
     special = {"bos": 0, "mask": 1}
-    block = samples.measure(random_model(name), passages, TOKENIZERS[kind], TRAIN, special, settings, seed=1)
-    again = samples.measure(random_model(name), passages, TOKENIZERS[kind], TRAIN, special, settings, seed=1)
+    block = samples.measure(random_model(name), passages, TOKENIZERS[kind], IN_PIECES, special, settings, seed=1)
+    again = samples.measure(random_model(name), passages, TOKENIZERS[kind], IN_PIECES, special, settings, seed=1)
     assert block == again
     assert [row["temperature"] for row in block["temperatures"]] == [0.5, 2.0]
     for row in block["temperatures"]:

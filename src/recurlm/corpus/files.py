@@ -57,12 +57,13 @@ def source(params: Fetch) -> Source:
     """The files of a glob, dealt to the splits by document or by position; or a glob for each split.
 
     Raises:
-        InputError: a path leads to no file.
+        InputError: a path leads to no file, or a file is trained on and held out too.
     """
     files = params.files
     if files.split == "explicit":
         patterns = {"train": files.path, "validation": files.validation_path, "test": files.test_path}
         shards = {split: _shards(str(pattern)) for split, pattern in patterns.items()}
+        _check_apart(shards)
     else:
         shards = {"all": _shards(files.path)}
     parts = tuple(
@@ -72,6 +73,19 @@ def source(params: Fetch) -> Source:
     name = files.name or (Path(files.path).name if Path(files.path).is_absolute() else files.path)
     key = [files.model_dump(), shards]
     return Source(kind="files", name=name, revision=None, licence=files.licence, parts=parts, key=key)
+
+
+def _check_apart(shards: dict[str, list[list[Stretch]]]) -> None:
+    """Refuse a train split that holds a held-out file: its scores would be those of text known by heart."""
+    held_out, trained = (
+        {Path(stretch.path).resolve(): (split, stretch.path) for split in splits for stretch in chain(*shards[split])}
+        for splits in (SPLITS[1:], SPLITS[:1])
+    )
+    for path, (_, name) in trained.items():
+        if path in held_out:
+            raise InputError(
+                f"params.yaml: fetch.files.path: {name} is a file of {held_out[path][0]}_path too: leave it out of path"
+            )
 
 
 def _deal(files: Files) -> Deal:
@@ -116,19 +130,29 @@ def _shards(pattern: str) -> list[list[Stretch]]:
 
 def _find(pattern: str) -> list[str]:
     if Path(pattern).is_file():
-        return [pattern]
+        return [_named_in_utf8(pattern)]
     if Path(pattern).is_dir():
         raise InputError(f"{pattern}: a folder: name its files, for instance {Path(pattern) / '*.txt'}")
-    matches = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207
+    matches = [Path(path) for path in sorted(set(glob.glob(pattern, recursive=True)))]  # noqa: PTH207
     for path in matches:
         if path.is_symlink() and not path.exists():
             raise InputError(f"{path}: a link to {path.readlink()}, which does not exist: mend or delete it")
         if not path.is_file() and not path.is_dir():
             raise InputError(f"{path}: no file that can be read twice (a pipe, a socket or a device): name others")
-    files = [str(path) for path in matches if path.is_file()]
+    files = [_named_in_utf8(str(path)) for path in matches if path.is_file()]
     if not files:
         raise InputError(f"{pattern}: no such file: set fetch.files in params.yaml to where your text lies")
     return files
+
+
+def _named_in_utf8(path: str) -> str:
+    """The path, if it can be written into a manifest or a message."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        raise InputError(f"{shown}: the name of this file is not UTF-8: rename it") from None
+    return path
 
 
 def _stretches(path: str) -> Iterator[tuple[Stretch, int]]:

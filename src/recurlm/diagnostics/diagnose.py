@@ -82,7 +82,11 @@ def _diagnostics(subject: Subject, begin: Begin) -> Block:
 
 
 def _gradients(subject: Subject) -> Block | None:
-    """Gradient norms with the initial weights of the training run and with the trained ones, on the same text."""
+    """Gradient norms with fresh weights and with the trained ones, on the same text.
+
+    The fresh ones are those that the training run began with, but where `train.init_from` gave it others, and but for a
+    projection that is zero.
+    """
     settings, objective, trained = subject.params.diagnose.gradients, subject.objective, subject.model
     length = objective.window_size(settings.reach + (0 if objective.both_sides else 1))
     windows = subject.windows(settings.windows, length)
@@ -90,6 +94,7 @@ def _gradients(subject: Subject) -> Block | None:
         return None
     torch.manual_seed(subject.params.train.seed)
     fresh = model.build(subject.name, subject.params.variant(subject.name), trained.vocab_size)
+    drawn = gradients.let_through(fresh)
     fresh = fresh.to(trained.embedding.weight.device)
     return {
         "protocol": "loss of one token a window; windows of validation text, read from a zero state",
@@ -98,6 +103,7 @@ def _gradients(subject: Subject) -> Block | None:
         "sides": len(objective.sides(trained.recurrence)),
         "windows": len(windows),
         "vanished_below": gradients.VANISHED,
+        **({"projection_before_training": "drawn: a fresh one is zero, which no gradient passes"} if drawn else {}),
         "before_training": gradients.describe(gradients.flow(fresh, windows)),
         "after_training": gradients.describe(gradients.flow(trained, windows)),
     }
@@ -165,6 +171,5 @@ def _samples(subject: Subject) -> Block:
     begins = line_starts(ids, starts, subject.tokenizer)
     held_out = passages(ids, starts, settings.num_samples, length, length, seed, begins)
     train = open_split(subject.data / "corpus", "train")
-    documents = ("".join(train.pieces(number)) for number in range(len(train)))
     special = subject.train.manifest["special"]
-    return samples.measure(subject.model, held_out, subject.tokenizer, documents, special, settings, seed)
+    return samples.measure(subject.model, held_out, subject.tokenizer, train.documents(), special, settings, seed)

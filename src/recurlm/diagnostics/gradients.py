@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recurlm.evaluation.perplexity import exact
@@ -59,6 +59,18 @@ def flow(model: LanguageModel, tokens: Int[np.ndarray, "windows time"]) -> Flow:
     return Flow(list(range(nearest, nearest + before.shape[1])), joined.pop("input"), joined)
 
 
+def let_through(model: LanguageModel) -> bool:
+    """Draw the projection of a fresh model where it is zero, as that of tied residual blocks is; whether it was.
+
+    No gradient passes a zero: the flow would be 0 at every distance, whatever the recurrence.
+    """
+    projection = model.projection
+    if not isinstance(projection, nn.Linear) or projection.weight.any():
+        return False
+    nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
+    return True
+
+
 class _Unrolled:
     """A recurrence unrolled over tokens; inputs and states retain their gradients."""
 
@@ -77,7 +89,8 @@ class _Unrolled:
             if carry_output:
                 self.y = carried["output"] = self.y.clone()
             for value in carried.values():
-                value.retain_grad()
+                if value.requires_grad:  # not what only counts tokens, such as a position
+                    value.retain_grad()
             self.inputs.append(x)
             self.states.append(carried)
             state = carried

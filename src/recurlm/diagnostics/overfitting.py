@@ -52,8 +52,9 @@ def paired(
     settings: config.Overfitting,
 ) -> dict[str, Any]:
     """Train a small model of the variant without and with dropout, from the same weights on the same batches."""
-    sizes = {"hidden_size": settings.hidden_size, "embedding_size": settings.hidden_size}
-    small = model_config.model_copy(update=sizes)
+    heads = model_config.own.get("heads", 1)
+    size = heads * max(1, round(settings.hidden_size / heads))  # the nearest that the heads divide
+    small = model_config.model_copy(update={"hidden_size": size, "embedding_size": size})
     rows = min(settings.batch_size, len(training.ids) // (2 * train_config.data.sequence_length)) or 1
     short = override(
         train_config,
@@ -68,7 +69,6 @@ def paired(
     def run(dropout: float) -> dict[str, Any]:
         torch.manual_seed(short.seed)
         config = small.model_copy(update={"dropout": dropout, "input_dropout": None, "output_dropout": None})
-        network = model.build(name, config, vocab_size)
         train_losses: list[float] = []
 
         def loss(network: LanguageModel, subset: Subset) -> float:
@@ -81,8 +81,9 @@ def paired(
 
         stream = Stream(training.ids, short.data.batch_size, short.data.sequence_length)
         try:
+            network = model.build(name, config, vocab_size)
             trained = train(network, stream, special, short, small, validate)
-        except InputError as error:  # a learning rate that suits the full model may be too high here
+        except InputError as error:  # a learning rate or a key that suits the full model may not suit this one
             return {"dropout": dropout, "problem": str(error), "points": [], "gap": None}
         prefix = objective_of(network).metric_prefix
         points = [
@@ -100,7 +101,7 @@ def paired(
         }
 
     return {
-        "model": {"hidden_size": settings.hidden_size, "layers": small.layers, "tie_weights": small.tie_weights},
+        "model": {"hidden_size": size, "layers": small.layers, "tie_weights": small.tie_weights},
         "train_tokens": training.tokens,
         "validation_tokens": validation.tokens,
         "epochs": settings.epochs,

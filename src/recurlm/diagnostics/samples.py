@@ -7,8 +7,8 @@ every n-th token of a passage is masked, all at once, and drawn.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,14 @@ from recurlm.objective import objective_of
 
 Passages = Int[np.ndarray, "samples time"]
 Row = dict[str, Any]
+
+
+class Drawn(NamedTuple):
+    """The texts of one temperature, what is said of them first, and how they are shown."""
+
+    texts: list[str]
+    about: Row
+    shown: list[Row]
 
 
 def generate(
@@ -84,7 +92,7 @@ def measure(
     model: LanguageModel,
     passages: Passages,
     tokenizer: Tokenizer,
-    train: Iterable[str],
+    train: Iterable[Iterable[str]],
     special: dict[str, Any],
     settings: config.Text,
     seed: int,
@@ -93,38 +101,46 @@ def measure(
 
     Args:
         passages: held-out text of `prompt_tokens` + `num_tokens` tokens each; none where no document is that long.
-        train: the documents in which copies and words are looked up.
+        train: the documents in which copies and words are looked up, each in pieces.
     """
-    copies, random = CopyFinder(train), np.random.default_rng(seed)
+    random = np.random.default_rng(seed)
     suppressed = [special["bos"], special["mask"]]
     prompts, held_out = np.split(passages, [settings.prompt_tokens], axis=1)
     masked = np.arange(settings.mask_every - 1, passages.shape[1], settings.mask_every)
 
-    def continued() -> Iterable[Row]:
+    def continued() -> Iterator[Drawn]:
         uniform = random.random(held_out.shape, np.float32)
         given = _decode(tokenizer, prompts)
         for temperature in settings.temperatures:
             drawn = _decode(tokenizer, generate(model, prompts, uniform, temperature, suppressed))
             shown = [{"prompt": prompt, "text": text} for prompt, text in zip(given, drawn, strict=True)]
-            yield {"temperature": temperature, **quality(drawn, copies, settings.ngram_size), "texts": shown}
+            yield Drawn(drawn, {"temperature": temperature}, shown)
 
-    def filled() -> Iterable[Row]:
-        """Most of such a text was given, so it has few measures."""
+    def filled() -> Iterator[Drawn]:
         uniform = random.random((len(passages), len(masked)), np.float32)
         for temperature in settings.temperatures:
             drawn = fill(model, passages, masked, uniform, temperature, special["mask"], suppressed)
             whole = passages.copy()
             whole[:, masked] = drawn
-            yield {
+            about = {
                 "temperature": temperature,
                 "filled_tokens": drawn.size,
                 "fill_accuracy": float((drawn == passages[:, masked]).mean()),
-                "real_word_fraction": _real_word_fraction([words(text) for text in _decode(tokenizer, whole)], copies),
-                "texts": [{"parts": _parts(tokenizer, row, masked)} for row in whole],
             }
+            yield Drawn(_decode(tokenizer, whole), about, [{"parts": _parts(tokenizer, row, masked)} for row in whole])
 
     both_sides = objective_of(model).both_sides
     read = passages if both_sides else held_out
+    drawn = list(filled() if both_sides else continued()) if len(passages) else []
+    real = _decode(tokenizer, read)
+    copies = CopyFinder((words(text) for texts in (real, *(each.texts for each in drawn)) for text in texts), train)
+
+    def measured(texts: list[str]) -> Row:
+        """A filled text, most of which was given, has few measures."""
+        if both_sides:
+            return {"real_word_fraction": _real_word_fraction([words(text) for text in texts], copies)}
+        return quality(texts, copies, settings.ngram_size)
+
     return {
         "protocol": "filled" if both_sides else "continued",
         "samples": len(passages),
@@ -134,8 +150,8 @@ def measure(
         "seed": seed,
         "word": "a sequence of letters and digits with inner apostrophes and hyphens, in lower case",
         "copied_from": "train",
-        "temperatures": list(filled() if both_sides else continued()) if len(passages) else [],
-        "held_out_text": quality(_decode(tokenizer, read), copies, settings.ngram_size),
+        "temperatures": [each.about | measured(each.texts) | {"texts": each.shown} for each in drawn],
+        "held_out_text": quality(real, copies, settings.ngram_size),
     }
 
 

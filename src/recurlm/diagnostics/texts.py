@@ -7,16 +7,28 @@ neither a copy nor a repetition.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 WORD = re.compile(r"\w+(?:['’-]\w+)*")
-END = ""  # of a document: no word
+# No word has one of these, and what is lower case on its one side does not depend on its other.
+BETWEEN = re.compile(r"[\s、。！，？]")
 
 
 def words(text: str) -> list[str]:
     """The words of a text, in order."""
     return WORD.findall(text.lower())
+
+
+def words_of(pieces: Iterable[str]) -> Iterator[str]:
+    """The words of a text in pieces, in order, wherever it is cut."""
+    held: list[str] = []
+    for piece in pieces:
+        end = max((match.end() for match in BETWEEN.finditer(piece)), default=0)
+        if end:
+            yield from words("".join((*held, piece[:end])))
+            held = []
+        held.append(piece[end:])
+    yield from words("".join(held))
 
 
 def distinct(texts: Iterable[Sequence[str]], n: int) -> float | None:
@@ -39,33 +51,74 @@ def _grams(text: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
 
 
 class CopyFinder:
-    """Finds the longest n-gram that a text shares with a source.
+    """Finds the longest n-gram that each of some texts shares with a source.
 
-    A shared n-gram contains a shared (n − 1)-gram, so its length is found by bisection, in sets of all n-grams of one
-    length. The sets hold their 64-bit hashes: a chance match in a million words has a probability of 10⁻¹³.
+    The texts, which are few, are indexed, in a suffix automaton (Blumer et al. 1985): its states are the n-grams of the
+    texts, those together that end at the same places. The source, which may be large, is read through it once; nothing
+    of it is kept.
     """
 
-    def __init__(self, documents: Iterable[str]) -> None:
-        """Index the source; no n-gram crosses the end of a document."""
-        self.words = [sys.intern(word) for document in documents for word in (*words(document), END)]
-        self.vocabulary = set(self.words)
-        self._hashes: dict[int, set[int]] = {}
+    def __init__(self, texts: Iterable[Sequence[str]], source: Iterable[Iterable[str]]) -> None:
+        """Index the texts, and read the documents of the source, each in pieces; no n-gram crosses a document's end."""
+        self._next: list[dict[str | int, int]] = [{}]  # the first state is the empty n-gram
+        self._link, self._length = [-1], [0]  # the state of the longest shorter end of an n-gram; the longest's words
+        self._last = 0
+        for number, text in enumerate(texts):
+            for word in (*text, number):  # a number is no word, so that no n-gram crosses the end of a text
+                self._append(word)
+        self._copied = [0] * len(self._next)  # words of the longest n-gram of a state that the source has
+        for document in source:
+            self._read(words_of(document))
+        for state in sorted(range(1, len(self._next)), key=self._length.__getitem__, reverse=True):
+            if self._copied[state]:  # then so is every end of it
+                self._copied[self._link[state]] = self._length[self._link[state]]
+
+    def _state(self, length: int, follow: dict[str | int, int], link: int) -> int:
+        self._next.append(follow)
+        self._link.append(link)
+        self._length.append(length)
+        return len(self._next) - 1
+
+    def _append(self, word: str | int) -> None:
+        follow, link, length = self._next, self._link, self._length
+        new, state = self._state(length[self._last] + 1, {}, 0), self._last
+        while state >= 0 and word not in follow[state]:
+            follow[state][word] = new
+            state = link[state]
+        if state >= 0:
+            seen = follow[state][word]
+            if length[seen] == length[state] + 1:
+                link[new] = seen
+            else:  # some n-grams of `seen` now end at one more place than the others
+                part = self._state(length[state] + 1, dict(follow[seen]), link[seen])
+                while state >= 0 and follow[state].get(word) == seen:
+                    follow[state][word] = part
+                    state = link[state]
+                link[seen] = link[new] = part
+        self._last = new
+
+    def _read(self, document: Iterable[str]) -> None:
+        state = length = 0
+        for word in document:
+            while state and word not in self._next[state]:
+                state = self._link[state]
+                length = self._length[state]
+            if word in self._next[state]:
+                state, length = self._next[state][word], length + 1
+                self._copied[state] = max(self._copied[state], length)
 
     def __contains__(self, word: str) -> bool:
-        """Whether the source has the word."""
-        return word in self.vocabulary
+        """Whether the source has a word of the texts."""
+        return self._copied[self._next[0][word]] > 0
 
     def longest(self, text: Sequence[str]) -> list[str]:
-        """The longest copied n-gram of a text, the first of equals; empty if no word is copied."""
-        low, high = 0, len(text)
-        best: tuple[str, ...] = ()
-        while low < high:
-            middle = (low + high + 1) // 2
-            if middle not in self._hashes:
-                self._hashes[middle] = set(map(hash, _grams(self.words, middle)))
-            copied = next((gram for gram in _grams(text, middle) if hash(gram) in self._hashes[middle]), None)
-            if copied is None:
-                high = middle - 1
-            else:
-                low, best = middle, copied
-        return list(best)
+        """The longest copied n-gram of one of the texts, the first of equals; empty if no word is copied."""
+        state = begin = size = 0
+        for position, word in enumerate(text):
+            state = end = self._next[state][word]
+            while end and not self._copied[end]:
+                end = self._link[end]
+            if self._copied[end] > size:
+                size = self._copied[end]
+                begin = position + 1 - size
+        return list(text[begin : begin + size])
