@@ -27,3 +27,20 @@ def test_10_000_steps_of_extreme_inputs_stay_finite(cell: str) -> None:
     assert all(bool(value.isfinite().all()) for value in after.values())
     _, after = recurrence.step(x[:, -1], after)
     assert all(bool(value.isfinite().all()) for value in after.values())
+
+
+@pytest.mark.parametrize(
+    ("cell", "gate", "bias"), [("mingru", "Wz", -7.0), ("minlstm", "Wf", 7.0), ("qrnn", "Wf", 7.0), ("hgrn", "Wf", 7.0)]
+)
+@torch.no_grad()
+def test_a_long_memory_trained_in_bf16_is_that_of_fp32(cell: str, gate: str, bias: float) -> None:
+    """A gate of 0.999 is 1 in bf16, which nothing would ever leave, while 0.001 of each input came in."""
+    torch.manual_seed(1)
+    recurrence = REGISTRY[cell](8, 16)
+    getattr(recurrence, gate).bias.fill_(bias)
+    x, start = torch.randn(2, 2000, 8), recurrence.initial_state(2)
+    _, exact = recurrence(x, start)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, trained = recurrence(x, start)
+    name = next(iter(exact))
+    assert float((trained[name] - exact[name]).norm() / exact[name].norm()) < 0.1

@@ -126,6 +126,15 @@ def test_a_network_that_adds_up_what_it_reads_begins_with_a_loss_of_guessing() -
     assert float(loss) == pytest.approx(math.log(100), rel=0.1)
 
 
+def test_a_unit_of_indrnn_beyond_its_bound_comes_back() -> None:
+    cell = fresh("indrnn")
+    with torch.no_grad():
+        cell.u.fill_(1.5)
+    y, _ = cell(torch.randn(2, 5, INPUT).abs(), {"h": torch.ones(2, 512)})
+    y.sum().backward()
+    assert bool((cell.u.grad > 0).any())
+
+
 def test_other_recurrent_weights_begin_within_their_bounds() -> None:
     assert_evenly(fresh("indrnn").u, 0, 1)
     sru, paragru = fresh("sru"), fresh("paragru")

@@ -38,4 +38,4 @@ class IndRNN(Recurrence):
     def _bounded(self) -> Tensor:
         """u, cut at ±1; its slope is 1 beyond too, else a unit that came there would stay for ever."""
         bounded = self.u.clamp(-1, 1)
-        return self.u + (bounded - self.u).detach() if torch.is_grad_enabled() else bounded
+        return bounded.detach() + (self.u - self.u.detach()) if torch.is_grad_enabled() else bounded
