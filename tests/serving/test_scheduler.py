@@ -15,7 +15,7 @@ from recurlm.runtime import Generator, GraphSession
 from recurlm.runtime.sampling import Sampling
 from recurlm.runtime.session import State
 from recurlm.serving.completions import Logprobs
-from recurlm.serving.scheduler import MAX_CHUNK, PREFILL_TOKENS, Scheduler, Sequence, rows_are_independent
+from recurlm.serving.scheduler import MAX_CHUNK, PREFILL_TOKENS, Scheduler, Sequence, Share, rows_are_independent
 
 WORDS = ["king", "night", "naïve", "to be or not", "", "storm " * (PREFILL_TOKENS + 30)]
 REQUEST = st.tuples(
@@ -71,6 +71,27 @@ def test_sequences_that_join_and_leave_get_the_text_that_they_get_alone(
             assert len(tokens[sequence]) <= length
 
     check()
+
+
+@pytest.mark.parametrize("independent", [True, False])
+@pytest.mark.parametrize(("prompt", "small"), [("", 48), ("to be or not", 48), ("", 80)])
+def test_small_requests_without_end_keep_no_other_waiting(
+    bundles: TinyBundles, prompt: str, small: int, independent: bool
+) -> None:
+    """Those with no prompt to read leave it to none to read its own; more than a batch holds leave no row to others."""
+    generator = Generator.from_bundle(bundles("lstm"))
+    scheduler, sampling, calls = Scheduler(generator, independent), Sampling(0.8, 40, 0.95), 0
+    large = Sequence(generator.prompt_ids("storm " * PREFILL_TOKENS), 40, sampling, 1)
+    scheduler.sequences = [large]
+    while not large.finished:
+        missing = small - sum(sequence.share.small for sequence in scheduler.sequences)
+        scheduler.sequences += [
+            Sequence(generator.prompt_ids(prompt), 2 + calls % 7, sampling, None, Share(small=True))
+            for _ in range(missing)
+        ]
+        scheduler.step()
+        calls += 1
+        assert calls < 150
 
 
 def test_rows_are_independent_tells_a_graph_whose_rows_are_not(bundles: TinyBundles) -> None:

@@ -10,7 +10,8 @@ A sequence keeps its own state, random generator and settings, so that its text 
 
 Which sequences a call has is decided anew for each: first those of small requests, then those of the others in turns,
 so that each request gets the same share however many texts it asks for. A call reads or samples `CALL_TOKENS` in all,
-so that none has to wait long for the next.
+so that none has to wait long for the next. Now and then a call is that of the request that has waited longest: small
+requests that come without end would keep others from the batch, or from reading their prompts.
 
 On some machines and in some precisions (int4) the sums of a row depend on the batch size. There, sequences whose text
 is reproducible (a seed, or greedy) run alone, in turns.
@@ -31,6 +32,7 @@ from recurlm.runtime.session import State, pad_batch
 
 CALL_TOKENS = 256  # of all rows of a call: with more, a small request would wait longer for its turn
 PREFILL_TOKENS = 64  # of a prompt in one call
+LONGEST_WAITING = 4  # every so many calls, one begins with the request that has waited longest
 MAX_CHUNK = 32  # tokens sampled for a sequence in one call
 # A sequence's first chunk is one token, the next twice as long, and so on. In a shared batch it is at least this, or
 # new sequences would slow down those that are running.
@@ -45,6 +47,7 @@ class Share:
 
     small: bool = False  # whether they go first
     served: int | None = None  # tokens read and sampled; a newcomer begins with the least that another has
+    waited: int = 0  # calls since one of its sequences had a part in one
 
 
 class Sequence:
@@ -95,6 +98,7 @@ class Scheduler:
         self.max_batch = max_batch
         self.sequences: list[Sequence] = []
         self.batch: list[Sequence] = []  # of the last call
+        self._calls = 0
         vocabulary = generator.bundle.vocabulary
         self._bos = vocabulary.bos
         self._zero_state = generator.session.zero_state(1)
@@ -107,7 +111,12 @@ class Scheduler:
         """
         if not self.sequences:
             return []
+        self._calls += 1
         self.batch = self._next_batch()
+        for share in {sequence.share for sequence in self.sequences}:
+            share.waited += 1
+        for sequence in self.batch:
+            sequence.share.waited = 0
         # Each row reads or samples as many tokens, of which it may need fewer.
         most = max(1, CALL_TOKENS // len(self.batch))
         if len(self.batch[0].unread) > 1:
@@ -128,6 +137,10 @@ class Scheduler:
     def _next_batch(self) -> list[Sequence]:
         """The sequences of the next call: the one whose turn it is, and those that can share its call."""
         ordered = self._in_turn()
+        if self._calls % LONGEST_WAITING == 0:
+            longest = max(ordered, key=lambda each: each.share.waited)
+            ordered.remove(longest)
+            ordered.insert(0, longest)
         first = ordered[0]
         if self._alone(first):
             return [first]
