@@ -10,13 +10,16 @@ import pytest
 from configs import PARAMS, model_config, train_config
 from tiny_bundles import TOKENIZERS
 from tiny_models import CLOZE, small_config
+from tiny_training import Texts
 
-from recurlm.config import Overfitting, override
+from recurlm.config import Overfitting, Tokenize, override
 from recurlm.diagnostics import overfitting
 from recurlm.diagnostics.subset import Subset, count_text, head, sum_counts
 from recurlm.errors import InputError
+from recurlm.tokens.encode import write_tokens
+from recurlm.tokens.files import open_tokens
 from recurlm.tokens.pieces import safe_pieces
-from recurlm.tokens.tokenizer import KINDS
+from recurlm.tokens.tokenizer import KINDS, load_tokenizer
 from recurlm.training.state import TrainResult
 
 SPECIAL = {"bos": 0, "mask": 1}
@@ -135,7 +138,24 @@ def test_a_subset_s_words_and_bytes_are_those_of_its_tokens_text(kind: str, monk
     assert first["words"] == len(prefix.split())
 
 
+@pytest.mark.parametrize("kind", ["word", "bpe", "char"])
+def test_a_split_that_is_taken_whole_has_the_counts_of_its_manifest(kind: str, tmp_path: Path) -> None:
+    texts = Texts(["the king \r\n\r\n ", "a king the   ", " ", "the the \r"] * 20)
+    section, splits = Tokenize(kind=kind, vocab_size=300, lowercase=False), {"train": Texts(texts[:2]), "test": texts}
+    write_tokens(tmp_path / "tokens", section, splits, {"name": "", "licence": None, "revision": None})
+    test = open_tokens(tmp_path / "tokens", "test")
+    subset = head(test.ids, test.starts, test.counts["tokens"])
+    assert not subset.go_on
+    tokenizer = load_tokenizer(tmp_path / "tokens/tokenizer.json")
+    counted = sum_counts(count_text(subset, texts, tokenizer, KINDS[kind].cut))
+    assert counted == {key: test.counts[key] for key in counted}
+    part = head(test.ids, test.starts, test.counts["tokens"] - 1)
+    assert sum_counts(count_text(part, texts, tokenizer, KINDS[kind].cut))["tokens"] == part.tokens
+
+
 def test_another_text_than_the_tokens_is_refused() -> None:
     subset = Subset(np.array([0, 5, 6, 7, 8, 9, 10]), np.array([0, 7]), (0,))
     with pytest.raises(InputError, match="not that of data/corpus"):
         count_text(subset, Corpus("to"), TOKENIZERS["word"], KINDS["word"].cut)
+    with pytest.raises(InputError, match="not that of data/corpus"):
+        count_text(subset, Corpus("to be " * 9), TOKENIZERS["word"], KINDS["word"].cut)

@@ -26,6 +26,7 @@ class Subset:
     ids: Integer[np.ndarray, "tokens"]
     starts: Int[np.ndarray, "boundaries"]
     documents: tuple[int, ...]  # their numbers in the split
+    go_on: frozenset[int] = frozenset()  # those that have more tokens in the split
 
     @property
     def tokens(self) -> int:
@@ -40,24 +41,27 @@ class Subset:
 def head(ids: Integer[np.ndarray, "tokens"], starts: Int[np.ndarray, "boundaries"], max_tokens: int) -> Subset:
     """At most `max_tokens` tokens of text: equally many of each document, or of as many documents as fit.
 
-    A split that fits is taken whole. A document gives at least `MIN_DOCUMENT_TOKENS`, if there are as many.
+    A split that fits is taken whole, with documents that have no tokens, such as blanks where a token is a word. A
+    document gives at least `MIN_DOCUMENT_TOKENS`, if there are as many.
     """
     whole = int(np.diff(starts).sum()) - (len(starts) - 1)
     each = whole if whole <= max_tokens else max(max_tokens // (len(starts) - 1), MIN_DOCUMENT_TOKENS)
-    left, taken, documents = min(whole, max_tokens), [], []
+    left, taken, documents, go_on = min(whole, max_tokens), [], [], set()
     for document, (start, stop) in enumerate(pairwise(starts.tolist())):
         count = min(stop - start - 1, each, left)
-        if count > 0:
+        if count > 0 or whole <= max_tokens:
             taken.append(ids[start : start + 1 + count])
             documents.append(document)
             left -= count
+            if count < stop - start - 1:
+                go_on.add(document)
     lengths = [len(document) for document in taken]
     joined = np.concatenate(taken) if taken else ids[:0]
-    return Subset(np.asarray(joined), np.cumsum([0, *lengths]), tuple(documents))
+    return Subset(np.asarray(joined), np.cumsum([0, *lengths]), tuple(documents), frozenset(go_on))
 
 
 def count_text(subset: Subset, corpus: Documents, tokenizer: Tokenizer, cut: str) -> list[Counts]:
-    """Words, bytes and characters of each document of a subset, counted in its text.
+    """Words, bytes and characters of each document of a subset, counted in its text: all of it, if it does not go on.
 
     Args:
         cut: where the tokenizer's kind allows a text to be split (recurlm.tokens.tokenizer.Kind).
@@ -69,14 +73,16 @@ def count_text(subset: Subset, corpus: Documents, tokenizer: Tokenizer, cut: str
     for document, tokens in zip(subset.documents, subset.lengths(), strict=True):
         counts = Counts(tokenizer)
         counts.start_document()
+        goes_on = document in subset.go_on
         for text in safe_pieces(corpus.pieces(document), cut):
-            if counts.tokens == tokens:
+            left = tokens - counts.tokens
+            if goes_on and not left:
                 break
             encoding = tokenizer.encode(text, add_special_tokens=False)
-            left = tokens - counts.tokens
-            if len(encoding.ids) > left:
-                text = text[: encoding.offsets[left - 1][1]]
-            counts.add(text, np.array(encoding.ids[:left]))
+            ids = encoding.ids
+            if goes_on and len(ids) > left:
+                text, ids = text[: encoding.offsets[left - 1][1]], ids[:left]
+            counts.add(text, np.array(ids))
         if counts.tokens != tokens:
             raise InputError(f"data/tokens: document {document} is not that of data/corpus: tokenize again")
         documents.append(counts)
