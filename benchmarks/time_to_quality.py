@@ -86,8 +86,8 @@ from recurlm.training.machine import tune_malloc  # noqa: E402
 WINDOW = 256
 
 # The settings of the largest budget that is not above the one asked for. Those of a minute, and of words, were chosen
-# by trials with --tune, those of ten minutes by one such trial; larger ones are guesses from there. Windows are scored
-# from a zero state, so a quarter of the states are reset at each step. Keys are those of `train` and of a
+# by trials with --tune, those of ten minutes by three such trials; larger ones are guesses from there. Windows are
+# scored from a zero state, so a quarter of the states are reset at each step. Keys are those of `train` and of a
 # variant's block.
 CHARACTERS = {
     "data.batch_size": 32,

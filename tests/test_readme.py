@@ -32,7 +32,7 @@ def test_its_first_40_lines_show_what_recurlm_is() -> None:
 @pytest.mark.parametrize("variant", CAUSAL)
 def test_its_table_is_that_of_the_comparison(variant: str) -> None:
     part = result("compare-plays")["variants"][variant]
-    cells = list(README.table("Three cells with equal numbers").by_first_cell[variant].values())
+    cells = list(README.table("Three cells with about equal numbers").by_first_cell[variant].values())
     low, high = part["perplexity_interval"]
     assert cells[1] == f"{part['perplexity_per_token']:.1f} ({low:.1f} to {high:.1f})"
     assert cells[0] == f"{part['parameters']:,}"

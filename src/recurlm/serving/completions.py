@@ -248,11 +248,11 @@ class CompletionJob:
 
     async def _read(self, logprobs: Logprobs, tokens: Sequence[int], score: bool = True) -> list[TokenLogprob]:
         """The log-probabilities of the next tokens, read in slices."""
-        scored: list[TokenLogprob] = []
-        for begin in range(0, len(tokens), SLICE_TOKENS):
-            read = partial(logprobs.read, tokens[begin : begin + SLICE_TOKENS], score)
-            scored += await self.worker.run(read, self.size)
-        return scored
+        slices = [tokens[begin : begin + SLICE_TOKENS] for begin in range(0, len(tokens), SLICE_TOKENS)]
+        if not slices:
+            return []
+        parts = [partial(logprobs.read, part, score) for part in slices]
+        return [token for part in await self.worker.run_parts(parts, len(tokens), self.size) for token in part]
 
     def _choice(self, piece: Piece) -> schema.Choice:
         vocabulary, logprobs = self.model.bundle.vocabulary, None

@@ -37,7 +37,7 @@ class Limits:
     header_seconds: int = _limit(10, "for a request's headers to arrive")
     body_seconds: int = _limit(30, "for a request's body to arrive")
     fill_work: int = 50_000  # tokens read to fill a text: its own, times its masked words, times their lengths
-    fill_reading: int = 1_000_000  # tokens read in fact, where tokens have to be sampled again
+    fill_reading: int = 500_000  # tokens read in fact, where tokens have to be sampled again
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from queue import PriorityQueue
 from typing import Any, TypeVar
@@ -36,7 +36,20 @@ class Worker:
         Raises:
             ApiError: too many wait already.
         """
-        return await (self._small if size <= self._largest_small else self._large).run(work, size)
+        return (await self.run_parts([work], size, size))[0]
+
+    async def run_parts(self, parts: Sequence[Callable[[], Result]], size: int, request: int) -> list[Result]:
+        """Do work in parts, between which smaller work may go first; the turn is that of the whole.
+
+        Args:
+            size: of all parts.
+            request: the size of the request that they belong to, which chooses the thread.
+
+        Raises:
+            ApiError: too many wait already.
+        """
+        lane = self._small if request <= self._largest_small else self._large
+        return await lane.run(parts, size)
 
     def close(self) -> None:
         """Stop after the work that runs."""
@@ -53,34 +66,63 @@ class _Lane:
         self._taken = (
             0  # sizes of the work that was taken up so far: a clock, to which each work adds its size for its turn
         )
-        self._waiting: PriorityQueue[tuple[int, int, int, Callable[[], Any] | None, Future[Any]]] = PriorityQueue()
+        self._waiting: PriorityQueue[tuple[int, int, _Work | None]] = PriorityQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    async def run(self, work: Callable[[], Result], size: int) -> Result:
+    async def run(self, parts: Sequence[Callable[[], Result]], size: int) -> list[Result]:
         if self._pending > self._queue:
             raise busy(f"{self._queue} requests wait already")
         self._pending += 1
-        future: Future[Result] = Future()
-        self._waiting.put((self._taken + size, next(self._arrivals), size, work, future))
+        work = _Work(parts, size)
+        self._waiting.put((self._taken + size, next(self._arrivals), work))
         try:
             # Cancelled where the client has gone; then the thread passes it over.
-            return await asyncio.wrap_future(future)
+            return await asyncio.wrap_future(work.future)
         finally:
             self._pending -= 1
 
     def close(self) -> None:
-        self._waiting.put((-1, next(self._arrivals), 0, None, Future()))
+        self._waiting.put((-1, next(self._arrivals), None))
         self._thread.join()
 
     def _work(self) -> None:
         while True:
-            _, _, size, work, future = self._waiting.get()
+            turn, arrival, work = self._waiting.get()
             if work is None:
                 return
-            self._taken += size
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(work())
-                except BaseException as error:
-                    future.set_exception(error)
+            self._taken += work.next_size()
+            if work.do_next():
+                self._waiting.put((turn, arrival, work))
+
+
+class _Work:
+    """Work in parts, what those that are done gave, and a future of all of it."""
+
+    def __init__(self, parts: Sequence[Callable[[], Any]], size: int) -> None:
+        self._parts, self._size = parts, size
+        self._results: list[Any] = []
+        self.future: Future[list[Any]] = Future()
+
+    def next_size(self) -> int:
+        """The size of the next part: of equal ones, whose sum is the work's."""
+        done, parts = len(self._results), len(self._parts)
+        return self._size * (done + 1) // parts - self._size * done // parts
+
+    def do_next(self) -> bool:
+        """Do the next part; returns whether there are others."""
+        error = None
+        if not self.future.cancelled():
+            try:
+                self._results.append(self._parts[len(self._results)]())
+            except BaseException as raised:
+                error = raised
+            if error is None and len(self._results) < len(self._parts):
+                return True
+        # Not before: what runs could not be cancelled between two parts.
+        if self.future.set_running_or_notify_cancel():
+            if error is None:
+                self.future.set_result(self._results)
+            else:
+                self.future.set_exception(error)
+        return False
