@@ -59,8 +59,9 @@ class AsWritten(BaseModel):
     def _plain(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse a boolean for a number, and what comes twice in a list of any length."""
         annotation = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and _is_number(annotation):
-            raise ValueError("write a number")
+        entries = value if isinstance(value, (list, tuple)) else (value,)
+        if any(isinstance(entry, bool) for entry in entries) and _is_number(annotation):
+            raise ValueError("write numbers" if entries is value else "write a number")
         if isinstance(value, (list, tuple)) and get_args(annotation)[-1:] == (Ellipsis,):
             for entry in value:
                 if value.count(entry) > 1:

@@ -185,6 +185,13 @@ def test_yes_is_no_number(raw: dict[str, Any], write: Write, place: str) -> None
         config.load(write(raw))
 
 
+@pytest.mark.parametrize("place", ["diagnose.context.cut", "diagnose.text.temperatures", "train.optimizer.adamw_betas"])
+def test_yes_is_no_number_of_a_list(raw: dict[str, Any], write: Write, place: str) -> None:
+    set_at(raw, place, [True, 5])
+    with pytest.raises(InputError, match=rf"'{place}' is \[True, 5\]: write numbers$"):
+        config.load(write(raw))
+
+
 @pytest.mark.parametrize(
     ("place", "value", "twice"),
     [

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from configs import fetch_config
 from conftest import Hub, parquet
 
+from recurlm.corpus import hub as hub_source
 from recurlm.corpus.hub import PRESETS, source
 from recurlm.errors import InputError
 
@@ -206,3 +208,17 @@ def test_a_transfer_that_breaks_off_leaves_nothing_and_the_next_fetch_is_whole(
     hub.broken.clear()
     assert fetch(section(), hub.environment).returncode == 0
     assert text(tmp_path, "test") == "".join(SPLITS["test"])
+
+
+def test_a_bad_row_is_named_with_the_file_that_it_is_in(tmp_path: Path) -> None:
+    table, parts = pa.table({"text": ["a", "b", None]}), []
+    for number in range(2):
+        parts.append(str(tmp_path / f"x-train-0000{number}-of-00002.arrow"))
+        with pa.OSFile(parts[-1], "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table.slice(number, 2))
+    settings = fetch_config(source="hub", hub={"preset": None, "id": "a/b", "revision": "0" * 40}).hub
+    assert list(hub_source._texts(parts[:1], settings, "train")) == ["a", "b"]
+    with pytest.raises(InputError) as caught:
+        list(hub_source._texts(parts, settings, "train"))
+    complaint = "train split: row 2 of x-train-00001-of-00002.arrow: 'text' holds nothing, not text"
+    assert str(caught.value) == f"fetch.hub: {complaint}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -245,6 +246,25 @@ def test_memory_stays_flat_however_large_a_file_is(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert (tmp_path / "a.txt").stat().st_size > 40_000_000
     assert peak < 16_000_000
+
+
+def test_a_parquet_is_read_a_piece_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+
+    class Counted(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            data = super().read(size)
+            reads.append(len(data))
+            return data
+
+    texts = [os.urandom(500).hex() for _ in range(8000)]
+    data = parquet({"text": texts})
+    (tmp_path / "a.parquet").write_bytes(data)
+    monkeypatch.setattr(files, "_opened", lambda _: contextlib.nullcontext(Counted(data)))
+    fetch(tmp_path, path=str(tmp_path / "a.parquet"), split="position")
+    assert "".join(text(tmp_path, split) for split in ("train", "validation", "test")) == "".join(texts)
+    assert len(data) > 5_000_000
+    assert max(reads) < 2_500_000
 
 
 def test_a_field_of_jsonl_keeps_escaped_line_ends(tmp_path: Path) -> None:

@@ -172,3 +172,14 @@ def test_a_report_without_any_diagnosis_names_each_gap(root: Path) -> None:
     build(root)
     page = (root / "data/report/index.html").read_text(encoding="utf-8")
     assert "data/metrics/diagnostics/rnn.json is missing" in page
+
+
+def test_the_page_says_what_intervals_are_over_and_which_weights_are_before_training(root: Path) -> None:
+    parts = sections(root)
+    for heading in ("Comparison", "Perplexity as papers report it", "Where the loss is"):
+        assert "bootstrap intervals over windows" in parts[heading].html
+        assert "sections" not in parts[heading].html
+    flow = unescape(parts["Gradient flow"].html)
+    assert "“Before training” means fresh weights, also where train.init_from gave the run others." in flow
+    short = "hidden size 128 or, with heads, the nearest that they divide"
+    assert short in parts["Overfitting and dropout"].html

@@ -35,6 +35,7 @@ from recurlm.shards import SHARD
 
 BYTE_ORDER_MARK = "\ufeff"
 SEARCHED = 1 << 16  # bytes, for a place to cut
+ROWS = 16  # of a table, held at once: each may be a whole book
 
 ByteFile = IO[bytes] | gzip.GzipFile
 
@@ -279,7 +280,7 @@ def _parquet(stretch: Stretch, field: str) -> Iterator[Iterable[str]]:
             raise InputError(f"{path}: no column '{field}': {nearest(field, columns)}")
         groups = range(table.num_row_groups)[stretch.begin : stretch.end]
         row = sum(table.metadata.row_group(group).num_rows for group in range(stretch.begin))
-        for batch in table.iter_batches(batch_size=1024, row_groups=groups, columns=[field]):
+        for batch in table.iter_batches(batch_size=ROWS, row_groups=groups, columns=[field]):
             try:
                 values = batch.column(0).to_pylist()
             except UnicodeDecodeError:
@@ -292,7 +293,8 @@ def _parquet(stretch: Stretch, field: str) -> Iterator[Iterable[str]]:
 @contextmanager
 def _as_parquet(path: str, file: Any) -> Iterator[pq.ParquetFile]:
     try:
-        yield pq.ParquetFile(file)
+        # Else the whole of a group of rows would be read ahead.
+        yield pq.ParquetFile(file, pre_buffer=False, buffer_size=PIECE)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the machine's trouble, not the file's

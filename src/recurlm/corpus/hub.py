@@ -19,7 +19,7 @@ import pyarrow as pa
 from recurlm.config import Fetch, Hub
 from recurlm.corpus import deals
 from recurlm.corpus.base import PIECE, SPLITS, Part, Source, dataset_of, datasets, huggingface_hub, rows_of
-from recurlm.corpus.files import text_of
+from recurlm.corpus.files import ROWS, text_of
 from recurlm.errors import NO_ROOM, InputError, nearest
 from recurlm.shards import SHARD
 
@@ -137,7 +137,6 @@ def _rows(shards: list[list[Any]], hub: Hub, split: str) -> Iterator[dict[str, A
 
 
 def _texts(parts: list[Any], hub: Hub, split: str) -> Iterator[str]:
-    row = 0
     with told_plainly(hub):
         stream: Any = _builder(hub, _home(hub)).as_streaming_dataset(split) if hub.streaming else None
         for part in parts:
@@ -145,10 +144,11 @@ def _texts(parts: list[Any], hub: Hub, split: str) -> Iterator[str]:
                 table: Any = datasets.Dataset.from_file(part).select_columns([hub.column])  # stays on the disk
             else:
                 table = stream.shard(stream.num_shards, part).select_columns([hub.column])
-            for batch in table.iter(batch_size=1024):
+            row, shard = 0, f"part {part}" if hub.streaming else Path(part).name
+            for batch in table.iter(batch_size=ROWS):
                 for value in batch[hub.column]:
                     row += 1
-                    yield text_of(value, hub.column, f"fetch.hub: {split} split: row {row}")
+                    yield text_of(value, hub.column, f"fetch.hub: {split} split: row {row} of {shard}")
 
 
 def _gathered(texts: Iterator[str]) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """From a source to `data/corpus/`: each split's text, where its documents start, and a manifest.
 
 Processes read the source once, each another shard of it, and write its text as it comes. Then lengths are known, and
-what was written is dealt out to the splits. Memory holds a piece for each process, and some 50 bytes a document.
+what was written is dealt out to the splits. Memory holds a piece for each process, and some 120 bytes a document.
 """
 
 from __future__ import annotations

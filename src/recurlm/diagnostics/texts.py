@@ -64,8 +64,9 @@ class CopyFinder:
         self._link, self._length = [-1], [0]  # the state of the longest shorter end of an n-gram; the longest's words
         self._last = 0
         for number, text in enumerate(texts):
-            for word in (*text, number):  # a number is no word, so that no n-gram crosses the end of a text
+            for word in text:
                 self._append(word)
+            self._append(number)  # which is no word, so that no n-gram crosses the end of a text
         self._copied = [0] * len(self._next)  # words of the longest n-gram of a state that the source has
         for document in source:
             self._read(words_of(document))
