@@ -318,7 +318,7 @@ def products(x: Float[Tensor, "*batch input"], *layers: nn.Module) -> tuple[Tens
 
 def gate(x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
     """σ(x) in fp32 or more: one near 1 is 1 in bf16, and what is left of it to write, 1 − σ(x), is nothing."""
-    return torch.sigmoid(x.to(torch.promote_types(x.dtype, torch.float32)))
+    return torch.sigmoid(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x)
 
 
 def unit(x: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
