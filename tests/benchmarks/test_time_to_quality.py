@@ -66,5 +66,5 @@ def test_seeds_that_were_run_apart_are_not_run_again(tmp_path: Path) -> None:
     assert (kept / "2.json").stat().st_mtime_ns == before
     first = json.loads((kept / "1.json").read_text(encoding="utf-8"))
     assert seeds["loss_streamed"]["values"] == [first["loss_streamed"], alone["loss_streamed"]]
-    with pytest.raises(AssertionError, match=r"2\.json: budget is 60\.0, and --budget is 600\.0"):
+    with pytest.raises(AssertionError, match=r"1\.json: budget is 60\.0, and --budget is 600\.0"):
         run(tmp_path, "--seeds", "2", "--runs", str(kept), "--budget", "600")
