@@ -2,9 +2,10 @@
 
     python benchmarks/scaling.py --json benchmarks/results/scaling.json --page docs/distributed.md    # as root
 
-One process with two threads and two with one train the same model on the same global batch, in alternation. Then two
-"machines" (network namespaces, which need root) train over a link that tc limits: that shows what a message costs and
-whether the model foretells a step. --page puts the tables between the marks of a page.
+One process with two threads and two with one train the same model on the same global batch, in alternation, and on
+larger ones: what processes say to each other does not grow with the batch. Then two "machines" (network namespaces,
+which need root) train over a link that tc limits: that shows what a message costs and whether the model foretells a
+step. --page puts the tables between the marks of a page.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ SPECIAL = {"bos": 0, "mask": 1}
 LINKS = {"1 Gbit/s": (1000.0, 0.1), "100 Mbit/s": (100.0, 1.0)}
 SIZES = (16, 1 << 18, 1 << 20, 1 << 22)  # bytes of the messages that a link is measured with
 MACHINES = (8, 64, 512)
+LARGER = (4, 16)  # times the batch
 EFFICIENCY = 0.9  # that local steps are to reach
 MARKS = re.compile(r"(?<=<!-- table: python benchmarks/scaling\.py -->\n).*?(?=<!-- /table -->)", re.DOTALL)
 
@@ -167,20 +169,22 @@ class Group:
         return answers[0]
 
 
-def alternate(arguments: Any) -> dict[str, Any]:
-    """One process with two threads, and two with one, in alternation."""
+def alternate(arguments: Any, times: int = 1) -> dict[str, Any]:
+    """One process with two threads, and two with one, in alternation, on a batch that is so many times as large."""
+    arguments = argparse.Namespace(**{**vars(arguments), "batch_size": times * arguments.batch_size})
     tokens = arguments.batch_size * PARAMS.train.data.sequence_length
     rounds: dict[str, list[Any]] = {"1 × 2": [], "2 × 1": []}
     with Group(1, 2, arguments) as one, Group(2, 1, arguments) as two:
         for group in (one, two):
             group.measure(4)
         for _ in range(arguments.rounds):
-            rounds["1 × 2"].append(one.measure(arguments.steps))
-            rounds["2 × 1"].append(two.measure(arguments.steps))
+            for way, group in (("1 × 2", one), ("2 × 1", two)):
+                rounds[way].append(group.measure(max(2, arguments.steps // times)))
     speeds = {way: [tokens / row["seconds"] for row in rows] for way, rows in rounds.items()}
     ratios = [two / one for one, two in zip(*speeds.values(), strict=True)]
     last = rounds["2 × 1"][-1]
     return {
+        "batch_size": arguments.batch_size,
         "parameters": last["parameters"],
         "tokens_per_second": {way: statistics.median(values) for way, values in speeds.items()},
         "ratio": statistics.median(ratios),
@@ -263,14 +267,17 @@ def extrapolate(base: dict[str, Any], links: dict[str, Any], tokens: int) -> lis
 def tables(figures: dict[str, Any]) -> str:
     """The figures as the page shows them."""
     two, calls = figures["two_processes"], figures["two_processes"]["calls"]
-    speeds = two["tokens_per_second"]
-    lines = [f"| processes × threads | tokens/s | ratio, of {len(two['ratios'])} rounds |", "|---|--:|--:|"]
-    lines.append(f"| 1 × 2 | {speeds['1 × 2']:,.0f} | 1 |")
-    spread = f"{min(two['ratios']):.2f} to {max(two['ratios']):.2f}"
-    lines.append(f"| 2 × 1 | {speeds['2 × 1']:,.0f} | {two['ratio']:.2f} ({spread}) |")
-    lines += ["", f"The second row's processes spend {two['communication_fraction']:.0%} of a step in communication, "]
-    lines[-1] += f"the wait for the slower one included: {len(calls)} messages of "
-    lines[-1] += f"{sum(size for _, size in calls) / 1e6:.1f} MB in all."
+    lines = ["| rows of the batch | 1 × 2, tokens/s | 2 × 1, tokens/s | ratio | of it in communication |"]
+    lines.append("|--:|--:|--:|--:|--:|")
+    for batch in (two, *figures["larger"]):
+        speeds, ratios = batch["tokens_per_second"], batch["ratios"]
+        lines.append(
+            f"| {batch['batch_size']} | {speeds['1 × 2']:,.0f} | {speeds['2 × 1']:,.0f} | {batch['ratio']:.2f} "
+            f"({min(ratios):.2f} to {max(ratios):.2f}) | {batch['communication_fraction']:.0%} |"
+        )
+    lines += ["", f"*1 × 2* is one process with two threads; ratios are of {len(two['ratios'])} rounds. "]
+    lines[-1] += f"Communication has the wait for the slower process in it; a step's {len(calls)} messages have "
+    lines[-1] += f"{sum(size for _, size in calls) / 1e6:.1f} MB in all, whatever the batch."
     lines += ["", "| link | a message | rate | communication of a step | by the model |", "|---|--:|--:|--:|--:|"]
     for name, link in figures["links"].items():
         lines.append(
@@ -299,9 +306,10 @@ def main() -> None:
     add_json_option(parser)
     arguments = parser.parse_args()
     base = alternate(arguments)
+    larger = [alternate(arguments, times) for times in LARGER]
     links = over_links(arguments, base) if permitted() else {}
     tokens = arguments.batch_size * PARAMS.train.data.sequence_length
-    figures = {"two_processes": base, "links": links, "machines": extrapolate(base, links, tokens)}
+    figures = {"two_processes": base, "larger": larger, "links": links, "machines": extrapolate(base, links, tokens)}
     print(tables(figures))
     write_figures(arguments.json, figures)
     if arguments.page:
